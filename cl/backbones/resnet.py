@@ -1,0 +1,48 @@
+"""torchvision's ResNets without the classifier, with a stem for small images and a width."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from cl.config.backbone import BackboneConfig
+
+LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+}
+
+
+class Backbone(ResNet):
+    """Images [B, 3, H, W] -> features [B, num_features]; state dict and initialisation are torchvision's, without `fc`."""
+
+    num_features: int
+
+    def __init__(self, config: BackboneConfig, crop_size: int) -> None:
+        block, layers = LAYERS[config.encoder]
+        self.stage_width = config.width
+        super().__init__(block, layers, zero_init_residual=config.zero_init_residual)
+        self.num_features = 8 * config.width * block.expansion
+        self.fc = nn.Identity()  # type: ignore[assignment]
+        small = config.small_stem(crop_size)
+        if small:  # padding 1 as in SimCLR, SimSiam and SupCon on CIFAR; some toolkits pad by 2 and compute a quarter more
+            self.maxpool = nn.Identity()  # type: ignore[assignment]
+        if small or config.width != 64:
+            size = {"kernel_size": 3, "stride": 1, "padding": 1} if small else {"kernel_size": 7, "stride": 2, "padding": 3}
+            self.conv1 = nn.Conv2d(3, config.width, bias=False, **size)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.bn1 = nn.BatchNorm2d(config.width)
+
+    def _make_layer(self, block: Any, planes: int, *rest: Any, **stride: Any) -> nn.Sequential:
+        """A stage of torchvision's, at this network's width (torchvision's stages have 64, 128, 256 and 512 planes)."""
+        if planes == 64:
+            self.inplanes = self.stage_width
+        return super()._make_layer(block, planes * self.stage_width // 64, *rest, **stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def build_backbone(config: BackboneConfig, crop_size: int) -> Backbone:
+    """The network that the flags name, for views of `crop_size` pixels."""
+    return Backbone(config, crop_size)

@@ -1,0 +1,122 @@
+"""From argv to frozen configs. Imports neither torch nor anything that does, so that help and refusals come at once."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, NoReturn, TypeVar
+
+from cl.config.flags import Field, add_flags, convert, fields_of, shown
+from cl.config.methods import METHODS
+from cl.config.programs import Linear, Origins, Parts, Pretrain, parts_of, preset_layers, settle
+from cl.errors import UserError
+
+P = TypeVar("P", Pretrain, Linear)
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[P]):
+    """A program's config, and where each of its values came from."""
+
+    config: P
+    origins: Origins
+    argv: tuple[str, ...]
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Call `main` with the command line; a mistake of the user's is one line and exit code 2."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
+    """The config that `argv` asks for; UserError if argv alone shows that it cannot be."""
+    method = _chosen_method(argv) if program is Pretrain else None
+    parts = parts_of(program, method)
+    parser = _Parser(prog=_script(program), usage=f"{_script(program)} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False)
+    dataset = next((word for word in argv if word in _dataset_choices(parts)), None)
+    _declare(parser, parts, preset_layers(program, dataset, method))
+    if "-h" in argv or "--help" in argv:
+        parser.print_help()
+        sys.exit(0)
+    _refuse_unknown(argv, parser, parts)
+    typed = _typed(parser, argv, parts)
+    layers = {"typed": typed} | preset_layers(program, typed["dataset"], method)
+    values, origins = settle(parts, layers)
+    return Resolved(program(**{name: part(**values[name]) for name, part in parts.items()}), origins, tuple(argv))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+
+def _script(program: type) -> str:
+    return "main_contrastive.py" if program is Pretrain else "main_linear.py"
+
+
+def _chosen_method(argv: Sequence[str]) -> str:
+    """The method, which decides which flags there are. `--supervised` turns SimCLR into SupCon, and nothing else."""
+    early = _Parser(allow_abbrev=False, add_help=False)
+    early.add_argument("--method", default="simclr")
+    early.add_argument("--supervised", action="store_true")
+    chosen, _ = early.parse_known_args(list(argv))
+    if chosen.method not in METHODS:
+        raise UserError(f"--method: got {chosen.method}, expected one of {', '.join(METHODS)}{_nearest(chosen.method, METHODS)}")
+    if chosen.supervised and chosen.method not in ("simclr", "supcon"):
+        raise UserError(f"--supervised: got it with --method {chosen.method}, expected --method simclr or supcon")
+    return "supcon" if chosen.supervised else chosen.method
+
+
+def _dataset_choices(parts: Parts) -> tuple[str, ...]:
+    return next(declared.flag.choices for declared in fields_of(parts["data"]) if declared.name == "dataset")
+
+
+def _declare(parser: argparse.ArgumentParser, parts: Parts, layers: dict) -> None:
+    """All flags, each with the value that it has when it is not typed, and why."""
+    values, origins = settle(parts, layers)
+    for name, part in parts.items():
+        defaults = {field: shown(value) for field, value in values[name].items()}
+        defaults |= {field: f"{defaults[field]}: {origins[field]}" for field in defaults if origins[field] != "default"}
+        add_flags(parser, part, (part.__doc__ or name).split(". ")[0].rstrip("."), defaults)
+    parser.add_argument_group("help").add_argument("-h", "--help", action="store_true", help="values for the given data set and method")
+
+
+def _refuse_unknown(argv: Sequence[str], parser: argparse.ArgumentParser, parts: Parts) -> None:
+    """A typo, an abbreviation or another method's flag, with the nearest right one."""
+    known = set(parser._option_string_actions)
+    for word in argv:
+        spelling = word.split("=")[0]
+        if not spelling.startswith("--") or spelling in known:
+            continue
+        owners = [name for name, config in METHODS.items() if any(spelling in _spellings(d) for d in fields_of(config))]
+        if owners and "method" in parts:
+            raise UserError(f"{spelling}: a flag of --method {' or '.join(owners)}, not of this run's method")
+        raise UserError(f"{spelling}: no such flag{_nearest(spelling, known)}; --help lists them all")
+
+
+def _spellings(declared: Field) -> tuple[str, ...]:
+    return (f"--{declared.name}", *declared.flag.aliases, *declared.flag.consts)
+
+
+def _nearest(word: str, known: Sequence[str] | set[str] | dict) -> str:
+    """A suggestion: the flag that `word` abbreviates, else the most similar one."""
+    starts = [each for each in sorted(known) if each.startswith(word)]
+    near = starts or difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _typed(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -> dict:
+    """What was typed, as values by field name."""
+    namespace, extra = parser.parse_known_args(list(argv))
+    declared = {d.name: d for part in parts.values() for d in fields_of(part)}
+    missing = [name for name, d in declared.items() if d.flag.positional and name not in namespace]
+    if missing:
+        raise UserError(f"{' and '.join(missing)}: not given, expected as in: {parser.prog} digits resnet18")
+    if extra:
+        raise UserError(f"{' '.join(extra)}: not a flag's value, expected two words before the flags: {parser.prog} digits resnet18")
+    return {name: convert(declared[name], words) for name, words in vars(namespace).items() if name != "help"}

@@ -1,0 +1,1 @@
+"""Every flag of the programs, as frozen dataclasses. Nothing here imports torch."""

@@ -1,0 +1,27 @@
+from dataclasses import dataclass
+from typing import Annotated
+
+from cl.config.flags import Config, Flag
+from cl.errors import UserError
+
+
+@dataclass(frozen=True)
+class OnlineConfig(Config):
+    """What pretraining measures of itself, on top of the online linear head."""
+
+    knn_every: Annotated[int, Flag("epochs between kNN evaluations; the last epoch always has one", low=1)] = 10
+    knn_bank: Annotated[int, Flag("training images in the kNN bank; 0 for all", low=0, coming=True)] = 20000
+
+
+@dataclass(frozen=True)
+class LinearConfig(Config):
+    """Which backbone linear evaluation freezes."""
+
+    pretrained_feature_extractor: Annotated[
+        str | None, Flag("run folder or checkpoint of the backbone to evaluate (required)")
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pretrained_feature_extractor is None:
+            raise UserError("--pretrained_feature_extractor: not given, expected a run folder or a checkpoint: trained_models/latest")

@@ -1,0 +1,64 @@
+from dataclasses import dataclass
+from typing import Annotated
+
+from cl.config.flags import Config, Flag
+from cl.errors import UserError
+
+SCHEDULERS = ("warmup_cosine", "cosine", "step", "exponential", "reduce", "none")
+
+
+@dataclass(frozen=True)
+class OptimConfig(Config):
+    """Optimizer and schedule. Learning rates are per 256 images of the global batch (arXiv 1706.02677)."""
+
+    optimizer: Annotated[str, Flag("optimizer", choices=("sgd", "adam", "adamw"))] = "sgd"
+    lr: Annotated[float, Flag("learning rate per 256 images of the global batch", low=0)] = 0.3
+    weight_decay: Annotated[float, Flag("weight decay", low=0)] = 1e-4
+    momentum: Annotated[float, Flag("momentum of sgd", low=0, high=1)] = 0.9
+    scheduler: Annotated[str, Flag("learning rate over time", choices=SCHEDULERS, coming=("reduce",))] = "warmup_cosine"
+    warmup_epochs: Annotated[
+        float | None, Flag("epochs of linear warm-up under warmup_cosine; by default 10, but at most a tenth of the run", low=0)
+    ] = None
+    min_lr: Annotated[float, Flag("where a cosine ends, per 256 images like --lr", low=0)] = 0.0
+    lr_decay_steps: Annotated[tuple[int, ...], Flag("epochs at which the step schedule decays", low=1)] = ()
+    lr_decay_rate: Annotated[
+        float, Flag("factor of each decay of the step schedule, of each epoch of the exponential one", above=0, high=1)
+    ] = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scheduler == "step" and not self.lr_decay_steps:
+            raise UserError("--scheduler: got step without --lr_decay_steps, expected the epochs to decay at: --lr_decay_steps 60 80")
+        if self.min_lr > self.lr:
+            raise UserError(f"--min_lr: got {self.min_lr:g}, expected at most the --lr of {self.lr:g}")
+
+    def scaled_lr(self, global_batch: int) -> float:
+        """The learning rate of the optimizer at its peak."""
+        return self.lr * global_batch / 256
+
+    def warmup_steps(self, steps_per_epoch: int, horizon: int) -> int:
+        """Length of the warm-up in a run of `horizon` optimizer steps."""
+        if self.warmup_epochs is None:
+            return min(10 * steps_per_epoch, horizon // 10)
+        steps = round(self.warmup_epochs * steps_per_epoch)
+        if steps > horizon:
+            raise UserError(
+                f"--warmup_epochs: got {self.warmup_epochs:g} ({steps} steps), expected at most the run's {horizon} steps; "
+                "lower it or raise --epochs or --max_steps"
+            )
+        return steps
+
+
+@dataclass(frozen=True)
+class PretrainOptimConfig(OptimConfig):
+    """What pretraining adds: the online head's rate, LARS, accumulation."""
+
+    classifier_lr: Annotated[float, Flag("learning rate of the online linear head, per 256 images", low=0)] = 0.1
+    lars: Annotated[bool, Flag("adapt the rate layer by layer (LARS)", coming=True)] = False
+    lars_eta: Annotated[float, Flag("trust coefficient of LARS", above=0, coming=True)] = 1e-3
+    lars_clip: Annotated[bool, Flag("let LARS only lower the rate", coming=True)] = False
+    lr_scheduler_for_pred_head: Annotated[bool, Flag("schedule the predictor's rate like the others", coming=True)] = True
+    accumulate: Annotated[int, Flag("steps of gradients per optimizer step", low=1, coming=True)] = 1
+
+    def scaled_classifier_lr(self, global_batch: int) -> float:
+        return self.classifier_lr * global_batch / 256

@@ -1,0 +1,56 @@
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from cl.config.flags import Config, Flag
+from cl.errors import UserError
+
+RESERVED = ("latest", "dry_run")  # names that the program itself uses inside --output_dir
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class DeviceConfig(Config):
+    """Which hardware, and how it computes."""
+
+    accelerator: Annotated[str, Flag("hardware; auto takes a GPU if there is one", choices=("auto", "gpu", "cpu"))] = "auto"
+    gpus: Annotated[tuple[int, ...] | None, Flag("indices of the GPUs to use: 0 1", low=0, takes_back=("devices",))] = None
+    devices: Annotated[int | None, Flag("number of GPUs, or of processes on a CPU", low=1, takes_back=("gpus",))] = None
+    num_nodes: Annotated[int, Flag("machines", low=1, coming=True)] = 1
+    precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"), coming=True)] = "32"
+    compile: Annotated[bool, Flag("compile the network", coming=True)] = False
+    deterministic: Annotated[bool, Flag("only kernels that give the same bits twice", coming=True)] = False
+    sync_batchnorm: Annotated[bool | None, Flag("batch statistics over all processes", coming=True)] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accelerator == "cpu" and self.gpus is not None:
+            shown = " ".join(map(str, self.gpus))
+            raise UserError(f"--gpus: got {shown} with --accelerator cpu, expected one of the two; for processes on a CPU: --devices 1")
+
+
+@dataclass(frozen=True)
+class RunConfig(Config):
+    """How long, where it is written, and under which name."""
+
+    epochs: Annotated[int, Flag("passes over the training images", low=1)] = 100
+    max_steps: Annotated[int | None, Flag("end after so many optimizer steps, if that is earlier", low=1)] = None
+    seed: Annotated[int, Flag("seed of everything that is random", low=0)] = 0
+    name: Annotated[str | None, Flag("first part of the run id, and the run's name in wandb")] = None
+    run_id: Annotated[str | None, Flag("name of the run folder; by default name, data set and time")] = None
+    output_dir: Annotated[str, Flag("folder of the run folders")] = "trained_models"
+    resume_training_from: Annotated[str | None, Flag("run folder or checkpoint to continue, or auto", coming=True)] = None
+    checkpoint_every_n_steps: Annotated[int | None, Flag("also save within an epoch", low=1, coming=True)] = None
+    project: Annotated[str | None, Flag("wandb project; turns wandb on", coming=True)] = None
+    wandb: Annotated[bool, Flag("log to wandb as well", coming=True)] = False
+    dry_run: Annotated[bool, Flag("show the plan, try one step, write the views, train nothing")] = False
+    fast_dev_run: Annotated[bool, Flag("a complete run of one training and one validation batch")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("name", self.name), ("run_id", self.run_id)):
+            if value is not None and (not _PLAIN.fullmatch(value) or value in RESERVED):
+                raise UserError(
+                    f"--{name}: got {value}, expected letters, digits, '.', '_' and '-', starting with a letter or digit, "
+                    f"and not {' or '.join(RESERVED)}"
+                )

@@ -1,0 +1,53 @@
+"""The reference executor: one image, one view, torchvision's own functions. Slow; the others are held to it.
+
+Crop and antialiased resize on uint8, everything from colour on in float32.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from cl.data.draws import Ints, ViewParams
+from cl.data.view_spec import EvalSpec, Norm, ViewSpec
+
+
+def apply_view(image: Tensor, spec: ViewSpec, params: ViewParams, i: int, box: Ints) -> Tensor:
+    """View `i` of `params` of `image` [3, H, W] uint8 -> [3, size, size] float32 in [0, 1].
+
+    `box` [4] is the top, left, height and width of the crop (`draws.crop_boxes`).
+    """
+    top, left, height, width = box.tolist()
+    image = F.resized_crop(image, top, left, height, width, [spec.size, spec.size], antialias=True)
+    if params.flip[i]:
+        image = F.horizontal_flip(image)
+    image = F.to_dtype(image, torch.float32, scale=True)
+    if params.jitter[i]:
+        image = _jitter(image, spec, params, i)
+    if params.grey[i]:
+        image = F.rgb_to_grayscale(image, num_output_channels=3)
+    if params.blur[i]:
+        image = F.gaussian_blur(image, [spec.blur_kernel] * 2, [float(params.sigma[i])] * 2)
+    if params.solarize[i]:
+        image = F.solarize(image, threshold=128 / 255)
+    return image
+
+
+def _jitter(image: Tensor, spec: ViewSpec, params: ViewParams, i: int) -> Tensor:
+    """The colour operations of non-zero strength, in the drawn order."""
+    operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+    strengths = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
+    for k in params.order[i].tolist():
+        if strengths[k] > 0:
+            image = operations[k](image, float(params.factors[i, k]))
+    return image
+
+
+def apply_eval(image: Tensor, spec: EvalSpec) -> Tensor:
+    """The evaluation view of `image` [3, H, W] uint8 -> [3, size, size] float32 in [0, 1]."""
+    image = F.resize(image, [spec.resize], antialias=True)
+    return F.to_dtype(F.center_crop(image, [spec.size, spec.size]), torch.float32, scale=True)
+
+
+def normalize(view: Tensor, norm: Norm) -> Tensor:
+    """(view - mean) / std per channel; any [..., 3, H, W]."""
+    return F.normalize(view, list(norm[0]), list(norm[1]))

@@ -1,0 +1,55 @@
+"""The loaders of a run, by role. Every one yields `Batch`."""
+
+from dataclasses import dataclass
+
+from pytorch_lightning import LightningDataModule
+
+from cl.config.data import DataConfig
+from cl.data.datasets import ImageSet, Splits
+from cl.data.loader import EvalLoader, EvalReader, TrainLoader, TrainReader
+from cl.data.sampler import EvalSampler, Share, TrainSampler
+from cl.data.view_spec import EvalSpec, Views
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How a data set is fed: views for training, one evaluation view, batches, seed and share."""
+
+    data: DataConfig
+    views: Views
+    seed: int
+    share: Share = Share()
+
+
+class ImageData(LightningDataModule):
+    """Training views of the training images, evaluation views of the validation images; serves both programs."""
+
+    def __init__(self, splits: Splits, settings: LoaderSettings) -> None:
+        super().__init__()
+        self.splits, self.settings = splits, settings
+        data, share = settings.data, settings.share
+        self.sampler = TrainSampler(len(splits.train), data.batch_size, settings.seed, share, data.last_batch_fill)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.sampler)
+
+    @property
+    def global_batch(self) -> int:
+        return self.settings.data.batch_size * self.settings.share.world_size
+
+    def train_dataloader(self) -> TrainLoader:
+        reader = TrainReader(self.splits.train, self.settings.views, self.splits.norm, self.settings.seed)
+        return TrainLoader(reader, self.sampler, self.settings.data.num_workers)
+
+    def val_dataloader(self) -> EvalLoader:
+        return self._eval_loader(self.splits.val)
+
+    def bank_loader(self) -> EvalLoader:
+        """The training images as evaluation sees them: the bank of kNN."""
+        return self._eval_loader(self.splits.train)
+
+    def _eval_loader(self, images: ImageSet) -> EvalLoader:
+        data, spec = self.settings.data, EvalSpec(self.settings.views[0][0].size)
+        reader = EvalReader(images, spec, self.splits.norm)
+        return EvalLoader(reader, EvalSampler(len(images), data.batch_size, self.settings.share), data.num_workers)

@@ -1,0 +1,67 @@
+"""Which images a process sees, and when: (epoch, index) pairs, a function of (seed, epoch, rank, position) alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cl.data.draws import hash_words
+from cl.errors import UserError
+
+Pair = tuple[int, int]  # epoch, index: a worker needs no more to draw an image's views
+_ORDER = 0x5EED  # keeps the order's hash apart from the views'
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of the work."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+class TrainSampler:
+    """Batches of `batch_size` pairs: slice `rank` of each global batch of one global permutation per epoch.
+
+    No index comes twice in an epoch, and every process has floor(N / (W B)) batches; which images are left out differs
+    from epoch to epoch. With `fill` the last batch is filled up from the permutation's beginning instead, so that every
+    index comes at least once.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int, share: Share = Share(), fill: bool = False) -> None:
+        self.images, self.batch_size, self.seed, self.share = images, batch_size, seed, share
+        global_batch = batch_size * share.world_size
+        self.batches = -(-images // global_batch) if fill else images // global_batch
+        if global_batch > images:
+            raise UserError(
+                f"--batch_size: got {batch_size} on {share.world_size} process(es), expected a global batch of at most "
+                f"the {images} training images"
+            )
+        self.epoch = 0
+        self.start = 0  # batches of this epoch that are already done
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[Pair]]:
+        order = np.argsort(hash_words(_ORDER, self.seed, self.epoch, np.arange(self.images)), kind="stable")
+        step = self.batch_size * self.share.world_size
+        order = np.resize(order, self.batches * step)
+        first = self.batch_size * self.share.rank
+        for begin in range(self.start * step + first, self.batches * step, step):
+            yield [(self.epoch, index) for index in order[begin : begin + self.batch_size].tolist()]
+
+
+class EvalSampler:
+    """Every index exactly once over all processes, in order: process r takes r, r + W, r + 2W, ..."""
+
+    def __init__(self, images: int, batch_size: int, share: Share = Share()) -> None:
+        self.indices = range(share.rank, images, share.world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Pair]]:
+        for begin in range(0, len(self.indices), self.batch_size):
+            yield [(0, index) for index in self.indices[begin : begin + self.batch_size]]

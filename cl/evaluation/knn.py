@@ -1,0 +1,72 @@
+"""k nearest neighbours on backbone features: no training, so the number depends on nothing but the features."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from cl.batch import Batch
+from cl.evaluation.metrics import MeasuredModule
+
+K, TEMPERATURE = 200, 0.1  # stated wherever the number is: other values are other numbers (lightly#1824)
+
+
+def knn_scores(bank: Tensor, labels: Tensor, queries: Tensor, k: int = K, temperature: float = TEMPERATURE) -> Tensor:
+    """[Q, C] votes for each class, by similarity-weighted nearest neighbours (InstDisc, arXiv 1805.01978, section 3.4).
+
+    A neighbour with cosine similarity s votes exp(s / temperature) for its class.
+
+    Args:
+        bank: [N, F] features, l2-normalised here, like the queries.
+        labels: [N] int64 in [0, C); C is one more than the largest.
+        queries: [Q, F].
+        k: neighbours, at most N of them.
+        temperature: above 0.
+    """
+    bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
+    similarity, neighbours = (queries @ bank.T).topk(min(k, len(bank)), dim=1)
+    votes = torch.zeros(len(queries), int(labels.max()) + 1, device=queries.device)
+    # Shifted by the largest possible similarity, so that a small temperature cannot overflow.
+    return votes.scatter_add_(1, labels[neighbours], ((similarity - 1) / temperature).exp())
+
+
+@torch.no_grad()
+def features_of(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Features [N, F] and targets [N] of evaluation batches, in evaluation mode."""
+    training = network.training
+    network.eval()
+    found = [(network(batch.views[0][0].to(device)), batch.target.to(device)) for batch in batches]
+    network.train(training)
+    return torch.cat([features for features, _ in found]), torch.cat([target for _, target in found])
+
+
+class OnlineKNN(Callback):
+    """kNN accuracy of the validation images against the training images, every few epochs and after the last."""
+
+    def __init__(self, bank: Iterable[Batch], every: int) -> None:
+        self.bank, self.every = bank, every
+        self._queries: list[tuple[Tensor, Tensor]] = []
+
+    def _due(self, trainer: Trainer) -> bool:
+        epoch = trainer.current_epoch + 1
+        return epoch % self.every == 0 or epoch == trainer.max_epochs or trainer.should_stop
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._queries.clear()
+
+    def on_validation_batch_end(  # the signature is Lightning's
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._due(trainer):
+            self._queries.append((outputs, batch.target))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MeasuredModule)
+        if self._queries:
+            bank, labels = features_of(pl_module, self.bank, pl_module.device)
+            queries, targets = (torch.cat(each) for each in zip(*self._queries))
+            right = knn_scores(bank[labels >= 0], labels[labels >= 0], queries).argmax(dim=1) == targets
+            pl_module.evaluated["knn/val_top1"] = right[targets >= 0].double().mean().item()

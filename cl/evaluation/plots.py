@@ -1,0 +1,49 @@
+"""The pictures of a run. matplotlib is imported when the first one is drawn."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from cl.batch import Batch
+from cl.data.datasets import ImageSet
+from cl.data.view_spec import Norm
+
+COLUMNS = 10
+
+
+def save_views(batch: Batch, images: ImageSet, norm: Norm, path: Path) -> None:
+    """A grid of the first images of a training batch: the image on top, its views as the network sees them below."""
+    from matplotlib.figure import Figure
+
+    index = batch.index[:COLUMNS].tolist()
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in norm)
+    views = [view[: len(index)].cpu() * std + mean for same_size in batch.views for view in same_size]
+    rows = [("image", [images.read(i).float() / 255 for i in index])]
+    rows += [(f"view {number}", list(view)) for number, view in enumerate(views, start=1)]
+    figure = Figure(figsize=(1 + len(index), 0.25 + len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(index), squeeze=False)
+    for (label, tiles), axes in zip(rows, grid, strict=True):
+        axes[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=12)
+        for tile, axis in zip(tiles, axes, strict=True):
+            _show(tile, axis)
+    figure.savefig(path, dpi=80)
+
+
+def _show(tile: Tensor, axis: Any) -> None:
+    axis.imshow(tile.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
+class SaveViews(Callback):
+    """`views.png` from the first batch that is really trained on."""
+
+    def __init__(self, images: ImageSet, norm: Norm, path: Path) -> None:
+        self.images, self.norm, self.path = images, norm, path
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if trainer.global_step == 0 and trainer.is_global_zero:
+            save_views(batch, self.images, self.norm, self.path)

@@ -1,0 +1,38 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False)
+def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    """NT-Xent and SupCon in one form: pull together what shares an id, push apart the rest.
+
+    For anchor i, with similarities s_ij = <z_i, z_j> / temperature of l2-normalised rows, all others A(i) = {j != i} and
+    positives P(i) = {p in A(i): ids_p = ids_i}:
+
+        l_i = -1/|P(i)| * sum_{p in P(i)} (s_ip - log sum_{a in A(i)} exp(s_ia))
+
+    Instance ids, each twice, make it NT-Xent (SimCLR, arXiv 2002.05709, eq. 1); class ids make it L_out of SupCon
+    (arXiv 2004.11362, eq. 2), without the reference code's factor temperature / base_temperature.
+
+    Args:
+        z: [N, D] projections of all views (N = V B), any scale; half types are promoted to float32, float64 stays.
+        ids: [N] int64.
+        temperature: above 0.
+
+    Returns:
+        Scalar: the mean of l_i over all N anchors; an anchor without a positive counts as 0.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    if z.ndim != 2 or ids.shape != z.shape[:1]:
+        raise ValueError(f"z is {list(z.shape)} and ids is {list(ids.shape)}, expected [N, D] and [N]")
+    z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    similarity = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+    log_probability = similarity - similarity.logsumexp(dim=1, keepdim=True)
+    positive = (ids[:, None] == ids[None, :]) & ~itself
+    total = log_probability.masked_fill(~positive, 0.0).sum(dim=1)
+    return -(total / positive.sum(dim=1).clamp(min=1)).mean()

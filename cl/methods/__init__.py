@@ -1,0 +1,16 @@
+"""The methods: heads and one training step each, on the base that does everything else."""
+
+import importlib
+
+from cl.config.programs import Pretrain
+from cl.methods.base import ContrastiveModule, StepOutput
+from cl.optim.schedules import Budget
+
+__all__ = ["ContrastiveModule", "StepOutput", "build_method"]
+
+
+def build_method(config: Pretrain, classes: int, budget: Budget) -> ContrastiveModule:
+    """The method that the flags name, imported here and not before."""
+    module, name = config.method.implementation.split(":")
+    method: type[ContrastiveModule] = vars(importlib.import_module(module))[name]
+    return method(config, classes, budget)

@@ -1,0 +1,82 @@
+from abc import abstractmethod
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from cl.backbones import build_backbone
+from cl.batch import Batch
+from cl.config.methods import MethodConfig
+from cl.config.programs import Pretrain
+from cl.distributed import rank
+from cl.evaluation.metrics import MeasuredModule
+from cl.evaluation.probe import probe_loss
+from cl.nn.heads import linear_head
+from cl.optim import optimizer_of, with_schedule
+from cl.optim.schedules import Budget, Schedule
+
+M = TypeVar("M", bound=MethodConfig)
+
+
+class StepOutput(NamedTuple):
+    loss: Tensor  # scalar, mean over this process's images
+    metrics: dict[str, Tensor] = {}  # scalars, likewise; the base logs them
+
+
+class ContrastiveModule(MeasuredModule, Generic[M]):
+    """Backbone, online linear head, optimizer and schedule. A method adds its heads and returns its loss from `step`."""
+
+    def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
+        super().__init__()
+        self.config, self.budget = config, budget
+        self.method = cast(M, config.method)
+        self.backbone = build_backbone(config.backbone, config.views.crop_size)
+        self.online_head = linear_head(self.backbone.num_features, classes)
+
+    @abstractmethod
+    def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
+        """The method's loss from the features of each resolution, [V_r, B, F]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] -> features [B, F]."""
+        return self.backbone(images)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        features = tuple(self._encode(views) for views in batch.views)
+        output = self.step(features, batch)
+        return output.loss + self._online_step(features[0].detach(), batch.target, output)
+
+    def _encode(self, views: Tensor) -> Tensor:
+        """[V, B, 3, H, W] -> [V, B, F] in one forward: batch norm sees all views of a resolution together, as in SimCLR."""
+        features = self(rearrange(views, "v b c h w -> (v b) c h w"))
+        return rearrange(features, "(v b) f -> v b f", v=len(views))
+
+    def _online_step(self, features: Tensor, target: Tensor, output: StepOutput) -> Tensor:
+        """The online head's loss on the detached features of the full-size views; counts the step's metrics."""
+        logits = self.online_head(rearrange(features, "v b f -> (v b) f"))
+        target = target.repeat(len(features))
+        loss, labelled = probe_loss(logits, target), (target >= 0).sum()
+        for name, value in ({"loss": output.loss} | output.metrics).items():
+            self.means.add(name, value * features.shape[1], features.shape[1])
+        self.means.add("online_linear/loss", loss * labelled, labelled)
+        self.add_accuracy("online_linear/train", logits, target)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> Tensor:
+        """The features [B, F], for callbacks such as kNN."""
+        features = self(batch.views[0][0])
+        self.add_accuracy("online_linear/val", self.online_head(features), batch.target)
+        return features
+
+    def on_train_batch_start(self, batch: Batch, _: int) -> None:
+        # Randomness inside the network (dropout) is a function of the step, so that a resumed run draws the same.
+        torch.manual_seed((self.config.run.seed * 1_000_003 + self.trainer.global_step) * 65_537 + rank())
+
+    def configure_optimizers(self) -> Any:
+        optim, global_batch = self.config.optim, self.budget.global_batch
+        head = {id(p) for p in self.online_head.parameters()}
+        learned = {"params": [p for p in self.parameters() if id(p) not in head]}
+        classifier_lr = optim.scaled_classifier_lr(global_batch)
+        online = {"params": list(self.online_head.parameters()), "lr": classifier_lr, "weight_decay": 0.0}
+        return with_schedule(optimizer_of(optim, [learned, online], global_batch), Schedule.of(optim, self.budget))

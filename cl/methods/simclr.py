@@ -1,0 +1,25 @@
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from cl.batch import Batch
+from cl.config.methods import SimCLRConfig
+from cl.config.programs import Pretrain
+from cl.losses import nt_xent_loss
+from cl.methods.base import ContrastiveModule, StepOutput
+from cl.nn.heads import projection_head
+from cl.optim.schedules import Budget
+
+
+class SimCLR(ContrastiveModule[SimCLRConfig]):
+    """Each view's projection shall find the other views of its image among all views of the batch (arXiv 2002.05709)."""
+
+    def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
+        super().__init__(config, classes, budget)
+        heads = self.method
+        self.projector = projection_head(self.backbone.num_features, heads.proj_hidden_dim, heads.proj_output_dim)
+
+    def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
+        z = torch.cat([self.projector(rearrange(f, "v b f -> (v b) f")) for f in features])  # [V B, D]
+        ids = batch.index.repeat(len(z) // len(batch.index))  # [V B]
+        return StepOutput(nt_xent_loss(z, ids, self.method.temperature))

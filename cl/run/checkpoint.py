@@ -1,0 +1,76 @@
+"""Checkpoints: tensors and plain Python only, written beside their place and moved into it."""
+
+import os
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import CheckpointIO
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from cl.backbones import Backbone, build_backbone
+from cl.config.backbone import BackboneConfig
+from cl.config.programs import Linear, Pretrain
+from cl.data.datasets import Splits
+from cl.data.view_spec import Norm
+from cl.errors import UserError
+from cl.run.folder import SCHEMA
+
+LAST = "last.ckpt"
+UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """A checkpoint appears whole or not at all; Lightning's own way goes through TMPDIR, perhaps another file system."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        place = Path(path)
+        beside = place.with_name(f".{place.name}-{os.getpid()}")
+        with beside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, place)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class SaveLast(Checkpoint):
+    """`last.ckpt` after every epoch, the last one included, with what a user of the weights must know."""
+
+    def __init__(self, folder: Path, config: Pretrain | Linear, splits: Splits) -> None:
+        self.path = folder / LAST
+        self.facts = {"schema": SCHEMA, "config": asdict(config), "classes": splits.classes, "norm": splits.norm}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["cl"] = self.facts
+
+
+def load_pretrained(config: Linear) -> tuple[Backbone, Norm]:
+    """The backbone that `--pretrained_feature_extractor` names, as it was trained, and its normalisation."""
+    named = config.linear.pretrained_feature_extractor or ""
+    said = f"--pretrained_feature_extractor: got {named}, expected a run folder or checkpoint of main_contrastive.py"
+    file = Path(named) / LAST if Path(named).is_dir() else Path(named)
+    if not file.is_file():
+        raise UserError(f"{said}; there is no {file}")
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        facts, weights = checkpoint["cl"], checkpoint["state_dict"]
+        views, backbone_config = facts["config"]["views"], BackboneConfig.from_dict(facts["config"]["backbone"])
+    except UNREADABLE as error:
+        raise UserError(f"{said}; {file} cannot be read as one ({type(error).__name__})") from None
+    if config.backbone.encoder != backbone_config.encoder:
+        raise UserError(f"encoder: got {config.backbone.encoder}, expected {backbone_config.encoder}, which {file} holds")
+    backbone, prefix = build_backbone(backbone_config, views["crop_size"]), "backbone."
+    backbone.load_state_dict({key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)})
+    return backbone, facts["norm"]

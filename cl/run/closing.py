@@ -1,0 +1,45 @@
+"""What a run ends with: a table, a summary, and the command that comes next."""
+
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cl.cli import Resolved
+from cl.config.programs import Pretrain
+from cl.run.folder import write_json
+
+CARRIED = ("data_folder", "train_dir", "val_dir", "accelerator", "gpus", "devices", "output_dir")  # where, not how
+
+
+def close(folder: Path, columns: Mapping[str, str], metrics: Mapping[str, float], images_per_second: float) -> str:
+    """Write summary.json; return the closing table: `columns` maps its headings to metrics, "-" where not measured."""
+    write_json(folder / "summary.json", dict(metrics) | {"images_per_second": round(images_per_second, 1)})
+    cells = {heading: f"{100 * metrics[name]:.1f} %" if name in metrics else "-" for heading, name in columns.items()}
+    cells |= {"images/s": f"{images_per_second:.0f}", "run folder": str(folder)}
+    widths = [max(len(heading), len(cell)) for heading, cell in cells.items()]
+    rows = (cells.keys(), ["-" * width for width in widths], cells.values())
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def linear_command(resolved: Resolved[Pretrain], folder: Path) -> str:
+    """The linear evaluation of a run folder, as one line that can be pasted where this program was started."""
+    config, typed = resolved.config, resolved.origins
+    script = Path(sys.argv[0]).with_name("main_linear.py")
+    words = [_python(), str(script), config.data.dataset, config.backbone.encoder]
+    for part in (config.data, config.device, config.run):
+        for name in CARRIED:
+            if name in vars(part) and typed[name] == "typed":
+                value = vars(part)[name]
+                words += [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return shlex.join([*words, "--pretrained_feature_extractor", str(folder)])
+
+
+def _python() -> str:
+    """`python` if that is what runs here, else the full path of this interpreter."""
+    for name in ("python", "python3"):
+        found = shutil.which(name)
+        if found and Path(found).absolute() == Path(sys.executable).absolute():
+            return name
+    return sys.executable

@@ -1,0 +1,20 @@
+"""Refuse, by name, the flags whose feature is still to come."""
+
+from cl.config.flags import Config, fields_of, shown
+from cl.config.programs import Linear, Pretrain
+from cl.errors import UserError
+
+
+def refuse_coming(config: Pretrain | Linear, processes: int) -> None:
+    """UserError for the first flag that asks for something not built yet."""
+    for part in vars(config).values():
+        assert isinstance(part, Config)
+        for declared in fields_of(type(part)):
+            value, coming = part.__dict__[declared.name], declared.flag.coming
+            if value in coming if isinstance(coming, tuple) else coming and value != declared.default:
+                raise UserError(f"{declared.spelling}: got {shown(value)}, which is not available yet")
+    if config.backbone.encoder.startswith("timm/"):
+        raise UserError(f"encoder: got {config.backbone.encoder}; timm's backbones are not available yet")
+    if processes > 1:
+        flag = "gpus" if config.device.gpus else "devices"
+        raise UserError(f"--{flag}: got {processes} processes, which is not available yet; expected one")

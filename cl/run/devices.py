@@ -1,0 +1,65 @@
+"""Which devices the flags mean on this machine."""
+
+from dataclasses import dataclass
+
+import torch
+
+from cl.config.programs import Linear, Pretrain
+from cl.config.run import DeviceConfig
+from cl.errors import UserError
+from cl.run.coming import refuse_coming
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Lightning's words for them."""
+
+    accelerator: str  # "gpu" or "cpu"
+    devices: int | list[int]
+
+    @property
+    def count(self) -> int:
+        return self.devices if isinstance(self.devices, int) else len(self.devices)
+
+    def __str__(self) -> str:
+        if self.accelerator == "cpu":
+            return f"CPU, {torch.get_num_threads()} threads"
+        indices = range(self.devices) if isinstance(self.devices, int) else self.devices
+        return ", ".join(f"GPU {index} ({torch.cuda.get_device_name(index)})" for index in indices)
+
+
+def usable_devices(config: Pretrain | Linear) -> Devices:
+    """The devices of the run; UserError if they are not there, or if a flag asks for what is still to come."""
+    devices = choose_devices(config.device)
+    refuse_coming(config, devices.count)
+    return devices
+
+
+def choose_devices(config: DeviceConfig) -> Devices:
+    """UserError if a GPU is asked for that is not there. Without a word from the user: one GPU if there is one, else the CPU."""
+    present = torch.cuda.device_count()
+    if config.gpus is not None:
+        _check_indices(config.gpus, present)
+        return Devices("gpu", list(config.gpus))
+    if config.accelerator == "gpu" and not present:
+        raise UserError("--accelerator: got gpu, but torch finds no GPU on this machine; expected --accelerator cpu")
+    accelerator = "gpu" if present and config.accelerator != "cpu" else "cpu"
+    count = config.devices or 1
+    if accelerator == "gpu" and count > present:
+        raise UserError(f"--devices: got {count}, expected at most the {present} GPU(s) of this machine")
+    return Devices(accelerator, count)
+
+
+def _check_indices(gpus: tuple[int, ...], present: int) -> None:
+    typed = " ".join(map(str, gpus))
+    if not present:
+        raise UserError(f"--gpus: got {typed}, but torch finds no GPU on this machine; for the CPU: --devices 1 --accelerator cpu")
+    if len(set(gpus)) != len(gpus):
+        raise UserError(f"--gpus: got {typed}, expected each index once")
+    if max(gpus) >= present:
+        count = f"; for {_word(gpus[0])} GPUs: --devices {gpus[0]}" if len(gpus) == 1 and gpus[0] > 1 else ""
+        raise UserError(f"--gpus: got {typed}, expected indices from 0 to {present - 1}: these are indices{count}")
+
+
+def _word(count: int) -> str:
+    return {2: "two", 3: "three", 4: "four", 8: "eight"}.get(count, str(count))

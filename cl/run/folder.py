@@ -1,0 +1,89 @@
+"""The run folder: everything that a run leaves behind, and how it came about."""
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import subprocess
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cl.cli import Resolved
+from cl.config.programs import Linear, Pretrain
+from cl.errors import UserError
+
+SCHEMA = 1  # of config.json and of the config inside checkpoints
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
+
+
+def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
+    """Make `<output_dir>/<run id>` with its config.json."""
+    folder = _new_folder(resolved.config, kind)
+    _write_config(folder, resolved)
+    return folder
+
+
+def _new_folder(config: Pretrain | Linear, kind: str) -> Path:
+    """A folder that was not there: an old one is never touched."""
+    parent, run = Path(config.run.output_dir), config.run
+    name = run.run_id or f"{run.name or kind}-{config.data.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        if run.run_id:
+            (parent / name).mkdir()
+            return parent / name
+        return _first_free(parent, name)
+    except FileExistsError:
+        raise UserError(f"--run_id: got {name}, but {parent / name} is there already; expected a new name") from None
+    except OSError as error:
+        raise UserError(f"--output_dir: got {parent}, expected a folder to write to: {error.strerror}") from None
+
+
+def _first_free(parent: Path, name: str) -> Path:
+    """`name`, or the first of name-2, name-3, ... that is not taken: two runs may start in the same second."""
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def point_latest(folder: Path) -> None:
+    """Let `latest` beside the run folder point to it, in one step."""
+    beside = folder.parent / f".latest-{os.getpid()}"
+    beside.symlink_to(folder.name)
+    os.replace(beside, folder.parent / "latest")
+
+
+def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
+    """config.json: every value with its origin, the command, the commit and the versions."""
+    about = {
+        "schema": SCHEMA,
+        "argv": shlex.join(resolved.argv),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+        "config": {
+            part: {name: {"value": value, "origin": resolved.origins[name]} for name, value in values.items()}
+            for part, values in dataclasses.asdict(resolved.config).items()
+        },
+    }
+    write_json(folder / "config.json", about)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _commit() -> str | None:
+    """The commit of this source tree, with "+" if it was changed since; None outside of git."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

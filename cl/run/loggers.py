@@ -1,0 +1,58 @@
+"""metrics.csv: one row per epoch, and nothing in it that was timed (times go to timing.csv)."""
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+Row = Mapping[str, int | float]
+
+
+class Table:
+    """A CSV file whose columns may grow. It is small, so each row rewrites it whole, and a reader never sees half of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, []  # type: tuple[Path, list[Row]]
+
+    def append(self, row: Row) -> None:
+        self.rows.append(row)
+        columns = list(dict.fromkeys(name for each in self.rows for name in each))
+        beside = self.path.with_suffix(".tmp")
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows({name: _shown(value) for name, value in each.items()} for each in self.rows)
+        os.replace(beside, self.path)
+
+
+def _shown(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+class CSVLog(Logger):
+    """Lightning's way to `metrics.csv`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder, self._table = folder, Table(folder / "metrics.csv")
+
+    @property
+    def name(self) -> str:
+        return self._folder.parent.name
+
+    @property
+    def version(self) -> str:
+        return self._folder.name
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = dict(metrics)
+        self._table.append({"epoch": int(row.pop("epoch")) + 1, "step": step or 0} | row)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.json has them."""

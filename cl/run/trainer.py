@@ -1,0 +1,70 @@
+"""Lightning's Trainer with this toolkit's choices."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from cl.config.run import RunConfig
+from cl.data.loader import TrainLoader
+from cl.run.checkpoint import AtomicCheckpointIO
+from cl.run.devices import Devices
+from cl.run.loggers import CSVLog
+
+
+class Position(Callback):
+    """Tells the training loader which epoch begins and which batches the optimizer has consumed."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _train_loader(trainer).set_epoch(trainer.current_epoch)
+
+    def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
+        _train_loader(trainer).step_done()
+
+
+class StopAt(Callback):
+    """End after `max_steps` with a validation, also in the middle of an epoch, where Lightning's own limit leaves it out."""
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.max_steps
+
+
+def _train_loader(trainer: Trainer) -> TrainLoader:
+    loader = trainer.train_dataloader
+    assert isinstance(loader, TrainLoader)
+    return loader
+
+
+def build_trainer(run: RunConfig, devices: Devices, folder: Path, callbacks: Sequence[Callback]) -> Trainer:
+    """A Trainer that samples, saves, shows and ends as `cl` does, not as Lightning does by itself."""
+    quiet_lightning()
+    return Trainer(
+        accelerator=devices.accelerator,
+        devices=devices.devices,
+        max_epochs=1 if run.fast_dev_run else run.epochs,
+        max_steps=run.max_steps or -1,
+        limit_train_batches=1 if run.fast_dev_run else None,
+        limit_val_batches=1 if run.fast_dev_run else None,
+        logger=CSVLog(folder),
+        callbacks=[Position(), *([StopAt(run.max_steps)] if run.max_steps else []), *callbacks],
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def quiet_lightning() -> None:
+    """No device lists, tips and advice on stderr: the banner says what matters, and our loaders are not DataLoaders."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for category in (UserWarning, FutureWarning):
+        warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)

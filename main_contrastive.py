@@ -1,0 +1,54 @@
+"""Pretrain a backbone without labels: python main_contrastive.py DATASET ENCODER [flags]; --help lists them."""
+
+from collections.abc import Sequence
+
+from cl.cli import parse, run
+from cl.config.programs import Pretrain
+from cl.data.folders import check_folders
+
+
+def main(argv: Sequence[str]) -> None:
+    resolved = parse(Pretrain, argv)
+    config = resolved.config
+    check_folders(config.data)
+
+    import torch  # here and below: --help and refusals need not wait six seconds for it
+
+    from cl.data.datamodule import ImageData, LoaderSettings
+    from cl.data.datasets import load
+    from cl.data.view_spec import pretrain_views
+    from cl.evaluation.knn import OnlineKNN
+    from cl.evaluation.plots import SaveViews
+    from cl.methods import build_method
+    from cl.run.checkpoint import SaveLast
+    from cl.run.closing import close, linear_command
+    from cl.run.devices import usable_devices
+    from cl.run.folder import open_run_folder, point_latest
+    from cl.run.plan import Plan, banner, dry_run
+    from cl.run.progress import Progress
+    from cl.run.trainer import build_trainer
+
+    devices = usable_devices(config)
+    splits = load(config.data)
+    data = ImageData(splits, LoaderSettings(config.data, pretrain_views(config.views), config.run.seed))
+    torch.manual_seed(config.run.seed)
+    plan = Plan.of(f"{config.method.method} on {config.data.dataset}", config, data, devices)
+    method = build_method(config, plan.classes, plan.budget)
+    print(banner(resolved, plan), flush=True)
+    if config.run.dry_run:
+        return print(dry_run(method, data, config.run.output_dir))
+
+    folder = open_run_folder(resolved, config.method.method)
+    point_latest(folder)
+    progress, knn = Progress(folder), OnlineKNN(data.bank_loader(), config.online.knn_every)
+    views = SaveViews(splits.train, splits.norm, folder / "views.png")
+    trainer = build_trainer(config.run, devices, folder, [progress, knn, views, SaveLast(folder, config, splits)])
+    trainer.fit(method, data)
+
+    columns = {"online linear": "online_linear/val_top1", "kNN (k 200, T 0.1)": "knn/val_top1"}
+    print("\n" + close(folder, columns, method.epoch_metrics(), progress.images_per_second))
+    print("\nNext, linear evaluation of the frozen backbone:\n\n" + linear_command(resolved, folder))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,50 @@
+"""Evaluate a pretrained backbone: python main_linear.py DATASET ENCODER --pretrained_feature_extractor RUN [flags]."""
+
+from collections.abc import Sequence
+
+from cl.cli import parse, run
+from cl.config.programs import Linear
+from cl.data.folders import check_folders
+
+
+def main(argv: Sequence[str]) -> None:
+    resolved = parse(Linear, argv)
+    config = resolved.config
+    check_folders(config.data)
+
+    import torch  # here and below: --help and refusals need not wait six seconds for it
+
+    from cl.data.datamodule import ImageData, LoaderSettings
+    from cl.data.datasets import load
+    from cl.data.view_spec import linear_views
+    from cl.evaluation.linear import LinearEvaluation
+    from cl.run.checkpoint import SaveLast, load_pretrained
+    from cl.run.closing import close
+    from cl.run.devices import usable_devices
+    from cl.run.folder import open_run_folder
+    from cl.run.plan import Plan, banner, dry_run
+    from cl.run.progress import Progress
+    from cl.run.trainer import build_trainer
+
+    devices = usable_devices(config)
+    backbone, norm = load_pretrained(config)
+    splits = load(config.data).normalized_as(norm)
+    data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed))
+    torch.manual_seed(config.run.seed)
+    plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
+    linear = LinearEvaluation(backbone, plan.classes, config.optim, plan.budget)
+    print(banner(resolved, plan), flush=True)
+    if config.run.dry_run:
+        return print(dry_run(linear, data, config.run.output_dir))
+
+    folder = open_run_folder(resolved, "linear")
+    progress = Progress(folder)
+    trainer = build_trainer(config.run, devices, folder, [progress, SaveLast(folder, config, splits)])
+    trainer.fit(linear, data)
+
+    columns = {"offline linear": "offline_linear/val_top1", "top-5": "offline_linear/val_top5"}
+    print("\n" + close(folder, columns, linear.epoch_metrics(), progress.images_per_second))
+
+
+if __name__ == "__main__":
+    run(main)
