@@ -16,6 +16,7 @@ def main(argv: Sequence[str]) -> None:
 
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
+    from cl.data.sampler import Share
     from cl.data.view_spec import pretrain_views
     from cl.evaluation.knn import OnlineKNN
     from cl.evaluation.plots import SaveViews
@@ -30,15 +31,15 @@ def main(argv: Sequence[str]) -> None:
 
     devices = usable_devices(config)
     splits = load(config.data)
-    data = ImageData(splits, LoaderSettings(config.data, pretrain_views(config.views), config.run.seed))
+    data = ImageData(splits, LoaderSettings(config.data, pretrain_views(config.views), config.run.seed, Share(0, 1)))
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"{config.method.method} on {config.data.dataset}", config, data, devices)
     method = build_method(config, plan.classes, plan.budget)
-    print(banner(resolved, plan), flush=True)
-    if config.run.dry_run:
-        return print(dry_run(method, data, config.run.output_dir))
-
     folder = open_run_folder(resolved, config.method.method)
+    print(banner(resolved, plan, folder), flush=True)
+    if config.run.dry_run:
+        return print(dry_run(method, data, folder))
+
     point_latest(folder)
     progress, knn = Progress(folder), OnlineKNN(data.bank_loader(), config.online.knn_every)
     views = SaveViews(splits.train, splits.norm, folder / "views.png")

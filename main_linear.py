@@ -16,6 +16,7 @@ def main(argv: Sequence[str]) -> None:
 
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
+    from cl.data.sampler import Share
     from cl.data.view_spec import linear_views
     from cl.evaluation.linear import LinearEvaluation
     from cl.run.checkpoint import SaveLast, load_pretrained
@@ -29,15 +30,15 @@ def main(argv: Sequence[str]) -> None:
     devices = usable_devices(config)
     backbone, norm = load_pretrained(config)
     splits = load(config.data).normalized_as(norm)
-    data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed))
+    data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, Share(0, 1)))
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
     linear = LinearEvaluation(backbone, plan.classes, config.optim, plan.budget)
-    print(banner(resolved, plan), flush=True)
-    if config.run.dry_run:
-        return print(dry_run(linear, data, config.run.output_dir))
-
     folder = open_run_folder(resolved, "linear")
+    print(banner(resolved, plan, folder), flush=True)
+    if config.run.dry_run:
+        return print(dry_run(linear, data, folder))
+
     progress = Progress(folder)
     trainer = build_trainer(config.run, devices, folder, [progress, SaveLast(folder, config, splits)])
     trainer.fit(linear, data)

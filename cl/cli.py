@@ -3,12 +3,13 @@
 import argparse
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from cl.config.flags import Field, add_flags, convert, fields_of, shown
 from cl.config.methods import METHODS
+from cl.config.presets import Preset
 from cl.config.programs import Linear, Origins, Parts, Pretrain, parts_of, preset_layers, settle
 from cl.errors import UserError
 
@@ -37,7 +38,9 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     """The config that `argv` asks for; UserError if argv alone shows that it cannot be."""
     method = _chosen_method(argv) if program is Pretrain else None
     parts = parts_of(program, method)
-    parser = _Parser(prog=_script(program), usage=f"{_script(program)} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False)
+    parser = _Parser(
+        prog=_script(program), usage=f"{_script(program)} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False
+    )
     dataset = next((word for word in argv if word in _dataset_choices(parts)), None)
     _declare(parser, parts, preset_layers(program, dataset, method))
     if "-h" in argv or "--help" in argv:
@@ -47,7 +50,8 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     typed = _typed(parser, argv, parts)
     layers = {"typed": typed} | preset_layers(program, typed["dataset"], method)
     values, origins = settle(parts, layers)
-    return Resolved(program(**{name: part(**values[name]) for name, part in parts.items()}), origins, tuple(argv))
+    built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
+    return Resolved(program(**built), origins, tuple(argv))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,7 +70,9 @@ def _chosen_method(argv: Sequence[str]) -> str:
     early.add_argument("--supervised", action="store_true")
     chosen, _ = early.parse_known_args(list(argv))
     if chosen.method not in METHODS:
-        raise UserError(f"--method: got {chosen.method}, expected one of {', '.join(METHODS)}{_nearest(chosen.method, METHODS)}")
+        raise UserError(
+            f"--method: got {chosen.method}, expected one of {', '.join(METHODS)}{_nearest(chosen.method, METHODS)}"
+        )
     if chosen.supervised and chosen.method not in ("simclr", "supcon"):
         raise UserError(f"--supervised: got it with --method {chosen.method}, expected --method simclr or supcon")
     return "supcon" if chosen.supervised else chosen.method
@@ -76,14 +82,16 @@ def _dataset_choices(parts: Parts) -> tuple[str, ...]:
     return next(declared.flag.choices for declared in fields_of(parts["data"]) if declared.name == "dataset")
 
 
-def _declare(parser: argparse.ArgumentParser, parts: Parts, layers: dict) -> None:
+def _declare(parser: argparse.ArgumentParser, parts: Parts, layers: Mapping[str, Preset]) -> None:
     """All flags, each with the value that it has when it is not typed, and why."""
     values, origins = settle(parts, layers)
     for name, part in parts.items():
         defaults = {field: shown(value) for field, value in values[name].items()}
         defaults |= {field: f"{defaults[field]}: {origins[field]}" for field in defaults if origins[field] != "default"}
         add_flags(parser, part, (part.__doc__ or name).split(". ")[0].rstrip("."), defaults)
-    parser.add_argument_group("help").add_argument("-h", "--help", action="store_true", help="values for the given data set and method")
+    parser.add_argument_group("help").add_argument(
+        "-h", "--help", action="store_true", help="values for the given data set and method"
+    )
 
 
 def _refuse_unknown(argv: Sequence[str], parser: argparse.ArgumentParser, parts: Parts) -> None:
@@ -103,14 +111,14 @@ def _spellings(declared: Field) -> tuple[str, ...]:
     return (f"--{declared.name}", *declared.flag.aliases, *declared.flag.consts)
 
 
-def _nearest(word: str, known: Sequence[str] | set[str] | dict) -> str:
+def _nearest(word: str, known: Sequence[str] | set[str] | Mapping[str, object]) -> str:
     """A suggestion: the flag that `word` abbreviates, else the most similar one."""
     starts = [each for each in sorted(known) if each.startswith(word)]
     near = starts or difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
     return f", did you mean {near[0]}?" if near else ""
 
 
-def _typed(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -> dict:
+def _typed(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -> dict[str, Any]:
     """What was typed, as values by field name."""
     namespace, extra = parser.parse_known_args(list(argv))
     declared = {d.name: d for part in parts.values() for d in fields_of(part)}
@@ -118,5 +126,7 @@ def _typed(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -
     if missing:
         raise UserError(f"{' and '.join(missing)}: not given, expected as in: {parser.prog} digits resnet18")
     if extra:
-        raise UserError(f"{' '.join(extra)}: not a flag's value, expected two words before the flags: {parser.prog} digits resnet18")
+        raise UserError(
+            f"{' '.join(extra)}: not a flag's value, expected two words before the flags: {parser.prog} digits resnet18"
+        )
     return {name: convert(declared[name], words) for name, words in vars(namespace).items() if name != "help"}

@@ -14,7 +14,7 @@ LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
 
 
 class Backbone(ResNet):
-    """Images [B, 3, H, W] -> features [B, num_features]; state dict and initialisation are torchvision's, without `fc`."""
+    """Images [B, 3, H, W] -> features [B, num_features]. Weights have torchvision's names and start."""
 
     num_features: int
 
@@ -23,13 +23,14 @@ class Backbone(ResNet):
         self.stage_width = config.width
         super().__init__(block, layers, zero_init_residual=config.zero_init_residual)
         self.num_features = 8 * config.width * block.expansion
-        self.fc = nn.Identity()  # type: ignore[assignment]
+        self.fc = nn.Identity()
         small = config.small_stem(crop_size)
-        if small:  # padding 1 as in SimCLR, SimSiam and SupCon on CIFAR; some toolkits pad by 2 and compute a quarter more
-            self.maxpool = nn.Identity()  # type: ignore[assignment]
+        if small:
+            self.maxpool = nn.Identity()
         if small or config.width != 64:
-            size = {"kernel_size": 3, "stride": 1, "padding": 1} if small else {"kernel_size": 7, "stride": 2, "padding": 3}
-            self.conv1 = nn.Conv2d(3, config.width, bias=False, **size)
+            # Padding 1 as in SimCLR, SimSiam and SupCon on CIFAR; some toolkits pad by 2 and compute a quarter more.
+            kernel, stride, padding = (3, 1, 1) if small else (7, 2, 3)
+            self.conv1 = nn.Conv2d(3, config.width, kernel, stride, padding, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.bn1 = nn.BatchNorm2d(config.width)
 

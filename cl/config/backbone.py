@@ -12,9 +12,15 @@ SMALL_IMAGE = 64  # pixels: up to here the 224-pixel stem would throw most of th
 class BackboneConfig(Config):
     """The network whose features are wanted."""
 
-    encoder: Annotated[str, Flag("backbone: resnet18, resnet50 (torchvision's) or timm/NAME", positional=True)] = "resnet18"
+    encoder: Annotated[str, Flag("backbone: resnet18, resnet50 (torchvision's) or timm/NAME", positional=True)] = (
+        "resnet18"
+    )
     stem: Annotated[
-        str, Flag("small: 3x3 convolution, no max-pool; large: torchvision's; auto: by --crop_size", choices=("auto", "small", "large"))
+        str,
+        Flag(
+            "small: 3x3 convolution, no max-pool; large: torchvision's; auto: by --crop_size",
+            choices=("auto", "small", "large"),
+        ),
     ] = "auto"
     width: Annotated[int, Flag("channels of the first stage; 64 is the usual, 16 a quarter of it", low=1)] = 64
     zero_init_residual: Annotated[bool, Flag("start each residual branch at zero")] = False

@@ -15,9 +15,12 @@ class DataConfig(Config):
     train_dir: Annotated[str | None, Flag("folder of training images, one folder a class")] = None
     val_dir: Annotated[str | None, Flag("folder of validation images, one folder a class")] = None
     batch_size: Annotated[int, Flag("images per process and step", low=2)] = 256
-    num_workers: Annotated[int, Flag("loader processes per training process; 0 loads in the training process", low=0)] = 4
+    num_workers: Annotated[
+        int, Flag("loader processes per training process; 0 loads in the training process", low=0)
+    ] = 4
     loader: Annotated[
-        str, Flag("data path", choices=("fast", "torchvision", "dali"), consts={"--dali": "dali"}, coming=("fast", "dali"))
+        str,
+        Flag("data path", choices=("fast", "torchvision", "dali"), consts={"--dali": "dali"}, coming=("fast", "dali")),
     ] = "torchvision"
     dali_device: Annotated[str | None, Flag("where DALI decodes", choices=("gpu", "cpu"), coming=True)] = None
     cache: Annotated[str, Flag("decoded copy on disk", choices=("none", "jpeg256", "raw256"), coming=True)] = "none"

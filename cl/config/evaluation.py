@@ -24,4 +24,6 @@ class LinearConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pretrained_feature_extractor is None:
-            raise UserError("--pretrained_feature_extractor: not given, expected a run folder or a checkpoint: trained_models/latest")
+            raise UserError(
+                "--pretrained_feature_extractor: not given, expected a run folder or checkpoint: trained_models/latest"
+            )

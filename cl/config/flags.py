@@ -1,11 +1,10 @@
 """Frozen dataclass <-> argparse group <-> plain dict. A field is declared once, as `name: Annotated[type, Flag(...)]`.
 
-    lr: Annotated[float, Flag("learning rate per 256 images", above=0)] = 0.3
+lr: Annotated[float, Flag("learning rate per 256 images", above=0)] = 0.3
 """
 
 import argparse
 import dataclasses
-import functools
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -55,7 +54,7 @@ class Field:
         bounds = [f"at least {flag.low:g}"] if flag.low > -math.inf else []
         bounds += [f"above {flag.above:g}"] if flag.above > -math.inf else []
         bounds += [f"at most {flag.high:g}"] if flag.high < math.inf else []
-        return " and ".join([f"{one} or several" if self.many else one, *bounds])
+        return f"{one}{' or several' * self.many} {' and '.join(bounds)}".strip()
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,14 @@ class Config:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise UserError(f"{', '.join(unknown)}: no such field in {cls.__name__}; it has {', '.join(known)}")
-        return cls(**{name: tuple(value) if known[name].many and value is not None else value for name, value in values.items()})
+        return cls(
+            **{
+                name: tuple(value) if known[name].many and value is not None else value
+                for name, value in values.items()
+            }
+        )
 
 
-@functools.cache
 def fields_of(config: type[Config]) -> tuple[Field, ...]:
     """The flags that a config class declares, its parents' first."""
     hints = get_type_hints(config, include_extras=True)
@@ -103,7 +106,7 @@ def check(declared: Field, value: Any) -> None:
 
 def _allowed(declared: Field, value: Any) -> bool:
     flag = declared.flag
-    if type(value) is not declared.kind and not (declared.kind is float and type(value) is int):
+    if type(value) not in ((float, int) if declared.kind is float else (declared.kind,)):
         return False
     if flag.choices:
         return value in flag.choices
@@ -169,7 +172,15 @@ def _add(group: Any, spellings: Sequence[str], takes: _Const | _Values, declared
 
     nargs = 0 if isinstance(takes, _Const) else "+" if declared.many else None
     metavar = "{" + ",".join(declared.flag.choices) + "}" if declared.flag.choices else declared.kind.__name__.upper()
-    group.add_argument(*spellings, dest=declared.name, action=Remember, nargs=nargs, default=argparse.SUPPRESS, metavar=metavar, help=text)
+    group.add_argument(
+        *spellings,
+        dest=declared.name,
+        action=Remember,
+        nargs=nargs,
+        default=argparse.SUPPRESS,
+        metavar=metavar,
+        help=text,
+    )
 
 
 def convert(declared: Field, typed: str | list[str]) -> Any:

@@ -17,7 +17,8 @@ class OptimConfig(Config):
     momentum: Annotated[float, Flag("momentum of sgd", low=0, high=1)] = 0.9
     scheduler: Annotated[str, Flag("learning rate over time", choices=SCHEDULERS, coming=("reduce",))] = "warmup_cosine"
     warmup_epochs: Annotated[
-        float | None, Flag("epochs of linear warm-up under warmup_cosine; by default 10, but at most a tenth of the run", low=0)
+        float | None,
+        Flag("epochs of linear warm-up under warmup_cosine; by default 10, but at most a tenth of the run", low=0),
     ] = None
     min_lr: Annotated[float, Flag("where a cosine ends, per 256 images like --lr", low=0)] = 0.0
     lr_decay_steps: Annotated[tuple[int, ...], Flag("epochs at which the step schedule decays", low=1)] = ()
@@ -28,7 +29,7 @@ class OptimConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scheduler == "step" and not self.lr_decay_steps:
-            raise UserError("--scheduler: got step without --lr_decay_steps, expected the epochs to decay at: --lr_decay_steps 60 80")
+            raise UserError("--scheduler: got step, expected with it the epochs to decay at: --lr_decay_steps 60 80")
         if self.min_lr > self.lr:
             raise UserError(f"--min_lr: got {self.min_lr:g}, expected at most the --lr of {self.lr:g}")
 
@@ -43,8 +44,7 @@ class OptimConfig(Config):
         steps = round(self.warmup_epochs * steps_per_epoch)
         if steps > horizon:
             raise UserError(
-                f"--warmup_epochs: got {self.warmup_epochs:g} ({steps} steps), expected at most the run's {horizon} steps; "
-                "lower it or raise --epochs or --max_steps"
+                f"--warmup_epochs: got {self.warmup_epochs:g} ({steps} steps), expected at most the {horizon} of the run"
             )
         return steps
 
@@ -57,7 +57,9 @@ class PretrainOptimConfig(OptimConfig):
     lars: Annotated[bool, Flag("adapt the rate layer by layer (LARS)", coming=True)] = False
     lars_eta: Annotated[float, Flag("trust coefficient of LARS", above=0, coming=True)] = 1e-3
     lars_clip: Annotated[bool, Flag("let LARS only lower the rate", coming=True)] = False
-    lr_scheduler_for_pred_head: Annotated[bool, Flag("schedule the predictor's rate like the others", coming=True)] = True
+    lr_scheduler_for_pred_head: Annotated[bool, Flag("schedule the predictor's rate like the others", coming=True)] = (
+        True
+    )
     accumulate: Annotated[int, Flag("steps of gradients per optimizer step", low=1, coming=True)] = 1
 
     def scaled_classifier_lr(self, global_batch: int) -> float:

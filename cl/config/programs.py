@@ -62,6 +62,10 @@ def preset_layers(program: type[Pretrain] | type[Linear], dataset: str | None, m
 def settle(parts: Parts, layers: Mapping[str, Preset]) -> tuple[dict[str, dict[str, Any]], Origins]:
     """Each field's value from the first layer that has it, else its default; and which layer that was."""
     layers = dict(layers) | {"default": {d.name: d.default for part in parts.values() for d in fields_of(part)}}
-    origins = {d.name: next(o for o, layer in layers.items() if d.name in layer) for part in parts.values() for d in fields_of(part)}
+    origins = {
+        d.name: next(o for o, layer in layers.items() if d.name in layer)
+        for part in parts.values()
+        for d in fields_of(part)
+    }
     values = {name: {d.name: layers[origins[d.name]][d.name] for d in fields_of(part)} for name, part in parts.items()}
     return values, origins

@@ -5,7 +5,7 @@ from typing import Annotated
 from cl.config.flags import Config, Flag
 from cl.errors import UserError
 
-RESERVED = ("latest", "dry_run")  # names that the program itself uses inside --output_dir
+LATEST, DRY_RUN = RESERVED = ("latest", "dry_run")  # names that the program itself uses inside --output_dir
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -13,8 +13,12 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class DeviceConfig(Config):
     """Which hardware, and how it computes."""
 
-    accelerator: Annotated[str, Flag("hardware; auto takes a GPU if there is one", choices=("auto", "gpu", "cpu"))] = "auto"
-    gpus: Annotated[tuple[int, ...] | None, Flag("indices of the GPUs to use: 0 1", low=0, takes_back=("devices",))] = None
+    accelerator: Annotated[str, Flag("hardware; auto takes a GPU if there is one", choices=("auto", "gpu", "cpu"))] = (
+        "auto"
+    )
+    gpus: Annotated[tuple[int, ...] | None, Flag("indices of the GPUs to use: 0 1", low=0, takes_back=("devices",))] = (
+        None
+    )
     devices: Annotated[int | None, Flag("number of GPUs, or of processes on a CPU", low=1, takes_back=("gpus",))] = None
     num_nodes: Annotated[int, Flag("machines", low=1, coming=True)] = 1
     precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"), coming=True)] = "32"
@@ -26,7 +30,9 @@ class DeviceConfig(Config):
         super().__post_init__()
         if self.accelerator == "cpu" and self.gpus is not None:
             shown = " ".join(map(str, self.gpus))
-            raise UserError(f"--gpus: got {shown} with --accelerator cpu, expected one of the two; for processes on a CPU: --devices 1")
+            raise UserError(
+                f"--gpus: got {shown} with --accelerator cpu, expected one of the two; for the CPU: --devices 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,9 @@ class RunConfig(Config):
     name: Annotated[str | None, Flag("first part of the run id, and the run's name in wandb")] = None
     run_id: Annotated[str | None, Flag("name of the run folder; by default name, data set and time")] = None
     output_dir: Annotated[str, Flag("folder of the run folders")] = "trained_models"
-    resume_training_from: Annotated[str | None, Flag("run folder or checkpoint to continue, or auto", coming=True)] = None
+    resume_training_from: Annotated[str | None, Flag("run folder or checkpoint to continue, or auto", coming=True)] = (
+        None
+    )
     checkpoint_every_n_steps: Annotated[int | None, Flag("also save within an epoch", low=1, coming=True)] = None
     project: Annotated[str | None, Flag("wandb project; turns wandb on", coming=True)] = None
     wandb: Annotated[bool, Flag("log to wandb as well", coming=True)] = False
@@ -51,6 +59,6 @@ class RunConfig(Config):
         for name, value in (("name", self.name), ("run_id", self.run_id)):
             if value is not None and (not _PLAIN.fullmatch(value) or value in RESERVED):
                 raise UserError(
-                    f"--{name}: got {value}, expected letters, digits, '.', '_' and '-', starting with a letter or digit, "
+                    f"--{name}: got {value}, expected letters, digits and . _ - after a first letter or digit, "
                     f"and not {' or '.join(RESERVED)}"
                 )

@@ -18,7 +18,7 @@ class LoaderSettings:
     data: DataConfig
     views: Views
     seed: int
-    share: Share = Share()
+    share: Share
 
 
 class ImageData(LightningDataModule):

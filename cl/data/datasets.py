@@ -61,7 +61,9 @@ def digits() -> Splits:
     train, val = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     images, targets = grey.expand(-1, 3, -1, -1), labels.astype(np.int64)
     norm = ((0.3054,) * 3, (0.3760,) * 3)
-    return Splits(ArraySet(images[train], targets[train]), ArraySet(images[val], targets[val]), tuple("0123456789"), norm)
+    return Splits(
+        ArraySet(images[train], targets[train]), ArraySet(images[val], targets[val]), tuple("0123456789"), norm
+    )
 
 
 def load(config: DataConfig) -> Splits:

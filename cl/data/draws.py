@@ -3,6 +3,7 @@
 Nothing has a state, so the stream is the same whatever the workers, processes, loader or point of resume.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -15,16 +16,13 @@ Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop tries so often before it takes the centre
-JITTER_ORDERS = np.array([[int(d) for d in f"{n:04d}"] for n in (  # all orders of brightness 0, contrast 1, saturation 2, hue 3
-    123, 132, 213, 231, 312, 321, 1023, 1032, 1203, 1230, 1302, 1320,
-    2013, 2031, 2103, 2130, 2301, 2310, 3012, 3021, 3102, 3120, 3201, 3210,
-)])  # fmt: skip
+JITTER_ORDERS = np.array(list(itertools.permutations(range(4))))  # [24, 4] of brightness, contrast, saturation, hue
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class ViewParams(NamedTuple):
-    """What was drawn for one view of B images. Crops are drawn before the size of an image is known: see `crop_boxes`."""
+    """What was drawn for one view of B images. Crops are drawn before an image's size is known: see `crop_boxes`."""
 
     area: Floats  # [B, 10] share of the image's area, per attempt
     ratio: Floats  # [B, 10] width : height, per attempt
@@ -96,18 +94,17 @@ def crop_boxes(params: ViewParams, spec: ViewSpec, height: Ints, width: Ints) ->
     w = np.rint(np.sqrt(pixels * params.ratio)).astype(np.int64)  # [B, 10]
     h = np.rint(np.sqrt(pixels / params.ratio)).astype(np.int64)
     fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
-    rows, first = np.arange(len(height)), fits.argmax(axis=1)
+    rows, first = np.arange(len(fits)), fits.argmax(axis=1)
     w, h = w[rows, first], h[rows, first]
     free = np.stack([height - h, width - w], axis=1)
     corner = np.floor(params.place[rows, first] * (free + 1)).astype(np.int64)
     boxes = np.concatenate([corner, np.stack([h, w], axis=1)], axis=1)
-    return np.where(fits.any(axis=1)[:, None], boxes, _centre(spec, height, width))
+    return np.where(fits.any(axis=1, keepdims=True), boxes, _centre(spec, height, width))
 
 
 def _centre(spec: ViewSpec, height: Ints, width: Ints) -> Ints:
     narrowest, widest = spec.ratio
     ratio = width / height
-    h = np.where(ratio < narrowest, np.rint(width / narrowest), height).astype(np.int64)
-    w = np.where(ratio > widest, np.rint(height * widest), width).astype(np.int64)
-    h, w = np.maximum(h, 1), np.maximum(w, 1)
+    h = np.where(ratio < narrowest, np.maximum(np.rint(width / narrowest), 1), height).astype(np.int64)
+    w = np.where(ratio > widest, np.maximum(np.rint(height * widest), 1), width).astype(np.int64)
     return np.stack([(height - h) // 2, (width - w) // 2, h, w], axis=1)

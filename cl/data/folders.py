@@ -27,6 +27,7 @@ def check_folders(config: DataConfig) -> None:
 
 def _check_folder(flag: str, folder: Path) -> None:
     if not folder.is_dir():
-        raise UserError(f"--{flag}: got {folder}, expected a folder; there is {'a file' if folder.exists() else 'nothing'} at that path")
+        found = "a file" if folder.exists() else "nothing"
+        raise UserError(f"--{flag}: got {folder}, expected a folder; there is {found} at that path")
     if not any(folder.iterdir()):
         raise UserError(f"--{flag}: got {folder}, expected images in it; it is empty")

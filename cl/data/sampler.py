@@ -16,8 +16,8 @@ _ORDER = 0x5EED  # keeps the order's hash apart from the views'
 class Share:
     """This process's part of the work."""
 
-    rank: int = 0
-    world_size: int = 1
+    rank: int
+    world_size: int
 
 
 class TrainSampler:
@@ -28,7 +28,7 @@ class TrainSampler:
     index comes at least once.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int, share: Share = Share(), fill: bool = False) -> None:
+    def __init__(self, images: int, batch_size: int, seed: int, share: Share, fill: bool = False) -> None:
         self.images, self.batch_size, self.seed, self.share = images, batch_size, seed, share
         global_batch = batch_size * share.world_size
         self.batches = -(-images // global_batch) if fill else images // global_batch
@@ -55,7 +55,7 @@ class TrainSampler:
 class EvalSampler:
     """Every index exactly once over all processes, in order: process r takes r, r + W, r + 2W, ..."""
 
-    def __init__(self, images: int, batch_size: int, share: Share = Share()) -> None:
+    def __init__(self, images: int, batch_size: int, share: Share) -> None:
         self.indices = range(share.rank, images, share.world_size)
         self.batch_size = batch_size
 

@@ -58,7 +58,13 @@ class OnlineKNN(Callback):
         self._queries.clear()
 
     def on_validation_batch_end(  # the signature is Lightning's
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if self._due(trainer):
             self._queries.append((outputs, batch.target))
@@ -67,6 +73,6 @@ class OnlineKNN(Callback):
         assert isinstance(pl_module, MeasuredModule)
         if self._queries:
             bank, labels = features_of(pl_module, self.bank, pl_module.device)
-            queries, targets = (torch.cat(each) for each in zip(*self._queries))
+            queries, targets = (torch.cat(each) for each in zip(*self._queries, strict=True))
             right = knn_scores(bank[labels >= 0], labels[labels >= 0], queries).argmax(dim=1) == targets
             pl_module.evaluated["knn/val_top1"] = right[targets >= 0].double().mean().item()

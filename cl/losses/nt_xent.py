@@ -8,8 +8,8 @@ from torch import Tensor
 def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
     """NT-Xent and SupCon in one form: pull together what shares an id, push apart the rest.
 
-    For anchor i, with similarities s_ij = <z_i, z_j> / temperature of l2-normalised rows, all others A(i) = {j != i} and
-    positives P(i) = {p in A(i): ids_p = ids_i}:
+    For anchor i, with similarities s_ij = <z_i, z_j> / temperature of l2-normalised rows, all others A(i) = {j != i}
+    and positives P(i) = {p in A(i): ids_p = ids_i}:
 
         l_i = -1/|P(i)| * sum_{p in P(i)} (s_ip - log sum_{a in A(i)} exp(s_ia))
 

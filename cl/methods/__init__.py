@@ -1,6 +1,7 @@
 """The methods: heads and one training step each, on the base that does everything else."""
 
 import importlib
+from typing import Any
 
 from cl.config.programs import Pretrain
 from cl.methods.base import ContrastiveModule, StepOutput
@@ -9,8 +10,8 @@ from cl.optim.schedules import Budget
 __all__ = ["ContrastiveModule", "StepOutput", "build_method"]
 
 
-def build_method(config: Pretrain, classes: int, budget: Budget) -> ContrastiveModule:
+def build_method(config: Pretrain, classes: int, budget: Budget) -> ContrastiveModule[Any]:
     """The method that the flags name, imported here and not before."""
     module, name = config.method.implementation.split(":")
-    method: type[ContrastiveModule] = vars(importlib.import_module(module))[name]
+    method: type[ContrastiveModule[Any]] = vars(importlib.import_module(module))[name]
     return method(config, classes, budget)

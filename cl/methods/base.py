@@ -25,7 +25,7 @@ class StepOutput(NamedTuple):
 
 
 class ContrastiveModule(MeasuredModule, Generic[M]):
-    """Backbone, online linear head, optimizer and schedule. A method adds its heads and returns its loss from `step`."""
+    """Backbone, online linear head, optimizer, schedule. A method adds its heads and returns its loss from `step`."""
 
     def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         return output.loss + self._online_step(features[0].detach(), batch.target, output)
 
     def _encode(self, views: Tensor) -> Tensor:
-        """[V, B, 3, H, W] -> [V, B, F] in one forward: batch norm sees all views of a resolution together, as in SimCLR."""
+        """[V, B, 3, H, W] -> [V, B, F] in one forward: batch norm sees all views of a resolution together."""
         features = self(rearrange(views, "v b c h w -> (v b) c h w"))
         return rearrange(features, "(v b) f -> v b f", v=len(views))
 

@@ -16,7 +16,9 @@ def optimizer_of(config: OptimConfig, groups: Iterable[dict[str, Any]], global_b
     lr, decay = config.scaled_lr(global_batch), config.weight_decay
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, weight_decay=decay)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer](groups, lr=lr, weight_decay=decay)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=lr, weight_decay=decay)
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=decay)
 
 
 def with_schedule(optimizer: Optimizer, schedule: Schedule) -> dict[str, Any]:

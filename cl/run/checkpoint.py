@@ -24,7 +24,7 @@ UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, 
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """A checkpoint appears whole or not at all; Lightning's own way goes through TMPDIR, perhaps another file system."""
+    """A checkpoint appears whole or not at all. Lightning's own way goes through TMPDIR, which may be another disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         place = Path(path)
@@ -70,7 +70,9 @@ def load_pretrained(config: Linear) -> tuple[Backbone, Norm]:
     except UNREADABLE as error:
         raise UserError(f"{said}; {file} cannot be read as one ({type(error).__name__})") from None
     if config.backbone.encoder != backbone_config.encoder:
-        raise UserError(f"encoder: got {config.backbone.encoder}, expected {backbone_config.encoder}, which {file} holds")
+        raise UserError(
+            f"encoder: got {config.backbone.encoder}, expected {backbone_config.encoder}, which {file} holds"
+        )
     backbone, prefix = build_backbone(backbone_config, views["crop_size"]), "backbone."
     backbone.load_state_dict({key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)})
     return backbone, facts["norm"]

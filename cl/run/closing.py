@@ -20,7 +20,9 @@ def close(folder: Path, columns: Mapping[str, str], metrics: Mapping[str, float]
     cells |= {"images/s": f"{images_per_second:.0f}", "run folder": str(folder)}
     widths = [max(len(heading), len(cell)) for heading, cell in cells.items()]
     rows = (cells.keys(), ["-" * width for width in widths], cells.values())
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def linear_command(resolved: Resolved[Pretrain], folder: Path) -> str:

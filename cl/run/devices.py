@@ -36,7 +36,7 @@ def usable_devices(config: Pretrain | Linear) -> Devices:
 
 
 def choose_devices(config: DeviceConfig) -> Devices:
-    """UserError if a GPU is asked for that is not there. Without a word from the user: one GPU if there is one, else the CPU."""
+    """UserError if a GPU is asked for that is not there. If nothing was: one GPU if there is one, else the CPU."""
     present = torch.cuda.device_count()
     if config.gpus is not None:
         _check_indices(config.gpus, present)
@@ -53,7 +53,9 @@ def choose_devices(config: DeviceConfig) -> Devices:
 def _check_indices(gpus: tuple[int, ...], present: int) -> None:
     typed = " ".join(map(str, gpus))
     if not present:
-        raise UserError(f"--gpus: got {typed}, but torch finds no GPU on this machine; for the CPU: --devices 1 --accelerator cpu")
+        raise UserError(
+            f"--gpus: got {typed}, but torch finds no GPU on this machine; for the CPU: --devices 1 --accelerator cpu"
+        )
     if len(set(gpus)) != len(gpus):
         raise UserError(f"--gpus: got {typed}, expected each index once")
     if max(gpus) >= present:

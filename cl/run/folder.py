@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cl.cli import Resolved
-from cl.config.programs import Linear, Pretrain
+from cl.config.run import DRY_RUN, LATEST
 from cl.errors import UserError
 
 SCHEMA = 1  # of config.json and of the config inside checkpoints
@@ -20,45 +20,39 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
 
 
 def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
-    """Make `<output_dir>/<run id>` with its config.json."""
-    folder = _new_folder(resolved.config, kind)
-    _write_config(folder, resolved)
+    """Make `<output_dir>/<run id>` with its config.json; a dry run has one folder that the next one overwrites."""
+    run = resolved.config.run
+    parent = Path(run.output_dir)
+    name = run.run_id or f"{run.name or kind}-{resolved.config.data.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = parent / DRY_RUN if run.dry_run else _new_folder(parent, name, fixed=run.run_id is not None)
+        folder.mkdir(exist_ok=True)
+        _write_config(folder, resolved)
+    except OSError as error:
+        raise UserError(f"--output_dir: got {parent}, expected a folder to write to ({error.strerror})") from None
     return folder
 
 
-def _new_folder(config: Pretrain | Linear, kind: str) -> Path:
-    """A folder that was not there: an old one is never touched."""
-    parent, run = Path(config.run.output_dir), config.run
-    name = run.run_id or f"{run.name or kind}-{config.data.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        if run.run_id:
-            (parent / name).mkdir()
-            return parent / name
-        return _first_free(parent, name)
-    except FileExistsError:
-        raise UserError(f"--run_id: got {name}, but {parent / name} is there already; expected a new name") from None
-    except OSError as error:
-        raise UserError(f"--output_dir: got {parent}, expected a folder to write to: {error.strerror}") from None
-
-
-def _first_free(parent: Path, name: str) -> Path:
-    """`name`, or the first of name-2, name-3, ... that is not taken: two runs may start in the same second."""
-    number = 1
+def _new_folder(parent: Path, name: str, fixed: bool) -> Path:
+    """A folder that was not there, for an old run is never touched: `name`, or name-2, name-3 unless it is `fixed`."""
+    folder, number = parent / name, 1
     while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
         try:
             folder.mkdir()
             return folder
         except FileExistsError:
+            if fixed:
+                raise UserError(f"--run_id: got {name}, expected a new name: {folder} is there already") from None
             number += 1
+            folder = parent / f"{name}-{number}"
 
 
 def point_latest(folder: Path) -> None:
     """Let `latest` beside the run folder point to it, in one step."""
     beside = folder.parent / f".latest-{os.getpid()}"
     beside.symlink_to(folder.name)
-    os.replace(beside, folder.parent / "latest")
+    os.replace(beside, folder.parent / LATEST)
 
 
 def _write_config(folder: Path, resolved: Resolved[Any]) -> None:

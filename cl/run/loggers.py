@@ -13,7 +13,7 @@ Row = Mapping[str, int | float]
 
 
 class Table:
-    """A CSV file whose columns may grow. It is small, so each row rewrites it whole, and a reader never sees half of it."""
+    """A CSV file whose columns may grow. It is small: each row rewrites it whole, and nobody ever reads half of it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, []  # type: tuple[Path, list[Row]]

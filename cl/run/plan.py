@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningModule
-
 import cl
 from cl.cli import Resolved
 from cl.config.flags import fields_of, shown
 from cl.config.programs import Linear, Pretrain
 from cl.data.datamodule import ImageData
+from cl.evaluation.linear import LinearEvaluation
 from cl.evaluation.plots import save_views
+from cl.methods import ContrastiveModule
 from cl.optim.schedules import Budget, Schedule
 from cl.run.devices import Devices
 
@@ -40,17 +40,18 @@ class Plan:
         return cls(title, *counts, budget, Schedule.of(config.optim, budget).warmup, devices)
 
 
-def banner(resolved: Resolved[Any], plan: Plan) -> str:
+def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
     """Everything that one should have seen before a long run."""
     optim = resolved.config.optim
-    processes = f"{plan.devices.count} process{'es' * (plan.devices.count > 1)}"
-    rate = f"{optim.lr:g} per 256 images -> {optim.scaled_lr(plan.budget.global_batch):g} ({optim.optimizer}, {optim.scheduler}"
+    batch, warmup = plan.budget.global_batch, f", {plan.warmup} steps of warm-up" * bool(plan.warmup)
     rows = {
         "images": f"{plan.train_images} for training, {plan.val_images} for validation, {plan.classes} classes",
-        "batch": f"{resolved.config.data.batch_size} on {processes} = {plan.budget.global_batch} images a step",
+        "batch": f"{resolved.config.data.batch_size} x {plan.devices.count} process(es) = {batch} images a step",
         "steps": f"{plan.budget.steps_per_epoch} an epoch, {plan.budget.steps} in all",
-        "rate": f"{rate}, {plan.warmup} steps of warm-up)" if plan.warmup else f"{rate})",
+        "learning rate": f"{optim.lr:g} per 256 images, {optim.scaled_lr(batch):g} after scaling "
+        f"({optim.optimizer}, {optim.scheduler}{warmup})",
         "device": str(plan.devices),
+        "run folder": str(folder),
     }
     rows |= {origin: ", ".join(flags) for origin, flags in _flags_by_origin(resolved).items()}
     lines = [f"cl {cl.__version__}: {plan.title}"]
@@ -59,15 +60,22 @@ def banner(resolved: Resolved[Any], plan: Plan) -> str:
 
 
 def _row(name: str, text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16, break_on_hyphens=False)
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16, break_on_hyphens=False
+    )
 
 
 def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
     """The flags that can be set today, by where their values came from: typed, preset, default."""
     parts = {type(part): vars(part) for part in vars(resolved.config).values()}
-    usable = [(d.name, values[d.name]) for part, values in parts.items() for d in fields_of(part) if d.flag.coming is not True]
+    usable = [
+        (d.name, values[d.name]) for part, values in parts.items() for d in fields_of(part) if d.flag.coming is not True
+    ]
     origins = sorted(set(resolved.origins.values()), key=lambda origin: (origin == "default", origin != "typed"))
-    return {origin: [f"{name} {shown(value)}" for name, value in usable if resolved.origins[name] == origin] for origin in origins}
+    return {
+        origin: [f"{name} {shown(value)}" for name, value in usable if resolved.origins[name] == origin]
+        for origin in origins
+    }
 
 
 def warnings_of(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
@@ -83,18 +91,17 @@ def warnings_of(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
             yield f"--{flag} has no effect with --scheduler {optim.scheduler}"
     left_out = plan.train_images % plan.budget.global_batch
     if left_out > plan.train_images / 5 and not config.data.last_batch_fill:
-        yield f"each epoch leaves out {left_out} of {plan.train_images} images, others every time; --last_batch_fill or a smaller --batch_size"
+        yield f"an epoch leaves out {left_out} of the images; --last_batch_fill or a smaller --batch_size has them"
     if config.run.fast_dev_run:
         yield "--fast_dev_run: one training and one validation batch; the numbers mean nothing"
 
 
-def dry_run(module: LightningModule, data: ImageData, output_dir: str) -> str:
-    """One real forward and backward pass, and the views of the real loader in `dry_run/`; nothing is trained."""
-    folder = Path(output_dir) / "dry_run"
+def dry_run(module: ContrastiveModule[Any] | LinearEvaluation, data: ImageData, folder: Path) -> str:
+    """One real forward and backward pass, and the views of the real loader in `folder`; nothing is trained."""
     batch = next(iter(data.train_dataloader()))
     loss = module.training_step(batch, 0)
     loss.backward()
     norm = sum(float(p.grad.norm()) ** 2 for p in module.parameters() if p.grad is not None) ** 0.5
-    folder.mkdir(parents=True, exist_ok=True)
     save_views(batch, data.splits.train, data.splits.norm, folder / "views.png")
-    return f"dry run: loss {loss.item():.3f}, gradient norm {norm:.3f}; look at {folder / 'views.png'}. Nothing was trained."
+    step = f"one step: loss {loss.item():.3f}, gradient norm {norm:.3f}"
+    return f"{step}; the views are in {folder / 'views.png'}; nothing was trained"

@@ -28,7 +28,7 @@ class Progress(Callback):
 
     def __init__(self, folder: Path) -> None:
         self.timing = Table(folder / "timing.csv")
-        self._bar: tqdm | None = None
+        self._bar = tqdm(disable=True)
 
     @property
     def images_per_second(self) -> float:
@@ -39,22 +39,31 @@ class Progress(Callback):
         self._images, self._waited = 0, 0.0
         self._began = self._batch_ended = self._refreshed = time.perf_counter()
         total = int(trainer.num_training_batches)
-        self._bar = tqdm(total=total, desc=self._title(trainer), leave=False, unit="step", disable=not sys.stdout.isatty(), file=sys.stdout)
+        self._bar = tqdm(
+            total=total,
+            desc=self._title(trainer),
+            leave=False,
+            unit="step",
+            disable=not sys.stdout.isatty(),
+            file=sys.stdout,
+        )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         self._waited += time.perf_counter() - self._batch_ended
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
         self._images += len(batch.index) * trainer.world_size
         self._batch_ended = time.perf_counter()
-        assert self._bar is not None and isinstance(pl_module, MeasuredModule)
+        assert isinstance(pl_module, MeasuredModule)
         if not self._bar.disable and self._batch_ended - self._refreshed > REFRESH:
             self._bar.set_postfix_str(self._line(pl_module), refresh=False)
             self._refreshed = self._batch_ended
         self._bar.update()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._bar is not None and isinstance(pl_module, MeasuredModule)
+        assert isinstance(pl_module, MeasuredModule)
         self._bar.close()
         line = self._line(pl_module)
         if trainer.is_global_zero:

@@ -26,7 +26,7 @@ class Position(Callback):
 
 
 class StopAt(Callback):
-    """End after `max_steps` with a validation, also in the middle of an epoch, where Lightning's own limit leaves it out."""
+    """End after `max_steps` with a validation; Lightning's own limit has none in the middle of an epoch."""
 
     def __init__(self, max_steps: int) -> None:
         self.max_steps = max_steps

@@ -1,0 +1,43 @@
+"""What the tests share: running the programs in this process, in an empty folder."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+TINY = ["--width", "4", "--proj_hidden_dim", "16", "--batch_size", "64"]  # a ResNet-18 that trains in a second
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call a program with flags as the command line does: exit code, stdout, stderr."""
+    import main_contrastive
+    import main_linear
+    from cl import cli
+
+    programs = {"main_contrastive.py": main_contrastive.main, "main_linear.py": main_linear.main}
+
+    def call(program: str, *flags: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / program), *flags])
+        code = 0
+        try:
+            cli.run(programs[program])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return call

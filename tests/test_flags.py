@@ -1,0 +1,147 @@
+"""Flags become frozen, checked configs: typed beats the data set's preset, that the method's, that the field's default."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cl.cli import parse
+from cl.config import presets
+from cl.config.flags import Config, Field, fields_of
+from cl.config.methods import METHODS
+from cl.config.programs import Linear, Pretrain, parts_of
+from cl.errors import UserError
+
+ALL = {config for method in METHODS for config in parts_of(Pretrain, method).values()} | set(
+    parts_of(Linear, None).values()
+)
+NEEDED = ["--pretrained_feature_extractor", "somewhere"]
+
+
+def pretrain(*flags: str) -> Pretrain:
+    return parse(Pretrain, ["digits", "resnet18", *flags]).config
+
+
+def values_of(declared: Field) -> st.SearchStrategy[Any]:
+    """Any value that the field allows."""
+    flag = declared.flag
+    low = max(flag.low, flag.above, -1e9)
+    high = min(flag.high, 1e9)
+    one: st.SearchStrategy[Any] = {
+        bool: st.booleans(),
+        int: st.integers(math.ceil(low), math.floor(high)),
+        float: st.floats(low, high, exclude_min=flag.above > -math.inf, allow_nan=False),
+        str: st.sampled_from(flag.choices) if flag.choices else st.text("abc", min_size=1),
+    }[declared.kind]
+    several = st.lists(one, min_size=1).map(tuple) if declared.many else one
+    return st.none() | several if declared.optional else several
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(st.data())
+def test_a_config_survives_json(data: st.DataObject) -> None:
+    config = data.draw(st.sampled_from(sorted(ALL, key=lambda each: each.__name__)))
+    values = {declared.name: data.draw(values_of(declared)) for declared in fields_of(config)}
+    try:
+        made = config(**values)
+    except UserError:
+        return  # two fields that do not go together
+    assert config.from_dict(json.loads(json.dumps(dataclasses.asdict(made)))) == made
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(st.data())
+def test_what_is_typed_is_what_one_gets(data: st.DataObject) -> None:
+    declared = data.draw(
+        st.sampled_from([d for part in parts_of(Pretrain, "simclr").values() for d in fields_of(part)])
+    )
+    value = data.draw(values_of(declared).filter(lambda value: value is not None))
+    if declared.flag.positional or declared.name == "method":
+        return
+    words = [repr(each) if isinstance(each, float) else str(each) for each in (value if declared.many else (value,))]
+    flags = [f"--{'' if value else 'no_'}{declared.name}"] if declared.kind is bool else [f"--{declared.name}", *words]
+    try:
+        resolved = parse(Pretrain, ["digits", "resnet18", *flags])
+    except UserError as error:
+        assert declared.name in str(error)  # a rule over two fields names the one that was typed
+        return
+    found = {name: v for part in vars(resolved.config).values() for name, v in vars(part).items()}
+    assert found[declared.name] == value
+    assert resolved.origins[declared.name] == "typed"
+
+
+def test_typed_beats_preset_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cl.config.programs.PRETRAIN_METHODS", {"simclr": {"momentum": 0.5, "lr": 7.0}})
+    resolved = parse(Pretrain, ["digits", "resnet18", "--epochs", "3"])
+    config, origins = resolved.config, resolved.origins
+    assert (config.run.epochs, origins["epochs"]) == (3, "typed")
+    assert (config.optim.lr, origins["lr"]) == (1e-3, "digits preset")
+    assert (config.optim.momentum, origins["momentum"]) == (0.5, "simclr preset")
+    assert (config.run.seed, origins["seed"]) == (0, "default")
+
+
+def test_every_preset_sets_a_declared_field_to_an_allowed_value() -> None:
+    declared = {d.name for config in ALL for d in fields_of(config)}
+    for layer in (presets.PRETRAIN_DATASETS, presets.PRETRAIN_METHODS, presets.LINEAR_DATASETS):
+        for preset in layer.values():
+            assert set(preset) <= declared
+    for dataset in presets.PRETRAIN_DATASETS:
+        parse(Pretrain, [dataset, "resnet18"])
+    for dataset in presets.LINEAR_DATASETS:
+        parse(Linear, [dataset, "resnet18", *NEEDED])
+
+
+@pytest.mark.parametrize("config", sorted(ALL, key=lambda each: each.__name__))
+def test_defaults_are_allowed_and_frozen(config: type[Config]) -> None:
+    missing = {"pretrained_feature_extractor": "somewhere"} if "LinearConfig" in config.__name__ else {}
+    made = config(**missing)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(made, fields_of(config)[0].name, None)
+
+
+@pytest.mark.parametrize("program", [Pretrain, Linear])
+def test_a_flag_is_declared_once_in_a_program(program: type) -> None:
+    for method in METHODS:
+        parts = parts_of(program, method).values()
+        spellings = [s for part in parts for d in fields_of(part) for s in (d.name, *d.flag.aliases, *d.flag.consts)]
+        assert len(spellings) == len(set(spellings))
+
+
+def test_a_loaded_config_is_checked_like_a_typed_one() -> None:
+    with pytest.raises(UserError, match="--temperature: got 0, expected a number above 0"):
+        METHODS["simclr"].from_dict({"temperature": 0.0})
+    with pytest.raises(UserError, match="temprature: no such field in SimCLRConfig"):
+        METHODS["simclr"].from_dict({"temprature": 0.1})
+
+
+def test_aliases_and_shorthands_name_the_same_field() -> None:
+    assert pretrain("--hidden_mlp", "64", "--encoding_dim", "32").method.proj_hidden_dim == 64
+    assert pretrain("--dali").data.loader == "dali"
+    assert pretrain("--dali", "--loader", "fast").data.loader == "fast"
+    assert pretrain("--supervised").method.method == "supcon"
+    assert pretrain("--no_lr_scheduler_for_pred_head").optim.lr_scheduler_for_pred_head is False
+
+
+def test_of_gpus_and_devices_the_last_one_typed_wins() -> None:
+    device = pretrain("--gpus", "0", "1", "--devices", "1", "--accelerator", "cpu").device
+    assert (device.gpus, device.devices) == (None, 1)
+    device = pretrain("--devices", "2", "--gpus", "0").device
+    assert (device.gpus, device.devices) == ((0,), None)
+
+
+def test_warm_up_is_a_tenth_of_the_run_unless_typed() -> None:
+    assert pretrain().optim.warmup_steps(steps_per_epoch=5, horizon=60) == 6
+    assert pretrain().optim.warmup_steps(steps_per_epoch=5, horizon=5000) == 50
+    assert pretrain("--warmup_epochs", "3").optim.warmup_steps(steps_per_epoch=5, horizon=60) == 15
+    with pytest.raises(UserError, match="--warmup_epochs: got 13"):
+        pretrain("--warmup_epochs", "13").optim.warmup_steps(steps_per_epoch=5, horizon=60)
+
+
+def test_rates_are_per_256_images_of_the_global_batch() -> None:
+    optim = pretrain("--lr", "0.3", "--classifier_lr", "0.1").optim
+    assert optim.scaled_lr(1024) == pytest.approx(1.2)
+    assert optim.scaled_classifier_lr(128) == pytest.approx(0.05)

@@ -1,0 +1,90 @@
+"""A module imports its own layer and lower ones: the shape that everything else hangs on."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+LAYERS = [  # low to high, as in the design
+    {"errors"},
+    {"config", "batch"},
+    {"distributed"},
+    {"losses", "optim", "nn"},
+    {"data", "backbones"},
+    {"evaluation"},
+    {"methods"},
+    {"run"},
+    {"selfcheck", "report", "embed"},
+]
+HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+FILES = sorted((ROOT / "cl").rglob("*.py"))
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """The modules that a file imports, and whether it does so when it is itself imported."""
+    tree = ast.parse(file.read_text())
+    top = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (
+                (f"{node.module}.{name.name}" if node.module == "cl" else node.module, id(node) in top)
+                for name in node.names
+            )
+        if isinstance(node, ast.Import):
+            yield from ((name.name, id(node) in top) for name in node.names)
+
+
+def part(file: Path) -> str:
+    return file.relative_to(ROOT / "cl").with_suffix("").parts[0]
+
+
+def inside(file: Path) -> set[str]:
+    """The parts of `cl` that a file imports."""
+    return {name.split(".")[1] for name, _ in imports(file) if name.startswith("cl.")}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if part(f) in HEIGHT], ids=lambda f: str(f.relative_to(ROOT)))
+def test_a_module_imports_no_higher_layer(file: Path) -> None:
+    for name in inside(file) - {"cli"}:
+        assert name in HEIGHT, f"{file} imports cl.{name}, which is in no layer"
+        assert HEIGHT[name] <= HEIGHT[part(file)], f"{file} imports cl.{name} from above"
+
+
+def test_cli_imports_config_and_errors_only() -> None:
+    assert inside(ROOT / "cl/cli.py") == {"config", "errors"}
+
+
+def test_only_the_run_layer_and_the_programs_know_the_command_line() -> None:
+    assert {part(file) for file in FILES if "cli" in inside(file)} <= {"run", "selfcheck", "report", "embed"}
+
+
+def test_data_and_methods_never_import_each_other() -> None:
+    for file in FILES:
+        other = {"data": "methods", "methods": "data"}.get(part(file), "")
+        assert other not in inside(file), f"{file} imports cl.{other}"
+
+
+def test_config_imports_the_standard_library_only() -> None:
+    allowed = {"argparse", "collections", "dataclasses", "difflib", "math", "re", "types", "typing", "cl"}
+    for file in FILES:
+        if part(file) in ("config", "errors", "cli"):
+            assert {name.split(".")[0] for name, _ in imports(file)} <= allowed | {"sys"}, file
+
+
+@pytest.mark.parametrize("only, allowed", [("torch.distributed", {"distributed"}), ("nvidia", {"data/apply_dali"})])
+def test_one_module_alone_imports(only: str, allowed: set[str]) -> None:
+    users = {f for f in FILES if any(name == only or name.startswith(only + ".") for name, _ in imports(f))}
+    assert {str(f.relative_to(ROOT / "cl").with_suffix("")) for f in users} <= allowed
+
+
+@pytest.mark.parametrize("optional", ["wandb", "nvidia", "timm", "sklearn", "matplotlib"])
+def test_optional_packages_are_imported_where_they_are_used(optional: str) -> None:
+    for file in FILES:
+        assert not any(name.split(".")[0] == optional and top for name, top in imports(file)), file
+
+
+def test_there_is_no_room_without_a_purpose() -> None:
+    assert not {"utils.py", "misc.py", "helpers.py", "common.py"} & {file.name for file in FILES}
