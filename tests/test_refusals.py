@@ -11,16 +11,16 @@ from tests.conftest import ROOT, Run
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
 DIGITS = ["digits", "resnet18"]
+FOLDERS = "--data_folder /datasets --train_dir imagenet-100/train --val_dir imagenet-100/test"
 SEED_PRETRAIN = (
-    "imagenet100 resnet18 --data_folder /datasets --train_dir imagenet-100/train --val_dir imagenet-100/test --epochs 100 "
-    "--optimizer sgd --scheduler warmup_cosine --lr 0.3 --weight_decay 1e-4 --batch_size 128 --temperature 0.2 "
-    "--gpus 0 1 --num_workers 8 --hidden_mlp 2048 --name simclr --project contrastive_learning"
+    f"imagenet100 resnet18 {FOLDERS} --epochs 100 --optimizer sgd --scheduler warmup_cosine --lr 0.3 "
+    "--weight_decay 1e-4 --batch_size 128 --temperature 0.2 --gpus 0 1 --num_workers 8 --hidden_mlp 2048 "
+    "--name simclr --project contrastive_learning"
 ).split()
 SEED_LINEAR = (
-    "imagenet100 resnet18 --data_folder /datasets --train_dir imagenet-100/train --val_dir imagenet-100/test --epochs 100 "
-    "--optimizer sgd --scheduler step --lr 0.1 --lr_decay_steps 60 80 --weight_decay 0 --batch_size 128 --gpus 0 1 "
-    "--num_workers 10 --name simclr-linear-eval --pretrained_feature_extractor trained_models/RUN_ID "
-    "--project contrastive_learning"
+    f"imagenet100 resnet18 {FOLDERS} --epochs 100 --optimizer sgd --scheduler step --lr 0.1 --lr_decay_steps 60 80 "
+    "--weight_decay 0 --batch_size 128 --gpus 0 1 --num_workers 10 --name simclr-linear-eval "
+    "--pretrained_feature_extractor trained_models/RUN_ID --project contrastive_learning"
 ).split()
 RUN = ["--pretrained_feature_extractor", "run"]
 

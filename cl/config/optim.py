@@ -44,7 +44,7 @@ class OptimConfig(Config):
         steps = round(self.warmup_epochs * steps_per_epoch)
         if steps > horizon:
             raise UserError(
-                f"--warmup_epochs: got {self.warmup_epochs:g} ({steps} steps), expected at most the {horizon} of the run"
+                f"--warmup_epochs: got {self.warmup_epochs:g} ({steps} steps), expected at most the run's {horizon}"
             )
         return steps
 

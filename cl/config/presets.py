@@ -31,8 +31,10 @@ PRETRAIN_METHODS: Mapping[str, Preset] = {}
 LINEAR_DATASETS: Mapping[str, Preset] = {
     "digits": {
         "crop_size": 8,
-        "min_scale": 0.5,
+        "min_scale": 0.8,
         "flip_prob": 0.0,
+        "lr": 0.03,
+        "weight_decay": 0.0,
         "epochs": 20,
         "num_workers": 0,
     },

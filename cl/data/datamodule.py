@@ -1,6 +1,7 @@
 """The loaders of a run, by role. Every one yields `Batch`."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pytorch_lightning import LightningDataModule
 
@@ -9,6 +10,8 @@ from cl.data.datasets import ImageSet, Splits
 from cl.data.loader import EvalLoader, EvalReader, TrainLoader, TrainReader
 from cl.data.sampler import EvalSampler, Share, TrainSampler
 from cl.data.view_spec import EvalSpec, Views
+
+L = TypeVar("L", TrainLoader, EvalLoader)
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class ImageData(LightningDataModule):
     def __init__(self, splits: Splits, settings: LoaderSettings) -> None:
         super().__init__()
         self.splits, self.settings = splits, settings
+        self._loaders: list[TrainLoader | EvalLoader] = []
         data, share = settings.data, settings.share
         self.sampler = TrainSampler(len(splits.train), data.batch_size, settings.seed, share, data.last_batch_fill)
 
@@ -40,7 +44,7 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         reader = TrainReader(self.splits.train, self.settings.views, self.splits.norm, self.settings.seed)
-        return TrainLoader(reader, self.sampler, self.settings.data.num_workers)
+        return self._opened(TrainLoader(reader, self.sampler, self.settings.data.num_workers))
 
     def val_dataloader(self) -> EvalLoader:
         return self._eval_loader(self.splits.val)
@@ -52,4 +56,14 @@ class ImageData(LightningDataModule):
     def _eval_loader(self, images: ImageSet) -> EvalLoader:
         data, spec = self.settings.data, EvalSpec(self.settings.views[0][0].size)
         reader = EvalReader(images, spec, self.splits.norm)
-        return EvalLoader(reader, EvalSampler(len(images), data.batch_size, self.settings.share), data.num_workers)
+        sampler = EvalSampler(len(images), data.batch_size, self.settings.share)
+        return self._opened(EvalLoader(reader, sampler, data.num_workers))
+
+    def _opened(self, loader: L) -> L:
+        self._loaders.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End all workers now: torch waits five seconds for each of those that it ends in a garbage collection."""
+        while self._loaders:
+            self._loaders.pop().close()

@@ -59,13 +59,18 @@ class EvalLoader:
     """Every image of this process's share once, in order."""
 
     def __init__(self, reader: EvalReader, sampler: EvalSampler, workers: int) -> None:
+        self._sampler = sampler
         self._batches = _dataloader(reader, sampler, workers)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._batches)
+        yield from self._batches
+
+    def close(self) -> None:
+        """End the workers."""
+        del self._batches
 
 
 class TrainLoader:
@@ -87,6 +92,10 @@ class TrainLoader:
         # generator starts to read at the first batch.
         self._sampler.start = self._consumed
         yield from self._batches
+
+    def close(self) -> None:
+        """End the workers."""
+        del self._batches
 
     def set_epoch(self, epoch: int) -> None:
         self._sampler.epoch, self._consumed = epoch, 0

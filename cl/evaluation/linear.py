@@ -20,7 +20,7 @@ class LinearEvaluation(MeasuredModule):
 
     def __init__(self, backbone: Backbone, classes: int, optim: OptimConfig, budget: Budget) -> None:
         super().__init__()
-        self.backbone = backbone.requires_grad_(False)
+        self.backbone = backbone.requires_grad_(False).eval()  # Lightning keeps the modes that it finds
         self.head = linear_head(backbone.num_features, classes)
         self.optim, self.budget = optim, budget
 

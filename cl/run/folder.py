@@ -11,12 +11,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cl.cli import Resolved
 from cl.config.run import DRY_RUN, LATEST
 from cl.errors import UserError
 
 SCHEMA = 1  # of config.json and of the config inside checkpoints
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
+PACKAGES = ("torchvision", "pytorch-lightning", "numpy")
 
 
 def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
@@ -57,11 +59,12 @@ def point_latest(folder: Path) -> None:
 
 def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
     """config.json: every value with its origin, the command, the commit and the versions."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
     about = {
         "schema": SCHEMA,
         "argv": shlex.join(resolved.argv),
         "commit": _commit(),
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+        "versions": versions | {name: metadata.version(name) for name in PACKAGES},
         "config": {
             part: {name: {"value": value, "origin": resolved.origins[name]} for name, value in values.items()}
             for part, values in dataclasses.asdict(resolved.config).items()

@@ -50,8 +50,8 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = dict(metrics)
-        self._table.append({"epoch": int(row.pop("epoch")) + 1, "step": step or 0} | row)
+        row = dict(metrics)  # Lightning counts epochs and steps from 0: here they are what has been done
+        self._table.append({"epoch": int(row.pop("epoch")) + 1, "step": (step or 0) + 1} | row)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

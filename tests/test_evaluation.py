@@ -1,0 +1,87 @@
+"""What evaluation measures is what its definitions say."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cl.evaluation.knn import features_of, knn_scores
+from cl.evaluation.metrics import EpochMeans, correct_within
+from cl.evaluation.probe import probe_loss
+from cl.nn.heads import linear_head
+from tests import reference
+
+generator = torch.Generator().manual_seed(0)
+BANK = torch.randn(60, 5, generator=generator)
+LABELS = torch.randint(0, 7, (60,), generator=generator)
+QUERIES = torch.randn(40, 5, generator=generator)
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (20, 0.07), (200, 0.1), (20, 0.005)])
+def test_knn_votes_as_defined_and_k_is_clamped_to_the_bank(k: int, temperature: float) -> None:
+    ours = knn_scores(BANK, LABELS, QUERIES, k, temperature).argmax(dim=1).tolist()
+    bank, labels = BANK.double().numpy(), LABELS.numpy()
+    theirs = [reference.knn(bank, labels, query, min(k, 60), temperature) for query in QUERIES.double().numpy()]
+    assert ours == theirs
+
+
+def test_knn_finds_itself() -> None:
+    assert torch.equal(knn_scores(BANK, LABELS, BANK, k=1).argmax(dim=1), LABELS)
+
+
+def test_knn_takes_labels_with_gaps() -> None:
+    scores = knn_scores(BANK, LABELS * 3, QUERIES)
+    assert scores.shape == (40, int(LABELS.max()) * 3 + 1)
+    assert set((scores > 0).nonzero()[:, 1].tolist()) <= set((LABELS * 3).tolist())
+
+
+def test_correct_within_k() -> None:
+    logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
+    target = torch.tensor([0, 1, -1])
+    assert correct_within(logits, target, 1) == 1
+    assert correct_within(logits, target, 2) == 2
+    assert correct_within(logits, target, 3) == 2  # no label is never right
+
+
+def test_probe_loss_is_the_mean_over_labelled_rows_and_zero_without_any() -> None:
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    target = torch.tensor([0, -1, 2, -1, 3, 1])
+    expected = nn.functional.cross_entropy(logits[target >= 0], target[target >= 0])
+    torch.testing.assert_close(probe_loss(logits, target), expected)
+    nothing = probe_loss(logits, torch.full((6,), -1))
+    nothing.backward()
+    assert nothing == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_means_weigh_uneven_batches_and_leave_out_what_was_never_seen() -> None:
+    means = EpochMeans()
+    means.add("loss", torch.tensor(6.0), 3)
+    means.add("loss", torch.tensor(4.0), 1)
+    means.add("accuracy", torch.tensor(0), torch.tensor(0))
+    assert means.compute() == {"loss": 2.5}
+    means.reset()
+    assert means.compute() == {}
+
+
+def test_a_linear_head_starts_as_the_protocol_says() -> None:
+    torch.manual_seed(0)
+    head = linear_head(512, 100)
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert head.weight.mean().item() == pytest.approx(0, abs=2e-4)
+    assert (head.bias == 0).all()
+
+
+def test_features_are_taken_in_evaluation_mode_which_is_put_back() -> None:
+    from cl.batch import Batch
+
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12))
+    network.train()
+    images = torch.randn(1, 8, 3, 2, 2)
+    batch = Batch(torch.arange(8), (images,), torch.arange(8))
+    features, targets = features_of(network, [batch, batch], torch.device("cpu"))
+    assert network.training
+    assert features.shape == (16, 12)
+    assert np.array_equal(targets.numpy(), np.tile(np.arange(8), 2))
+    assert network[1].num_batches_tracked == 0  # type: ignore[union-attr]

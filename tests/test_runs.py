@@ -1,0 +1,184 @@
+"""The programs, from the command line to the run folder."""
+
+import csv
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT, TINY, Run
+
+PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
+QUICK = ["digits", "resnet18", *TINY]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def pretrained(run: Run, folder: Path) -> Path:
+    """A run folder of two short epochs."""
+    code, _, err = run(PRETRAIN, *QUICK, "--epochs", "2", "--run_id", "first")
+    assert (code, err) == (0, "")
+    return folder / "trained_models/first"
+
+
+def test_a_run_leaves_its_folder_and_says_what_comes_next(run: Run, folder: Path) -> None:
+    code, out, err = run(PRETRAIN, *QUICK, "--epochs", "2", "--knn_every", "1")
+    assert (code, err) == (0, "")
+    (made,) = [each for each in (folder / "trained_models").iterdir() if not each.is_symlink()]
+    assert {each.name for each in made.iterdir()} == {
+        "config.json", "last.ckpt", "metrics.csv", "summary.json", "timing.csv", "views.png",
+    }  # fmt: skip
+    assert os.readlink(folder / "trained_models/latest") == made.name
+    assert "1437 for training, 360 for validation, 10 classes" in out
+    assert "64 x 1 process(es) = 64 images a step" in out
+    assert "22 an epoch, 44 in all" in out
+    assert "0.001 per 256 images, 0.00025 after scaling (adamw, warmup_cosine, 4 steps of warm-up)" in out
+    assert "typed         dataset digits, batch_size 64, encoder resnet18, width 4" in out
+    assert "digits preset" in out
+    assert out.count("images/s\n") == 2  # a line for each epoch
+    summary = json.loads((made / "summary.json").read_text())
+    assert f"{100 * summary['online_linear/val_top1']:.1f} %" in out
+    assert f"{100 * summary['knn/val_top1']:.1f} %" in out
+    assert (
+        out.rstrip()
+        .splitlines()[-1]
+        .endswith(f"main_linear.py digits resnet18 --pretrained_feature_extractor trained_models/{made.name}")
+    )
+
+
+def test_metrics_have_a_row_per_epoch_and_nothing_timed(pretrained: Path) -> None:
+    rows = table(pretrained / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["step"] for row in rows] == ["22", "44"]
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    assert rows[0]["knn/val_top1"] == ""  # due after the last epoch only
+    assert 0 < float(rows[1]["knn/val_top1"]) <= 1
+    timing = table(pretrained / "timing.csv")
+    assert float(timing[0]["images_per_second"]) > 0
+    assert 0 <= float(timing[0]["waiting_share"]) < 1
+
+
+def test_config_json_says_how_the_run_came_about(pretrained: Path) -> None:
+    about = json.loads((pretrained / "config.json").read_text())
+    assert about["schema"] == 1
+    assert about["argv"] == shlex.join([*QUICK, "--epochs", "2", "--run_id", "first"])
+    assert about["versions"]["torch"] == torch.__version__
+    assert about["config"]["run"]["epochs"] == {"value": 2, "origin": "typed"}
+    assert about["config"]["optim"]["lr"] == {"value": 1e-3, "origin": "digits preset"}
+    assert about["config"]["method"]["temperature"] == {"value": 0.2, "origin": "default"}
+
+
+def test_a_checkpoint_holds_tensors_and_plain_python_and_the_trained_weights(pretrained: Path) -> None:
+    checkpoint = torch.load(pretrained / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 44
+    assert checkpoint["cl"]["schema"] == 1
+    assert checkpoint["cl"]["classes"] == tuple("0123456789")
+    assert checkpoint["cl"]["config"]["backbone"]["width"] == 4
+    assert checkpoint["state_dict"]["backbone.bn1.num_batches_tracked"] == 44
+    assert not list(pretrained.glob(".*"))
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(run: Run, folder: Path) -> None:
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert run(PRETRAIN, *QUICK, "--max_steps", "3", "--seed", seed, "--run_id", name)[0] == 0
+    a, b, c = ((folder / f"trained_models/{name}/metrics.csv").read_text() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_workers_change_nothing(run: Run, folder: Path) -> None:
+    for workers in ("0", "2"):
+        flags = [*QUICK, "--epochs", "2", "--batch_size", "400", "--num_workers", workers, "--run_id", workers]
+        assert run(PRETRAIN, *flags)[0] == 0
+    alone, with_workers = ((folder / f"trained_models/{name}/metrics.csv").read_text() for name in "02")
+    assert alone == with_workers
+
+
+def test_a_second_run_leaves_the_first_ones_folder_untouched(run: Run, folder: Path) -> None:
+    assert run(PRETRAIN, *QUICK, "--fast_dev_run")[0] == 0
+    (first,) = [each for each in (folder / "trained_models").iterdir() if not each.is_symlink()]
+    before = {each.name: (each.stat().st_mtime_ns, each.read_bytes()) for each in first.iterdir()}
+    assert run(PRETRAIN, *QUICK, "--fast_dev_run")[0] == 0
+    assert {each.name: (each.stat().st_mtime_ns, each.read_bytes()) for each in first.iterdir()} == before
+    assert len([each for each in (folder / "trained_models").iterdir() if not each.is_symlink()]) == 2
+    assert os.readlink(folder / "trained_models/latest") != first.name
+
+
+def test_an_existing_run_id_is_refused(run: Run, pretrained: Path) -> None:
+    before = (pretrained / "last.ckpt").read_bytes()
+    code, out, err = run(PRETRAIN, *QUICK, "--run_id", "first")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--run_id: got first" in err
+    assert (pretrained / "last.ckpt").read_bytes() == before
+
+
+def test_max_steps_ends_in_the_middle_of_an_epoch_with_an_evaluation(run: Run, folder: Path) -> None:
+    assert run(PRETRAIN, *QUICK, "--max_steps", "25", "--run_id", "short")[0] == 0
+    rows = table(folder / "trained_models/short/metrics.csv")
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "22"), ("2", "25")]
+    assert rows[1]["online_linear/val_top1"]
+    assert rows[1]["knn/val_top1"]
+    assert torch.load(folder / "trained_models/short/last.ckpt", weights_only=True)["global_step"] == 25
+
+
+def test_each_epoch_reads_the_sampler_of_that_epoch(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cl.data.loader import TrainReader
+
+    seen: list[int] = []
+    read = TrainReader.__getitems__
+    monkeypatch.setattr(TrainReader, "__getitems__", lambda self, pairs: seen.append(pairs[0][0]) or read(self, pairs))
+    assert run(PRETRAIN, *QUICK, "--epochs", "3", "--batch_size", "700")[0] == 0
+    assert seen == [0, 0, 1, 1, 2, 2]
+
+
+def test_dry_run_shows_everything_and_trains_nothing(run: Run, folder: Path) -> None:
+    for flags in (QUICK, [*QUICK, "--batch_size", "1000"]):  # the second one overwrites the first
+        code, out, err = run(PRETRAIN, *flags, "--dry_run")
+        assert (code, err) == (0, "")
+    assert "437 of the images; --last_batch_fill" in out
+    assert "one step: loss" in out
+    assert [each.name for each in (folder / "trained_models").iterdir()] == ["dry_run"]
+    assert {each.name for each in (folder / "trained_models/dry_run").iterdir()} == {"config.json", "views.png"}
+
+
+def test_linear_evaluation_freezes_the_backbone_and_leaves_latest_alone(run: Run, pretrained: Path) -> None:
+    flags = ["digits", "resnet18", "--pretrained_feature_extractor", "trained_models/latest", "--lr", "1"]
+    code, out, err = run(LINEAR, *flags, "--run_id", "linear")
+    assert (code, err) == (0, "")
+    assert "offline linear" in out
+    assert os.readlink(pretrained.parent / "latest") == "first"
+    before, after = (
+        torch.load(pretrained.parent / name / "last.ckpt", weights_only=True) for name in ("first", "linear")
+    )
+    frozen = {key: w for key, w in before["state_dict"].items() if key.startswith("backbone.")}
+    assert frozen
+    assert all(torch.equal(after["state_dict"][key], w) for key, w in frozen.items())
+    summary = json.loads((pretrained.parent / "linear/summary.json").read_text())
+    assert summary["offline_linear/val_top1"] > 0.3
+    assert summary["offline_linear/val_top5"] > summary["offline_linear/val_top1"]
+
+
+def test_linear_evaluation_refuses_another_encoder(run: Run, pretrained: Path) -> None:
+    code, _, err = run(LINEAR, "digits", "resnet50", "--pretrained_feature_extractor", str(pretrained))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "encoder: got resnet50, expected resnet18" in err
+
+
+def test_the_next_command_works_as_printed(folder: Path) -> None:
+    start = [sys.executable, str(ROOT / PRETRAIN), *QUICK, "--fast_dev_run", "--output_dir", "my runs"]
+    out = subprocess.run(start, capture_output=True, text=True, check=True).stdout
+    command = out.rstrip().splitlines()[-1]
+    done = subprocess.run([*shlex.split(command), "--fast_dev_run"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "offline linear" in done.stdout
+    assert sorted(each.name[:6] for each in (folder / "my runs").iterdir()) == ["latest", "linear", "simclr"]

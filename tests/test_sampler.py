@@ -1,0 +1,93 @@
+"""The index contract: who sees which image when, for any number of images, processes and any point of resume."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cl.data.sampler import EvalSampler, Share, TrainSampler
+from cl.errors import UserError
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> tuple[int, int, int]:
+    batch, world = draw(st.integers(1, 9)), draw(st.integers(1, 4))
+    return draw(st.integers(batch * world, 200)), batch, world
+
+
+def epoch_of(
+    images: int, batch: int, world: int, epoch: int, fill: bool = False, start: int = 0
+) -> list[list[list[int]]]:
+    """Per rank, the batches of indices."""
+    found = []
+    for rank in range(world):
+        sampler = TrainSampler(images, batch, seed=0, share=Share(rank, world), fill=fill)
+        sampler.epoch, sampler.start = epoch, start
+        pairs = list(sampler)
+        assert all(e == epoch for each in pairs for e, _ in each)
+        found.append([[index for _, index in each] for each in pairs])
+    return found
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(sizes(), st.integers(0, 50))
+def test_training_sees_no_image_twice_in_floor_n_over_wb_steps(size: tuple[int, int, int], epoch: int) -> None:
+    images, batch, world = size
+    ranks = epoch_of(images, batch, world, epoch)
+    seen = [index for rank in ranks for each in rank for index in each]
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= set(range(images))
+    assert all(len(rank) == images // (batch * world) for rank in ranks)
+    assert all(len(each) == batch for rank in ranks for each in rank)
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(sizes(), st.integers(0, 50))
+def test_last_batch_fill_sees_every_image_with_fewer_repeats_than_a_step(
+    size: tuple[int, int, int], epoch: int
+) -> None:
+    images, batch, world = size
+    ranks = epoch_of(images, batch, world, epoch, fill=True)
+    seen = [index for rank in ranks for each in rank for index in each]
+    assert set(seen) == set(range(images))
+    assert len(seen) - images < batch * world
+    assert len({len(rank) for rank in ranks}) == 1
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(sizes(), st.integers(0, 50))
+def test_ranks_split_the_global_batches_of_one_process(size: tuple[int, int, int], epoch: int) -> None:
+    images, batch, world = size
+    ranks = epoch_of(images, batch, world, epoch)
+    alone = epoch_of(images, batch * world, 1, epoch)[0]
+    assert [[i for rank in ranks for i in rank[step]] for step in range(len(alone))] == alone
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(sizes(), st.integers(0, 50), st.data())
+def test_a_resumed_epoch_is_the_rest_of_the_epoch(size: tuple[int, int, int], epoch: int, data: st.DataObject) -> None:
+    whole = epoch_of(*size, epoch)
+    start = data.draw(st.integers(0, len(whole[0])))
+    assert epoch_of(*size, epoch, start=start) == [rank[start:] for rank in whole]
+
+
+def test_another_epoch_has_another_order_and_leaves_out_others() -> None:
+    orders = [epoch_of(103, 10, 1, epoch)[0] for epoch in range(5)]
+    left_out = [frozenset(range(103)) - {i for each in order for i in each} for order in orders]
+    assert len(set(map(str, orders))) == 5
+    assert len(set(left_out)) == 5
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 4))
+def test_evaluation_sees_every_image_once(images: int, batch: int, world: int) -> None:
+    seen = []
+    for rank in range(world):
+        sampler = EvalSampler(images, batch, Share(rank, world))
+        assert len(list(sampler)) == len(sampler)
+        seen += [index for each in sampler for _, index in each]
+    assert sorted(seen) == list(range(images))
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(UserError, match="--batch_size: got 6 on 2 process"):
+        TrainSampler(11, 6, seed=0, share=Share(0, 2))

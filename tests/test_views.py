@@ -1,0 +1,105 @@
+"""The reference executor does what torchvision's own transforms do, and nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from cl.config.views import PretrainViewsConfig
+from cl.data.apply_torchvision import apply_eval, apply_view, normalize
+from cl.data.draws import ViewParams, draw
+from cl.data.view_spec import EvalSpec, ViewSpec, pretrain_views
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    """A smooth picture with all hues, uint8 [3, 40, 60]."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 60), indexing="ij")
+    return (torch.stack([x, y, (x - y).abs()]) * 255).to(torch.uint8)
+
+
+def plain(spec: ViewSpec, **changed: object) -> ViewParams:
+    """Parameters of one view that do nothing but what is named."""
+    off = {name: np.array([False]) for name in ("flip", "jitter", "grey", "blur", "solarize")}
+    return draw(spec, 0, 0, np.array([0]), 0)._replace(**off)._replace(**changed)  # type: ignore[arg-type]
+
+
+ON = np.array([True])
+SPEC = ViewSpec(32, jitter_prob=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+LARGE = ViewSpec(224)
+
+
+def cropped(image: torch.Tensor, spec: ViewSpec = SPEC) -> torch.Tensor:
+    """Crop and resize as uint8, then float: what every other operation starts from."""
+    resized = F.resized_crop(image, 5, 10, 20, 30, [spec.size, spec.size], antialias=True)
+    return F.to_dtype(resized, torch.float32, scale=True)
+
+
+def applied(image: torch.Tensor, spec: ViewSpec, **changed: object) -> torch.Tensor:
+    return apply_view(image, spec, plain(spec, **changed), 0, np.array([5, 10, 20, 30]))
+
+
+def test_crop_and_resize(image: torch.Tensor) -> None:
+    view = applied(image, SPEC)
+    assert view.dtype == torch.float32
+    assert torch.equal(view, cropped(image))
+
+
+def test_the_whole_image_at_its_own_size_is_untouched(image: torch.Tensor) -> None:
+    square = image[:, :, :40]
+    view = apply_view(square, ViewSpec(40), plain(ViewSpec(40)), 0, np.array([0, 0, 40, 40]))
+    assert torch.equal(view, F.to_dtype(square, torch.float32, scale=True))
+
+
+def test_flip_grey_solarize(image: torch.Tensor) -> None:
+    assert torch.equal(applied(image, SPEC, flip=ON), cropped(image).flip(-1))
+    assert torch.equal(applied(image, SPEC, grey=ON), F.rgb_to_grayscale(cropped(image), 3))
+    over = cropped(image)
+    assert torch.equal(applied(image, SPEC, solarize=ON), torch.where(over >= 128 / 255, 1 - over, over))
+
+
+def test_blur_has_the_papers_kernel_and_the_drawn_sigma(image: torch.Tensor) -> None:
+    assert [ViewSpec(size).blur_kernel for size in (224, 96, 32)] == [23, 9, 3]
+    view = applied(image, LARGE, blur=ON, sigma=np.array([1.3]))
+    assert torch.equal(view, v2.GaussianBlur(23, sigma=(1.3, 1.3))(cropped(image, LARGE)))
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]])
+def test_jitter_applies_the_factors_in_the_drawn_order(order: list[int], image: torch.Tensor) -> None:
+    factors = [1.3, 0.7, 1.2, -0.05]
+    view = applied(image, SPEC, jitter=ON, order=np.array([order]), factors=np.array([factors]))
+    expected = cropped(image)
+    steps = [F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue]
+    for k in order:
+        expected = steps[k](expected, factors[k])
+    assert torch.equal(view, expected)
+
+
+def test_an_operation_of_strength_zero_is_left_out(image: torch.Tensor) -> None:
+    spec = ViewSpec(32, jitter_prob=1.0, brightness=0.4)
+    view = applied(image, spec, jitter=ON, factors=np.array([[1.2, 1.0, 1.0, 0.0]]))
+    assert torch.equal(view, F.adjust_brightness(cropped(image), 1.2))
+
+
+def test_evaluation_resizes_and_takes_the_centre(image: torch.Tensor) -> None:
+    assert EvalSpec(224).resize == 256
+    assert EvalSpec(32).resize == 32
+    view = apply_eval(image, EvalSpec(96))
+    resized = F.to_dtype(F.resize(image, [110], antialias=True), torch.float32, scale=True)
+    assert torch.equal(view, F.center_crop(resized, [96, 96]))
+    tiny = image[:, :8, :8]
+    assert torch.equal(apply_eval(tiny, EvalSpec(8)), F.to_dtype(tiny, torch.float32, scale=True))
+
+
+def test_normalize_per_channel(image: torch.Tensor) -> None:
+    view = normalize(image.float() / 255, ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
+    assert torch.allclose(view[2], (image[2].float() / 255 - 0.3) / 0.7, atol=1e-6)
+
+
+def test_flags_become_the_specs_they_describe() -> None:
+    views = pretrain_views(PretrainViewsConfig(crop_size=96, min_scale=0.2, gaussian_prob=0.3, solarization_prob=0.1))
+    assert len(views) == 1
+    assert len(views[0]) == 2
+    spec = views[0][0]
+    assert (spec.size, spec.scale, spec.blur_prob, spec.solarize_prob) == (96, (0.2, 1.0), 0.3, 0.1)
