@@ -39,7 +39,7 @@ def test_a_run_leaves_its_folder_and_says_what_comes_next(run: Run, folder: Path
     }  # fmt: skip
     assert os.readlink(folder / "trained_models/latest") == made.name
     assert "1437 for training, 360 for validation, 10 classes" in out
-    assert "64 x 1 process(es) = 64 images a step" in out
+    assert "64 x 1 process = 64 images a step" in out
     assert "22 an epoch, 44 in all" in out
     assert "0.001 per 256 images, 0.00025 after scaling (adamw, warmup_cosine, 4 steps of warm-up)" in out
     assert "typed         dataset digits, batch_size 64, encoder resnet18, width 4" in out

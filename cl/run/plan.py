@@ -43,10 +43,11 @@ class Plan:
 def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
     """Everything that one should have seen before a long run."""
     optim = resolved.config.optim
+    processes = "1 process" if plan.devices.count == 1 else f"{plan.devices.count} processes"
     batch, warmup = plan.budget.global_batch, f", {plan.warmup} steps of warm-up" * bool(plan.warmup)
     rows = {
         "images": f"{plan.train_images} for training, {plan.val_images} for validation, {plan.classes} classes",
-        "batch": f"{resolved.config.data.batch_size} x {plan.devices.count} process(es) = {batch} images a step",
+        "batch": f"{resolved.config.data.batch_size} x {processes} = {batch} images a step",
         "steps": f"{plan.budget.steps_per_epoch} an epoch, {plan.budget.steps} in all",
         "learning rate": f"{optim.lr:g} per 256 images, {optim.scaled_lr(batch):g} after scaling "
         f"({optim.optimizer}, {optim.scheduler}{warmup})",
@@ -66,10 +67,13 @@ def _row(name: str, text: str) -> list[str]:
 
 
 def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
-    """The flags that can be set today, by where their values came from: typed, preset, default."""
+    """The flags that have a value, by where it came from: typed, preset, default."""
     parts = {type(part): vars(part) for part in vars(resolved.config).values()}
     usable = [
-        (d.name, values[d.name]) for part, values in parts.items() for d in fields_of(part) if d.flag.coming is not True
+        (d.name, values[d.name])
+        for part, values in parts.items()
+        for d in fields_of(part)
+        if values[d.name] not in (None, ()) and d.flag.coming is not True
     ]
     origins = sorted(set(resolved.origins.values()), key=lambda origin: (origin == "default", origin != "typed"))
     return {

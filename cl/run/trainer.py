@@ -63,8 +63,9 @@ def build_trainer(run: RunConfig, devices: Devices, folder: Path, callbacks: Seq
 
 
 def quiet_lightning() -> None:
-    """No device lists, tips and advice on stderr: the banner says what matters, and our loaders are not DataLoaders."""
+    """No device lists, tips and advice on stderr: the banner says what matters."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for category in (UserWarning, FutureWarning):
         warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
+    warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")  # the banner warns

@@ -1,0 +1,68 @@
+"""Every command in README.md runs, and what it shows is what the program says."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
+COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines() if line.strip()]
+PROGRAMS = [line for line in COMMANDS if line.startswith("python main_")]
+
+
+def test_every_command_is_of_a_kind_that_a_test_or_ci_runs() -> None:
+    kinds = ("python main_", "pip install ", "pytest", "git clone ", "bash bash_files/", "python -m venv ", ". ")
+    assert all(line.startswith(kinds) for line in COMMANDS), COMMANDS
+
+
+def test_the_programs_run_as_written(tmp_path: Path) -> None:
+    """One after the other in one folder, each for one batch."""
+    assert len(PROGRAMS) >= 3
+    for line in PROGRAMS:
+        _, program, *flags = shlex.split(line)
+        short = [] if {"--help", "--dry_run"} & set(flags) else ["--fast_dev_run"]
+        command = [sys.executable, str(ROOT / program), *flags, *short]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), line
+
+
+def test_the_scripts_run_as_written_up_to_the_missing_data(tmp_path: Path) -> None:
+    for line in [line for line in COMMANDS if line.startswith("bash bash_files/")]:
+        done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2, line
+        assert done.stderr.startswith("error: --data_folder: got /datasets"), done.stderr
+
+
+def test_python_blocks_run(tmp_path: Path) -> None:
+    for block in [block for language, block in BLOCKS if language == "python"]:
+        subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True)
+
+
+def test_ci_runs_the_readmes_install_and_test_commands() -> None:
+    script = (ROOT / ".ci/run").read_text()
+    for line in ("pip install -r requirements-dev.txt && pytest", "python main_contrastive.py digits resnet18"):
+        assert line in README
+        for part in line.split(" && "):
+            assert part in script, part
+
+
+def test_the_output_shown_is_the_programs_own(tmp_path: Path) -> None:
+    """The banner of the quick start, line for line; numbers that depend on the machine are left out."""
+    shown = next(block for language, block in BLOCKS if language == "text" and block.startswith("cl "))
+    command = [sys.executable, str(ROOT / "main_contrastive.py"), "digits", "resnet18", "--dry_run"]
+    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    stable = [line for line in shown.splitlines()[:5] if "device" not in line]
+    assert len(stable) == 5
+    for line in stable:
+        assert line in out
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
