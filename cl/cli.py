@@ -2,8 +2,9 @@
 
 import argparse
 import difflib
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -70,15 +71,14 @@ def _chosen_method(argv: Sequence[str]) -> str:
     early.add_argument("--supervised", action="store_true")
     chosen, _ = early.parse_known_args(list(argv))
     if chosen.method not in METHODS:
-        raise UserError(
-            f"--method: got {chosen.method}, expected one of {', '.join(METHODS)}{_nearest(chosen.method, METHODS)}"
-        )
+        nearest = _nearest(chosen.method, METHODS)
+        raise UserError(f"--method: got {chosen.method}, expected one of {', '.join(METHODS)}{nearest}")
     if chosen.supervised and chosen.method not in ("simclr", "supcon"):
         raise UserError(f"--supervised: got it with --method {chosen.method}, expected --method simclr or supcon")
     return "supcon" if chosen.supervised else chosen.method
 
 
-def _dataset_choices(parts: Parts) -> tuple[str, ...]:
+def _dataset_choices(parts: Parts) -> Collection[str]:
     return next(declared.flag.choices for declared in fields_of(parts["data"]) if declared.name == "dataset")
 
 
@@ -90,7 +90,7 @@ def _declare(parser: argparse.ArgumentParser, parts: Parts, layers: Mapping[str,
         defaults |= {field: f"{defaults[field]}: {origins[field]}" for field in defaults if origins[field] != "default"}
         add_flags(parser, part, (part.__doc__ or name).split(". ")[0].rstrip("."), defaults)
     parser.add_argument_group("help").add_argument(
-        "-h", "--help", action="store_true", help="values for the given data set and method"
+        "-h", "--help", action="store_true", default=argparse.SUPPRESS, help="values for the given data set and method"
     )
 
 
@@ -99,12 +99,13 @@ def _refuse_unknown(argv: Sequence[str], parser: argparse.ArgumentParser, parts:
     known = set(parser._option_string_actions)
     for word in argv:
         spelling = word.split("=")[0]
-        if not spelling.startswith("--") or spelling in known:
+        if not re.match("--?[a-zA-Z]", spelling) or spelling in known:
             continue
         owners = [name for name, config in METHODS.items() if any(spelling in _spellings(d) for d in fields_of(config))]
         if owners and "method" in parts:
             raise UserError(f"{spelling}: a flag of --method {' or '.join(owners)}, not of this run's method")
-        raise UserError(f"{spelling}: no such flag{_nearest(spelling, known)}; --help lists them all")
+        nearest = _nearest("--" + spelling.lstrip("-"), known)
+        raise UserError(f"{spelling}: no such flag{nearest}; --help lists them all")
 
 
 def _spellings(declared: Field) -> tuple[str, ...]:
@@ -129,4 +130,9 @@ def _typed(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -
         raise UserError(
             f"{' '.join(extra)}: not a flag's value, expected two words before the flags: {parser.prog} digits resnet18"
         )
-    return {name: convert(declared[name], words) for name, words in vars(namespace).items() if name != "help"}
+    typed: dict[str, Any] = {}
+    for name, words in vars(namespace).items():  # in the order of typing
+        typed[name] = convert(declared[name], words)
+        for other in declared[name].flag.takes_back:
+            typed.pop(other, None)
+    return typed

@@ -35,7 +35,7 @@ def values_of(declared: Field) -> st.SearchStrategy[Any]:
         bool: st.booleans(),
         int: st.integers(math.ceil(low), math.floor(high)),
         float: st.floats(low, high, exclude_min=flag.above > -math.inf, allow_nan=False),
-        str: st.sampled_from(flag.choices) if flag.choices else st.text("abc", min_size=1),
+        str: st.sampled_from(sorted(flag.choices)) if flag.choices else st.text("abc", min_size=1),
     }[declared.kind]
     several = st.lists(one, min_size=1).map(tuple) if declared.many else one
     return st.none() | several if declared.optional else several
@@ -105,6 +105,10 @@ def test_defaults_are_allowed_and_frozen(config: type[Config]) -> None:
     made = config(**missing)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(made, fields_of(config)[0].name, None)
+
+
+def test_a_methods_config_is_registered_under_its_own_name() -> None:
+    assert {name: config().method for name, config in METHODS.items()} == {name: name for name in METHODS}
 
 
 @pytest.mark.parametrize("program", [Pretrain, Linear])

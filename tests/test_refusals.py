@@ -37,6 +37,7 @@ BY_ARGV = [  # program, flags, what the line must say
     (PRETRAIN, ["--temprature", "0.2", *DIGITS], ["--temprature", "did you mean --temperature?"]),
     (PRETRAIN, [*DIGITS, "--temprature=0.2"], ["--temprature", "did you mean --temperature?"]),
     (PRETRAIN, [*DIGITS, "--temp", "0.2"], ["--temp:", "did you mean --temperature?"]),
+    (PRETRAIN, [*DIGITS, "-lr", "0.2"], ["-lr: no such flag, did you mean --lr?"]),
     (PRETRAIN, [*DIGITS, "--lamb", "0.1"], ["--lamb", "--method barlow_twins"]),
     (PRETRAIN, [*DIGITS, "--method", "barlow_twins", "--temperature", "0.1"], ["--temperature", "simclr"]),
     (PRETRAIN, [*DIGITS, "--method", "simsiam", "--supervised"], ["--supervised"]),

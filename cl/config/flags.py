@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
@@ -22,7 +22,7 @@ class Flag:
     low: float = -math.inf  # inclusive
     above: float = -math.inf  # exclusive
     high: float = math.inf  # inclusive
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     aliases: tuple[str, ...] = ()
     consts: Mapping[str, str] = field(default_factory=dict)  # {"--dali": "dali"}: a flag that stands for a value
     positional: bool = False
@@ -72,12 +72,8 @@ class Config:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise UserError(f"{', '.join(unknown)}: no such field in {cls.__name__}; it has {', '.join(known)}")
-        return cls(
-            **{
-                name: tuple(value) if known[name].many and value is not None else value
-                for name, value in values.items()
-            }
-        )
+        lists = {name: tuple(value) for name, value in values.items() if known[name].many and value is not None}
+        return cls(**{**values, **lists})
 
 
 def fields_of(config: type[Config]) -> tuple[Field, ...]:
@@ -135,52 +131,43 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Config], title: str,
             continue
         spellings = (f"--{name}", *flag.aliases)
         if declared.kind is bool:
-            _add(group, spellings, _Const("true"), declared, text)
-            _add(group, (f"--no_{name}",), _Const("false"), declared, f"the opposite of --{name}")
+            _add_constant(group, spellings, name, "true", text)
+            _add_constant(group, (f"--no_{name}",), name, "false", f"the opposite of --{name}")
         else:
-            _add(group, spellings, _Values(), declared, text)
-        for spelling, const in flag.consts.items():
-            _add(group, (spelling,), _Const(const), declared, f"same as --{name} {const}")
+            nargs = "+" if declared.many else None
+            metavar = "{" + ",".join(flag.choices) + "}" if flag.choices else declared.kind.__name__.upper()
+            group.add_argument(
+                *spellings,
+                dest=name,
+                action=_Remember,
+                nargs=nargs,
+                metavar=metavar,
+                default=argparse.SUPPRESS,
+                help=text,
+            )
+        for spelling, value in flag.consts.items():
+            _add_constant(group, (spelling,), name, value, f"same as --{name} {value}")
+
+
+def _add_constant(group: Any, spellings: Sequence[str], name: str, value: str, text: str) -> None:
+    """Flags that take no value and stand for `value`."""
+    group.add_argument(
+        *spellings, dest=name, action=_Remember, nargs=0, const=value, default=argparse.SUPPRESS, help=text
+    )
+
+
+class _Remember(argparse.Action):
+    """Keep what was typed as text, last in the namespace: its order is the order of typing."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        namespace.__dict__.pop(self.dest, None)
+        namespace.__dict__[self.dest] = self.const if self.nargs == 0 else values
 
 
 def _still_to_come(flag: Flag) -> str:
     if not flag.coming:
         return ""
     return f" ({', '.join(flag.coming) + ': ' if isinstance(flag.coming, tuple) else ''}not available yet)"
-
-
-@dataclass(frozen=True)
-class _Const:
-    """A flag that takes no value and stands for this one."""
-
-    value: str
-
-
-@dataclass(frozen=True)
-class _Values:
-    """A flag that takes its value, or several, from the command line."""
-
-
-def _add(group: Any, spellings: Sequence[str], takes: _Const | _Values, declared: Field, text: str) -> None:
-    class Remember(argparse.Action):
-        """Keep what was typed as text, and forget what this flag takes back."""
-
-        def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-            for other in declared.flag.takes_back:
-                namespace.__dict__.pop(other, None)
-            namespace.__dict__[declared.name] = takes.value if isinstance(takes, _Const) else values
-
-    nargs = 0 if isinstance(takes, _Const) else "+" if declared.many else None
-    metavar = "{" + ",".join(declared.flag.choices) + "}" if declared.flag.choices else declared.kind.__name__.upper()
-    group.add_argument(
-        *spellings,
-        dest=declared.name,
-        action=Remember,
-        nargs=nargs,
-        default=argparse.SUPPRESS,
-        metavar=metavar,
-        help=text,
-    )
 
 
 def convert(declared: Field, typed: str | list[str]) -> Any:

@@ -5,18 +5,17 @@ from typing import Annotated, ClassVar
 
 from cl.config.flags import Config, Flag
 
-NAMES = ("simclr", "barlow_twins", "simsiam", "supcon")
+METHODS: dict[str, type["MethodConfig"]] = {}  # filled at the end of this file
+METHOD = Flag("what is learned from the views", choices=METHODS, consts={"--supervised": "supcon"})
 
 
 @dataclass(frozen=True)
 class MethodConfig(Config):
     """What every method has: its name, and a projector on top of the backbone."""
 
-    implementation: ClassVar[str] = ""  # "module:Class"
+    implementation: ClassVar[str] = ""  # "module:Class"; without one the method is not available yet
 
-    method: Annotated[
-        str, Flag("what is learned from the views", choices=NAMES, consts={"--supervised": "supcon"}, coming=NAMES[1:])
-    ] = "simclr"
+    method: Annotated[str, METHOD] = ""
     proj_hidden_dim: Annotated[int, Flag("hidden units of the projector", aliases=("--hidden_mlp",), low=1)] = 2048
     proj_output_dim: Annotated[int, Flag("outputs of the projector", aliases=("--encoding_dim",), low=1)] = 128
 
@@ -27,6 +26,7 @@ class SimCLRConfig(MethodConfig):
 
     implementation: ClassVar[str] = "cl.methods.simclr:SimCLR"
 
+    method: Annotated[str, METHOD] = "simclr"
     temperature: Annotated[float, Flag("temperature of the softmax over similarities", above=0)] = 0.2
 
 
@@ -36,11 +36,14 @@ class SupConConfig(SimCLRConfig):
 
     implementation: ClassVar[str] = ""
 
+    method: Annotated[str, METHOD] = "supcon"
+
 
 @dataclass(frozen=True)
 class BarlowTwinsConfig(MethodConfig):
     """Barlow Twins (arXiv 2103.03230)."""
 
+    method: Annotated[str, METHOD] = "barlow_twins"
     lamb: Annotated[float, Flag("weight of the off-diagonal correlations", low=0)] = 5e-3
     scale_loss: Annotated[float, Flag("factor on the whole loss", above=0)] = 1.0
 
@@ -49,10 +52,11 @@ class BarlowTwinsConfig(MethodConfig):
 class SimSiamConfig(MethodConfig):
     """SimSiam (arXiv 2011.10566)."""
 
+    method: Annotated[str, METHOD] = "simsiam"
     pred_hidden_dim: Annotated[int, Flag("hidden units of the predictor", low=1)] = 512
 
 
-METHODS: dict[str, type[MethodConfig]] = {
+METHODS |= {
     "simclr": SimCLRConfig,
     "barlow_twins": BarlowTwinsConfig,
     "simsiam": SimSiamConfig,

@@ -45,20 +45,20 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         features = tuple(self._encode(views) for views in batch.views)
         output = self.step(features, batch)
-        return output.loss + self._online_step(features[0].detach(), batch.target, output)
+        for name, value in ({"loss": output.loss} | output.metrics).items():
+            self.means.add(name, value * len(batch.index), len(batch.index))
+        return output.loss + self._online_loss(features[0].detach(), batch.target)
 
     def _encode(self, views: Tensor) -> Tensor:
         """[V, B, 3, H, W] -> [V, B, F] in one forward: batch norm sees all views of a resolution together."""
         features = self(rearrange(views, "v b c h w -> (v b) c h w"))
         return rearrange(features, "(v b) f -> v b f", v=len(views))
 
-    def _online_step(self, features: Tensor, target: Tensor, output: StepOutput) -> Tensor:
-        """The online head's loss on the detached features of the full-size views; counts the step's metrics."""
+    def _online_loss(self, features: Tensor, target: Tensor) -> Tensor:
+        """The online head's loss on the detached features [V, B, F] of the full-size views."""
         logits = self.online_head(rearrange(features, "v b f -> (v b) f"))
         target = target.repeat(len(features))
         loss, labelled = probe_loss(logits, target), (target >= 0).sum()
-        for name, value in ({"loss": output.loss} | output.metrics).items():
-            self.means.add(name, value * features.shape[1], features.shape[1])
         self.means.add("online_linear/loss", loss * labelled, labelled)
         self.add_accuracy("online_linear/train", logits, target)
         return loss

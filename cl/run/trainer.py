@@ -32,7 +32,8 @@ class StopAt(Callback):
         self.max_steps = max_steps
 
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
-        trainer.should_stop = trainer.global_step >= self.max_steps
+        if trainer.global_step >= self.max_steps:
+            trainer.should_stop = True
 
 
 def _train_loader(trainer: Trainer) -> TrainLoader:
