@@ -16,10 +16,12 @@ def main(argv: Sequence[str]) -> None:
 
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
+    from cl.data.image_sets import stratified
+    from cl.data.manifest import write_bad
     from cl.data.sampler import Share
     from cl.data.view_spec import pretrain_views
     from cl.evaluation.knn import OnlineKNN
-    from cl.evaluation.plots import SaveViews
+    from cl.evaluation.plots import SEARCHED, SaveNeighbours, SaveViews
     from cl.methods import build_method
     from cl.run.checkpoint import SaveLast
     from cl.run.closing import close, linear_command
@@ -41,9 +43,18 @@ def main(argv: Sequence[str]) -> None:
         return print(dry_run(method, data, folder))
 
     point_latest(folder)
-    progress, knn = Progress(folder), OnlineKNN(data.bank_loader(), config.online.knn_every)
-    views = SaveViews(splits.train, splits.norm, folder / "views.png")
-    trainer = build_trainer(config.run, devices, folder, [progress, knn, views, SaveLast(folder, config, splits)])
+    write_bad(folder / "bad_images.csv", splits.bad)
+    few = config.data.batch_size if config.run.fast_dev_run else SEARCHED
+    bank = few if config.run.fast_dev_run else config.online.knn_bank
+    some, progress = stratified(splits.train, few), Progress(folder)
+    callbacks = [
+        progress,
+        OnlineKNN(data.bank_loader(bank), config.online.knn_every),
+        SaveViews(splits.train, splits.norm, folder / "views.png"),
+        SaveNeighbours(some, data.eval_loader(some), splits.classes, folder / "neighbours.png"),
+        SaveLast(folder, config, splits),
+    ]
+    trainer = build_trainer(config.run, devices, folder, callbacks)
     trainer.fit(method, data)
 
     columns = {"online linear": "online_linear/val_top1", "kNN (k 200, T 0.1)": "knn/val_top1"}

@@ -1,10 +1,12 @@
 """Evaluate a pretrained backbone: python main_linear.py DATASET ENCODER --pretrained_feature_extractor RUN [flags]."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cl.cli import parse, run
 from cl.config.programs import Linear
 from cl.data.folders import check_folders
+from cl.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -16,6 +18,7 @@ def main(argv: Sequence[str]) -> None:
 
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
+    from cl.data.manifest import write_bad
     from cl.data.sampler import Share
     from cl.data.view_spec import linear_views
     from cl.evaluation.linear import LinearEvaluation
@@ -29,9 +32,11 @@ def main(argv: Sequence[str]) -> None:
 
     devices = usable_devices(config)
     backbone, norm = load_pretrained(config)
-    splits = load(config.data).normalized_as(norm)
+    splits = replace(load(config.data).labelled(), norm=norm)
     data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, Share(0, 1)))
     torch.manual_seed(config.run.seed)
+    if not splits.classes:
+        raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
     linear = LinearEvaluation(backbone, plan.classes, config.optim, plan.budget)
     folder = open_run_folder(resolved, "linear")
@@ -39,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     if config.run.dry_run:
         return print(dry_run(linear, data, folder))
 
+    write_bad(folder / "bad_images.csv", splits.bad)
     progress = Progress(folder)
     trainer = build_trainer(config.run, devices, folder, [progress, SaveLast(folder, config, splits)])
     trainer.fit(linear, data)

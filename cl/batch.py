@@ -2,6 +2,7 @@
 
 B  images per process and step      V  views per image       D  outputs of the projector
 W  processes                        R  resolutions           F  features of the backbone
+                                    C  channels: 3, or 1 for grey
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Batch:
     index: Tensor  # [B] int64, unique in the data set
-    views: tuple[Tensor, ...]  # per resolution, the full size first: [V_r, B, 3, H, W], normalised
+    views: tuple[Tensor, ...]  # per resolution, the full size first: [V_r, B, C, H, W], normalised
     target: Tensor  # [B] int64, -1 for no label
 
     def to(self, device: torch.device) -> "Batch":

@@ -14,11 +14,11 @@ LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
 
 
 class Backbone(ResNet):
-    """Images [B, 3, H, W] -> features [B, num_features]. Weights have torchvision's names and start."""
+    """Images [B, C, H, W] -> features [B, num_features]. Weights have torchvision's names and start."""
 
     num_features: int
 
-    def __init__(self, config: BackboneConfig, crop_size: int) -> None:
+    def __init__(self, config: BackboneConfig, crop_size: int, channels: int) -> None:
         block, layers = LAYERS[config.encoder]
         self.stage_width = config.width
         super().__init__(block, layers, zero_init_residual=config.zero_init_residual)
@@ -27,10 +27,10 @@ class Backbone(ResNet):
         small = config.small_stem(crop_size)
         if small:
             self.maxpool = nn.Identity()
-        if small or config.width != 64:
+        if small or config.width != 64 or channels != 3:
             # Padding 1 as in SimCLR, SimSiam and SupCon on CIFAR; some toolkits pad by 2 and compute a quarter more.
             kernel, stride, padding = (3, 1, 1) if small else (7, 2, 3)
-            self.conv1 = nn.Conv2d(3, config.width, kernel, stride, padding, bias=False)
+            self.conv1 = nn.Conv2d(channels, config.width, kernel, stride, padding, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.bn1 = nn.BatchNorm2d(config.width)
 
@@ -44,6 +44,6 @@ class Backbone(ResNet):
         return super().forward(x)
 
 
-def build_backbone(config: BackboneConfig, crop_size: int) -> Backbone:
+def build_backbone(config: BackboneConfig, crop_size: int, channels: int = 3) -> Backbone:
     """The network that the flags name, for views of `crop_size` pixels."""
-    return Backbone(config, crop_size)
+    return Backbone(config, crop_size, channels)

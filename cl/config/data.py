@@ -1,7 +1,9 @@
+import os
 from dataclasses import dataclass
 from typing import Annotated
 
 from cl.config.flags import Config, Flag
+from cl.errors import UserError
 
 DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom")
 
@@ -10,14 +12,17 @@ DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet",
 class DataConfig(Config):
     """Which images, and how they reach the device."""
 
-    dataset: Annotated[str, Flag("data set", choices=DATASETS, positional=True, coming=DATASETS[1:])] = "digits"
+    dataset: Annotated[str, Flag("data set", choices=DATASETS, positional=True)] = "digits"
     data_folder: Annotated[str | None, Flag("folder that --train_dir and --val_dir are relative to")] = None
     train_dir: Annotated[str | None, Flag("folder of training images, one folder a class")] = None
     val_dir: Annotated[str | None, Flag("folder of validation images, one folder a class")] = None
+    labels: Annotated[str | None, Flag("CSV file of names and labels, for a flat folder")] = None
+    in_channels: Annotated[int, Flag("3 for colour, 1 for grey", low=1, high=3)] = 3
+    limit_eval: Annotated[int | None, Flag("validate on so many images, a fixed stratified choice", low=1)] = None
     batch_size: Annotated[int, Flag("images per process and step", low=2)] = 256
     num_workers: Annotated[
-        int, Flag("loader processes per training process; 0 loads in the training process", low=0)
-    ] = 4
+        int | None, Flag("loader processes per training process, 0 for none; by default a core is left free", low=0)
+    ] = None
     loader: Annotated[
         str,
         Flag("data path", choices=("fast", "torchvision", "dali"), consts={"--dali": "dali"}, coming=("fast", "dali")),
@@ -25,6 +30,13 @@ class DataConfig(Config):
     dali_device: Annotated[str | None, Flag("where DALI decodes", choices=("gpu", "cpu"), coming=True)] = None
     cache: Annotated[str, Flag("decoded copy on disk", choices=("none", "jpeg256", "raw256"), coming=True)] = "none"
     last_batch_fill: Annotated[bool, Flag("see every image in every epoch, filling up the last batch")] = False
-    bad_images: Annotated[
-        str, Flag("what to do about files that do not decode", choices=("skip", "error"), coming=("error",))
-    ] = "skip"
+    bad_images: Annotated[str, Flag("what to do about files that do not decode", choices=("skip", "error"))] = "skip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.in_channels == 2:
+            raise UserError("--in_channels: got 2, expected 1 or 3")
+
+    def workers(self) -> int:
+        """Loader processes: more than eight are seldom needed, and each has its memory."""
+        return self.num_workers if self.num_workers is not None else min(8, (os.cpu_count() or 2) - 1)

@@ -10,7 +10,9 @@ class OnlineConfig(Config):
     """What pretraining measures of itself, on top of the online linear head."""
 
     knn_every: Annotated[int, Flag("epochs between kNN evaluations; the last epoch always has one", low=1)] = 10
-    knn_bank: Annotated[int, Flag("training images in the kNN bank; 0 for all", low=0, coming=True)] = 20000
+    knn_bank: Annotated[
+        int, Flag("labelled training images in the kNN bank, a fixed stratified choice; 0 for all", low=0)
+    ] = 20000
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from cl.data.view_spec import EvalSpec, Norm, ViewSpec
 
 
 def apply_view(image: Tensor, spec: ViewSpec, params: ViewParams, i: int, box: Ints) -> Tensor:
-    """View `i` of `params` of `image` [3, H, W] uint8 -> [3, size, size] float32 in [0, 1].
+    """View `i` of `params` of `image` [C, H, W] uint8 -> [C, size, size] float32 in [0, 1].
 
     `box` [4] is the top, left, height and width of the crop (`draws.crop_boxes`).
     """
@@ -23,7 +23,7 @@ def apply_view(image: Tensor, spec: ViewSpec, params: ViewParams, i: int, box: I
     image = F.to_dtype(image, torch.float32, scale=True)
     if params.jitter[i]:
         image = _jitter(image, spec, params, i)
-    if params.grey[i]:
+    if params.grey[i] and len(image) == 3:
         image = F.rgb_to_grayscale(image, num_output_channels=3)
     if params.blur[i]:
         image = F.gaussian_blur(image, [spec.blur_kernel] * 2, [float(params.sigma[i])] * 2)
@@ -43,11 +43,14 @@ def _jitter(image: Tensor, spec: ViewSpec, params: ViewParams, i: int) -> Tensor
 
 
 def apply_eval(image: Tensor, spec: EvalSpec) -> Tensor:
-    """The evaluation view of `image` [3, H, W] uint8 -> [3, size, size] float32 in [0, 1]."""
+    """The evaluation view of `image` [C, H, W] uint8 -> [C, size, size] float32 in [0, 1]."""
+    short = min(image.shape[1:])
+    # Far more than the crop will take stays, but a line of 1 x 1000 pixels does not become 256 x 256000.
+    image = F.center_crop(image, [min(side, 4 * short) for side in image.shape[1:]])
     image = F.resize(image, [spec.resize], antialias=True)
     return F.to_dtype(F.center_crop(image, [spec.size, spec.size]), torch.float32, scale=True)
 
 
 def normalize(view: Tensor, norm: Norm) -> Tensor:
-    """(view - mean) / std per channel; any [..., 3, H, W]."""
+    """(view - mean) / std per channel; any [..., C, H, W]."""
     return F.normalize(view, list(norm[0]), list(norm[1]))

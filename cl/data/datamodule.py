@@ -1,12 +1,12 @@
 """The loaders of a run, by role. Every one yields `Batch`."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pytorch_lightning import LightningDataModule
 
 from cl.config.data import DataConfig
-from cl.data.datasets import ImageSet, Splits
+from cl.data.image_sets import ImageSet, Splits, stratified
 from cl.data.loader import EvalLoader, EvalReader, TrainLoader, TrainReader
 from cl.data.sampler import EvalSampler, Share, TrainSampler
 from cl.data.view_spec import EvalSpec, Views
@@ -44,20 +44,23 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         reader = TrainReader(self.splits.train, self.settings.views, self.splits.norm, self.settings.seed)
-        return self._opened(TrainLoader(reader, self.sampler, self.settings.data.num_workers))
+        return self._opened(TrainLoader(reader, self.sampler, self.settings.data.workers()))
 
-    def val_dataloader(self) -> EvalLoader:
-        return self._eval_loader(self.splits.val)
+    def val_dataloader(self) -> EvalLoader | list[Any]:
+        """An empty list is Lightning's word for no validation."""
+        return self.eval_loader(self.splits.val) if self.splits.val is not None else []
 
-    def bank_loader(self) -> EvalLoader:
-        """The training images as evaluation sees them: the bank of kNN."""
-        return self._eval_loader(self.splits.train)
+    def bank_loader(self, size: int) -> EvalLoader:
+        """The bank of kNN: at most `size` labelled training images (0 for all) as evaluation sees them."""
+        labelled = self.splits.labelled().train
+        return self.eval_loader(stratified(labelled, size or len(labelled)))
 
-    def _eval_loader(self, images: ImageSet) -> EvalLoader:
+    def eval_loader(self, images: ImageSet) -> EvalLoader:
+        """Any images as evaluation sees them."""
         data, spec = self.settings.data, EvalSpec(self.settings.views[0][0].size)
         reader = EvalReader(images, spec, self.splits.norm)
         sampler = EvalSampler(len(images), data.batch_size, self.settings.share)
-        return self._opened(EvalLoader(reader, sampler, data.num_workers))
+        return self._opened(EvalLoader(reader, sampler, data.workers()))
 
     def _opened(self, loader: L) -> L:
         self._loaders.append(loader)

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from cl.batch import Batch
 from cl.data.apply_torchvision import apply_eval, apply_view, normalize
-from cl.data.datasets import ImageSet
 from cl.data.draws import Ints, crop_boxes, draw
+from cl.data.image_sets import ImageSet
 from cl.data.sampler import EvalSampler, Pair, TrainSampler
 from cl.data.view_spec import EvalSpec, Norm, Views, ViewSpec
 

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 from cl.config.views import PretrainViewsConfig, ViewsConfig
 
-Norm = tuple[
-    tuple[float, float, float], tuple[float, float, float]
-]  # mean and std of the data set, per channel in [0, 1]
+Norm = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of the data set, per channel in [0, 1]
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,13 @@ def features_of(network: nn.Module, batches: Iterable[Batch], device: torch.devi
     network.eval()
     found = [(network(batch.views[0][0].to(device)), batch.target.to(device)) for batch in batches]
     network.train(training)
+    if not found:
+        return torch.zeros(0, 1, device=device), torch.zeros(0, dtype=torch.int64, device=device)
     return torch.cat([features for features, _ in found]), torch.cat([target for _, target in found])
 
 
 class OnlineKNN(Callback):
-    """kNN accuracy of the validation images against the training images, every few epochs and after the last."""
+    """kNN accuracy of the validation images in a bank of training images, every few epochs and after the last."""
 
     def __init__(self, bank: Iterable[Batch], every: int) -> None:
         self.bank, self.every = bank, every
@@ -74,5 +76,7 @@ class OnlineKNN(Callback):
         if self._queries:
             bank, labels = features_of(pl_module, self.bank, pl_module.device)
             queries, targets = (torch.cat(each) for each in zip(*self._queries, strict=True))
-            right = knn_scores(bank[labels >= 0], labels[labels >= 0], queries).argmax(dim=1) == targets
-            pl_module.evaluated["knn/val_top1"] = right[targets >= 0].double().mean().item()
+            queries, targets = queries[targets >= 0], targets[targets >= 0]
+            if len(bank) and len(queries):
+                right = knn_scores(bank, labels, queries).argmax(dim=1) == targets
+                pl_module.evaluated["knn/val_top1"] = right.double().mean().item()

@@ -3,7 +3,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl.backbones import build_backbone
 from cl.batch import Batch
@@ -31,15 +31,15 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         super().__init__()
         self.config, self.budget = config, budget
         self.method = cast(M, config.method)
-        self.backbone = build_backbone(config.backbone, config.views.crop_size)
-        self.online_head = linear_head(self.backbone.num_features, classes)
+        self.backbone = build_backbone(config.backbone, config.views.crop_size, config.data.in_channels)
+        self.online_head = linear_head(self.backbone.num_features, classes) if classes else None
 
     @abstractmethod
     def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
         """The method's loss from the features of each resolution, [V_r, B, F]."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> features [B, F]."""
+        """Images [B, C, H, W] -> features [B, F]."""
         return self.backbone(images)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
@@ -47,16 +47,18 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         output = self.step(features, batch)
         for name, value in ({"loss": output.loss} | output.metrics).items():
             self.means.add(name, value * len(batch.index), len(batch.index))
-        return output.loss + self._online_loss(features[0].detach(), batch.target)
+        if self.online_head is None:
+            return output.loss
+        return output.loss + self._online_loss(self.online_head, features[0].detach(), batch.target)
 
     def _encode(self, views: Tensor) -> Tensor:
-        """[V, B, 3, H, W] -> [V, B, F] in one forward: batch norm sees all views of a resolution together."""
+        """[V, B, C, H, W] -> [V, B, F] in one forward: batch norm sees all views of a resolution together."""
         features = self(rearrange(views, "v b c h w -> (v b) c h w"))
         return rearrange(features, "(v b) f -> v b f", v=len(views))
 
-    def _online_loss(self, features: Tensor, target: Tensor) -> Tensor:
+    def _online_loss(self, head: nn.Linear, features: Tensor, target: Tensor) -> Tensor:
         """The online head's loss on the detached features [V, B, F] of the full-size views."""
-        logits = self.online_head(rearrange(features, "v b f -> (v b) f"))
+        logits = head(rearrange(features, "v b f -> (v b) f"))
         target = target.repeat(len(features))
         loss, labelled = probe_loss(logits, target), (target >= 0).sum()
         self.means.add("online_linear/loss", loss * labelled, labelled)
@@ -66,7 +68,8 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
     def validation_step(self, batch: Batch, _: int) -> Tensor:
         """The features [B, F], for callbacks such as kNN."""
         features = self(batch.views[0][0])
-        self.add_accuracy("online_linear/val", self.online_head(features), batch.target)
+        if self.online_head is not None:
+            self.add_accuracy("online_linear/val", self.online_head(features), batch.target)
         return features
 
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
@@ -75,8 +78,8 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
 
     def configure_optimizers(self) -> Any:
         optim, global_batch = self.config.optim, self.budget.global_batch
-        head = {id(p) for p in self.online_head.parameters()}
-        learned = {"params": [p for p in self.parameters() if id(p) not in head]}
-        classifier_lr = optim.scaled_classifier_lr(global_batch)
-        online = {"params": list(self.online_head.parameters()), "lr": classifier_lr, "weight_decay": 0.0}
-        return with_schedule(optimizer_of(optim, [learned, online], global_batch), Schedule.of(optim, self.budget))
+        head = list(self.online_head.parameters()) if self.online_head is not None else []
+        learned = {"params": [p for p in self.parameters() if all(p is not other for other in head)]}
+        online = {"params": head, "lr": optim.scaled_classifier_lr(global_batch), "weight_decay": 0.0}
+        groups: list[dict[str, Any]] = [learned, online] if head else [learned]
+        return with_schedule(optimizer_of(optim, groups, global_batch), Schedule.of(optim, self.budget))

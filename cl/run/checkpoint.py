@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from cl.backbones import Backbone, build_backbone
 from cl.config.backbone import BackboneConfig
 from cl.config.programs import Linear, Pretrain
-from cl.data.datasets import Splits
+from cl.data.image_sets import Splits
 from cl.data.view_spec import Norm
 from cl.errors import UserError
 from cl.run.folder import SCHEMA
@@ -66,13 +66,16 @@ def load_pretrained(config: Linear) -> tuple[Backbone, Norm]:
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         facts, weights = checkpoint["cl"], checkpoint["state_dict"]
-        views, backbone_config = facts["config"]["views"], BackboneConfig.from_dict(facts["config"]["backbone"])
+        size, channels = facts["config"]["views"]["crop_size"], facts["config"]["data"]["in_channels"]
+        backbone_config = BackboneConfig.from_dict(facts["config"]["backbone"])
     except UNREADABLE as error:
         raise UserError(f"{said}; {file} cannot be read as one ({type(error).__name__})") from None
     if config.backbone.encoder != backbone_config.encoder:
         raise UserError(
             f"encoder: got {config.backbone.encoder}, expected {backbone_config.encoder}, which {file} holds"
         )
-    backbone, prefix = build_backbone(backbone_config, views["crop_size"]), "backbone."
+    if config.data.in_channels != channels:
+        raise UserError(f"--in_channels: got {config.data.in_channels}, expected {channels}, which the backbone takes")
+    backbone, prefix = build_backbone(backbone_config, size, channels), "backbone."
     backbone.load_state_dict({key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)})
     return backbone, facts["norm"]

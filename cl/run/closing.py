@@ -10,7 +10,10 @@ from cl.cli import Resolved
 from cl.config.programs import Pretrain
 from cl.run.folder import write_json
 
-CARRIED = ("data_folder", "train_dir", "val_dir", "accelerator", "gpus", "devices", "output_dir")  # where, not how
+CARRIED = (  # what the evaluation needs to see the same images on the same machine
+    "data_folder", "train_dir", "val_dir", "labels", "in_channels", "crop_size", "limit_eval",
+    "accelerator", "gpus", "devices", "output_dir",
+)  # fmt: skip
 
 
 def close(folder: Path, columns: Mapping[str, str], metrics: Mapping[str, float], images_per_second: float) -> str:
@@ -30,7 +33,7 @@ def linear_command(resolved: Resolved[Pretrain], folder: Path) -> str:
     config, typed = resolved.config, resolved.origins
     script = Path(sys.argv[0]).with_name("main_linear.py")
     words = [_python(), str(script), config.data.dataset, config.backbone.encoder]
-    for part in (config.data, config.device, config.run):
+    for part in (config.data, config.views, config.device, config.run):
         for name in CARRIED:
             if name in vars(part) and typed[name] == "typed":
                 value = vars(part)[name]

@@ -12,6 +12,7 @@ from cl.cli import Resolved
 from cl.config.flags import fields_of, shown
 from cl.config.programs import Linear, Pretrain
 from cl.data.datamodule import ImageData
+from cl.data.view_spec import Norm
 from cl.evaluation.linear import LinearEvaluation
 from cl.evaluation.plots import save_views
 from cl.methods import ContrastiveModule
@@ -29,6 +30,8 @@ class Plan:
     train_images: int
     val_images: int
     classes: int
+    norm: Norm
+    notes: tuple[str, ...]  # about the images
     budget: Budget
     warmup: int
     devices: Devices
@@ -36,8 +39,8 @@ class Plan:
     @classmethod
     def of(cls, title: str, config: Pretrain | Linear, data: ImageData, devices: Devices) -> "Plan":
         budget, splits = Budget.of(config.run, data.global_batch, data.steps_per_epoch), data.splits
-        counts = len(splits.train), len(splits.val), len(splits.classes)
-        return cls(title, *counts, budget, Schedule.of(config.optim, budget).warmup, devices)
+        counts = len(splits.train), len(splits.val or ()), len(splits.classes)
+        return cls(title, *counts, splits.norm, splits.notes, budget, Schedule.of(config.optim, budget).warmup, devices)
 
 
 def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
@@ -46,7 +49,9 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
     processes = "1 process" if plan.devices.count == 1 else f"{plan.devices.count} processes"
     batch, warmup = plan.budget.global_batch, f", {plan.warmup} steps of warm-up" * bool(plan.warmup)
     rows = {
-        "images": f"{plan.train_images} for training, {plan.val_images} for validation, {plan.classes} classes",
+        "images": f"{plan.train_images} for training, {plan.val_images or 'none'} for validation, "
+        + (f"{plan.classes} classes" if plan.classes else "no labels"),
+        "normalised by": "mean " + " ".join(map(str, plan.norm[0])) + ", std " + " ".join(map(str, plan.norm[1])),
         "batch": f"{resolved.config.data.batch_size} x {processes} = {batch} images a step",
         "steps": f"{plan.budget.steps_per_epoch} an epoch, {plan.budget.steps} in all",
         "learning rate": f"{optim.lr:g} per 256 images, {optim.scaled_lr(batch):g} after scaling "
@@ -54,6 +59,8 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
         "device": str(plan.devices),
         "run folder": str(folder),
     }
+    if isinstance(resolved.config, Pretrain) and plan.classes and plan.val_images:
+        rows["kNN bank"] = f"{resolved.config.online.knn_bank or 'all'} training images at most, of {plan.train_images}"
     rows |= {origin: ", ".join(flags) for origin, flags in _flags_by_origin(resolved).items()}
     lines = [f"cl {cl.__version__}: {plan.title}"]
     lines += [line for name, text in rows.items() for line in _row(name, text)]
@@ -85,9 +92,10 @@ def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
 def warnings_of(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
     """What is allowed but probably not meant."""
     config, typed = resolved.config, {name for name, origin in resolved.origins.items() if origin == "typed"}
+    yield from plan.notes
     optim, cores = config.optim, os.cpu_count() or 1
-    if config.data.num_workers > cores:
-        yield f"--num_workers {config.data.num_workers} on {cores} cores: loader processes will wait for one another"
+    if config.data.workers() > cores:
+        yield f"--num_workers {config.data.workers()} on {cores} cores: loader processes will wait for one another"
     if "momentum" in typed and optim.optimizer != "sgd":
         yield f"--momentum has no effect with --optimizer {optim.optimizer}"
     for flag, schedule in (("lr_decay_steps", "step"), ("warmup_epochs", "warmup_cosine")):
