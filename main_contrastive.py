@@ -14,6 +14,7 @@ def main(argv: Sequence[str]) -> None:
 
     import torch  # here and below: --help and refusals need not wait six seconds for it
 
+    from cl.backbones.weights import start_from
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
     from cl.data.image_sets import stratified
@@ -37,6 +38,8 @@ def main(argv: Sequence[str]) -> None:
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"{config.method.method} on {config.data.dataset}", config, data, devices)
     method = build_method(config, plan.classes, plan.budget)
+    if config.backbone.init_from:
+        start_from(method.backbone, config.backbone)
     folder = open_run_folder(resolved, config.method.method)
     print(banner(resolved, plan, folder), flush=True)
     if config.run.dry_run:
@@ -54,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
         SaveNeighbours(some, data.eval_loader(some), splits.classes, folder / "neighbours.png"),
         SaveLast(folder, config, splits),
     ]
-    trainer = build_trainer(config.run, devices, folder, callbacks)
+    trainer = build_trainer(resolved, devices, folder, callbacks)
     trainer.fit(method, data)
 
     columns = {"online linear": "online_linear/val_top1", "kNN (k 200, T 0.1)": "knn/val_top1"}

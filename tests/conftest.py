@@ -12,6 +12,12 @@ sys.path.insert(0, str(ROOT))
 TINY = ["--width", "4", "--proj_hidden_dim", "16", "--batch_size", "64"]  # a ResNet-18 that trains in a second
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests of the tests do not go into the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""

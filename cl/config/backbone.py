@@ -23,6 +23,9 @@ class BackboneConfig(Config):
         ),
     ] = "auto"
     width: Annotated[int, Flag("channels of the first stage; 64 is the usual, 16 a quarter of it", low=1)] = 64
+    init_from: Annotated[str | None, Flag("weights to start from: a run folder, a file, torchvision, or timm/NAME")] = (
+        None
+    )
     zero_init_residual: Annotated[bool, Flag("start each residual branch at zero")] = False
 
     def __post_init__(self) -> None:

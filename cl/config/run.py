@@ -49,8 +49,8 @@ class RunConfig(Config):
         None
     )
     checkpoint_every_n_steps: Annotated[int | None, Flag("also save within an epoch", low=1, coming=True)] = None
-    project: Annotated[str | None, Flag("wandb project; turns wandb on", coming=True)] = None
-    wandb: Annotated[bool, Flag("log to wandb as well", coming=True)] = False
+    project: Annotated[str | None, Flag("wandb project; turns wandb on")] = None
+    wandb: Annotated[bool, Flag("log to wandb as well")] = False
     dry_run: Annotated[bool, Flag("show the plan, try one step, write the views, train nothing")] = False
     fast_dev_run: Annotated[bool, Flag("a complete run of one training and one validation batch")] = False
 

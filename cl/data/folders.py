@@ -68,8 +68,9 @@ def _check_folder(flag: str, folder: Path) -> None:
 
 def list_images(root: Path, flag: str, labels: Path | None = None) -> Listing:
     """The images under `root`: one folder a class, nested at will; or flat, with a file of labels or none."""
-    folders = sorted((e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")), key=os.fsencode)
-    flat = sorted((name for name in os.listdir(root) if _is_image(root / name)), key=os.fsencode)
+    names = sorted(os.listdir(root), key=os.fsencode)
+    folders = [name for name in names if (root / name).is_dir() and not name.startswith(".")]
+    flat = [name for name in names if _is_image(root / name)]
     if labels is not None:
         return _with_labels(Listing(root, tuple(flat), (None,) * len(flat)), labels, flag)
     if not folders:

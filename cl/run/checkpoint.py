@@ -1,7 +1,6 @@
 """Checkpoints: tensors and plain Python only, written beside their place and moved into it."""
 
 import os
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,13 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from cl.backbones import Backbone, build_backbone
+from cl.backbones.weights import LAST, backbone_weights, load_whole, read_checkpoint
 from cl.config.backbone import BackboneConfig
 from cl.config.programs import Linear, Pretrain
 from cl.data.image_sets import Splits
 from cl.data.view_spec import Norm
 from cl.errors import UserError
 from cl.run.folder import SCHEMA
-
-LAST = "last.ckpt"
-UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -58,24 +55,20 @@ class SaveLast(Checkpoint):
 
 def load_pretrained(config: Linear) -> tuple[Backbone, Norm]:
     """The backbone that `--pretrained_feature_extractor` names, as it was trained, and its normalisation."""
-    named = config.linear.pretrained_feature_extractor or ""
-    said = f"--pretrained_feature_extractor: got {named}, expected a run folder or checkpoint of main_contrastive.py"
-    file = Path(named) / LAST if Path(named).is_dir() else Path(named)
-    if not file.is_file():
-        raise UserError(f"{said}; there is no {file}")
+    flag, named = "pretrained_feature_extractor", config.linear.pretrained_feature_extractor or ""
+    file, content = read_checkpoint(named, flag)
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        facts, weights = checkpoint["cl"], checkpoint["state_dict"]
+        facts, weights = content["cl"], content["state_dict"]
         size, channels = facts["config"]["views"]["crop_size"], facts["config"]["data"]["in_channels"]
-        backbone_config = BackboneConfig.from_dict(facts["config"]["backbone"])
-    except UNREADABLE as error:
-        raise UserError(f"{said}; {file} cannot be read as one ({type(error).__name__})") from None
+        backbone_config, norm = BackboneConfig.from_dict(facts["config"]["backbone"]), facts["norm"]
+    except (KeyError, TypeError):
+        raise UserError(f"--{flag}: got {named}; {file} is no checkpoint of main_contrastive.py") from None
     if config.backbone.encoder != backbone_config.encoder:
         raise UserError(
             f"encoder: got {config.backbone.encoder}, expected {backbone_config.encoder}, which {file} holds"
         )
     if config.data.in_channels != channels:
         raise UserError(f"--in_channels: got {config.data.in_channels}, expected {channels}, which the backbone takes")
-    backbone, prefix = build_backbone(backbone_config, size, channels), "backbone."
-    backbone.load_state_dict({key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)})
-    return backbone, facts["norm"]
+    backbone = build_backbone(backbone_config, size, channels)
+    load_whole(backbone, backbone_weights(weights), f"--{flag}: got {named}")
+    return backbone, norm

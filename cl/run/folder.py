@@ -77,6 +77,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def plain_values(resolved: Resolved[Any]) -> dict[str, Any]:
+    """Every flag's value by name."""
+    return {name: value for part in dataclasses.asdict(resolved.config).values() for name, value in part.items()}
+
+
 def _commit() -> str | None:
     """The commit of this source tree, with "+" if it was changed since; None outside of git."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]

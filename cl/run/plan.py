@@ -19,7 +19,7 @@ from cl.methods import ContrastiveModule
 from cl.optim.schedules import Budget, Schedule
 from cl.run.devices import Devices
 
-WIDTH = 110
+WIDTH, NAMES = 110, 20  # columns of the banner, and of its names
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Plan:
 
     title: str
     train_images: int
+    labelled: int
     val_images: int
     classes: int
     norm: Norm
@@ -39,7 +40,8 @@ class Plan:
     @classmethod
     def of(cls, title: str, config: Pretrain | Linear, data: ImageData, devices: Devices) -> "Plan":
         budget, splits = Budget.of(config.run, data.global_batch, data.steps_per_epoch), data.splits
-        counts = len(splits.train), len(splits.val or ()), len(splits.classes)
+        labelled = int((splits.train.targets >= 0).sum())
+        counts = len(splits.train), labelled, len(splits.val or ()), len(splits.classes)
         return cls(title, *counts, splits.norm, splits.notes, budget, Schedule.of(config.optim, budget).warmup, devices)
 
 
@@ -60,7 +62,8 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
         "run folder": str(folder),
     }
     if isinstance(resolved.config, Pretrain) and plan.classes and plan.val_images:
-        rows["kNN bank"] = f"{resolved.config.online.knn_bank or 'all'} training images at most, of {plan.train_images}"
+        bank = min(resolved.config.online.knn_bank or plan.labelled, plan.labelled)
+        rows["kNN bank"] = f"{bank} of {plan.labelled} labelled training images"
     rows |= {origin: ", ".join(flags) for origin, flags in _flags_by_origin(resolved).items()}
     lines = [f"cl {cl.__version__}: {plan.title}"]
     lines += [line for name, text in rows.items() for line in _row(name, text)]
@@ -69,7 +72,7 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
 
 def _row(name: str, text: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16, break_on_hyphens=False
+        text, WIDTH, initial_indent=f"  {name:<{NAMES}}", subsequent_indent=" " * (NAMES + 2), break_on_hyphens=False
     )
 
 

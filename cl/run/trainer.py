@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import Logger
 
-from cl.config.run import RunConfig
+from cl.cli import Resolved
 from cl.data.loader import TrainLoader
 from cl.run.checkpoint import AtomicCheckpointIO
 from cl.run.devices import Devices
+from cl.run.folder import plain_values
 from cl.run.loggers import CSVLog
+from cl.run.wandb_log import WandbLog
 
 
 class Position(Callback):
@@ -42,9 +45,13 @@ def _train_loader(trainer: Trainer) -> TrainLoader:
     return loader
 
 
-def build_trainer(run: RunConfig, devices: Devices, folder: Path, callbacks: Sequence[Callback]) -> Trainer:
+def build_trainer(resolved: Resolved[Any], devices: Devices, folder: Path, callbacks: Sequence[Callback]) -> Trainer:
     """A Trainer that samples, saves, shows and ends as `cl` does, not as Lightning does by itself."""
     quiet_lightning()
+    run = resolved.config.run
+    loggers: list[Logger] = [CSVLog(folder)]
+    if run.wandb or run.project:
+        loggers.append(WandbLog(run, folder, plain_values(resolved)))
     return Trainer(
         accelerator=devices.accelerator,
         devices=devices.devices,
@@ -52,7 +59,7 @@ def build_trainer(run: RunConfig, devices: Devices, folder: Path, callbacks: Seq
         max_steps=run.max_steps or -1,
         limit_train_batches=1 if run.fast_dev_run else None,
         limit_val_batches=1 if run.fast_dev_run else None,
-        logger=CSVLog(folder),
+        logger=loggers,
         callbacks=[Position(), *([StopAt(run.max_steps)] if run.max_steps else []), *callbacks],
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,

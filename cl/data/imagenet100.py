@@ -1,0 +1,38 @@
+"""Link the 100 classes of ImageNet-100 (CMC's choice, arXiv 1906.05849) out of an ImageNet folder.
+
+python -m cl.data.imagenet100 /datasets/imagenet /datasets/imagenet-100
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from cl.cli import run
+from cl.errors import UserError
+
+CLASSES = Path(__file__).with_name("imagenet100_classes.txt").read_text().split()
+SPLITS = {"train": "train", "val": "test"}  # ImageNet's validation images are ImageNet-100's test images
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m cl.data.imagenet100", description=__doc__)
+    parser.add_argument("imagenet", type=Path, help="folder with train/ and val/, one folder a class in each")
+    parser.add_argument("out", type=Path, help="folder to make, with train/ and test/")
+    typed = parser.parse_args(argv)
+    missing = [typed.imagenet / split / name for split in SPLITS for name in CLASSES]
+    missing = [folder for folder in missing if not folder.is_dir()]
+    if missing:
+        raise UserError(
+            f"IMAGENET: got {typed.imagenet}, expected class folders; {len(missing)} are missing: {missing[0]}"
+        )
+    for split, name in SPLITS.items():
+        (typed.out / name).mkdir(parents=True, exist_ok=True)
+        for each in CLASSES:
+            link = typed.out / name / each
+            if not link.is_symlink():
+                link.symlink_to((typed.imagenet / split / each).resolve())
+    print(f"{len(CLASSES)} classes linked into {typed.out}/train and {typed.out}/test")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,138 @@
+"""Images that break runs elsewhere: read as they should look, or left out and named."""
+
+import contextlib
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from cl.data import manifest
+from cl.data.decode import BadImage, decode, read_image
+from tests.conftest import TINY, Run
+from tests.pictures import BAD, GOOD, plain, sixteen_bit, write_classes, write_odd
+
+PRETRAIN = "main_contrastive.py"
+FLAGS = ["custom", "resnet18", "--train_dir", "data", *TINY, "--crop_size", "32", "--batch_size", "16", "--epochs", "1"]
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    write_odd(tmp_path / "odd")
+    return tmp_path / "odd"
+
+
+def pixels(path: Path, channels: int = 3) -> np.ndarray:
+    return read_image(path, channels).permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_says_why(name: str, odd: Path) -> None:
+    with pytest.raises(BadImage, match=BAD[name]):
+        read_image(odd / name)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_odd_file_is_uint8_of_the_wanted_channels(name: str, channels: int, odd: Path) -> None:
+    image = read_image(odd / name, channels)
+    assert image.dtype == torch.uint8
+    assert image.is_contiguous()
+    assert tuple(image.shape) == (channels, *((1, 300) if name == "line.png" else (40, 48)))
+
+
+def test_sixteen_bits_are_divided_by_257_not_clipped(odd: Path) -> None:
+    expected = np.rint(sixteen_bit() / 257).astype(np.uint8)
+    for channels in (1, 3):
+        assert np.array_equal(pixels(odd / "sixteen_bit.png", channels), expected[:, :, None].repeat(channels, axis=2))
+
+
+def test_what_is_transparent_is_white(odd: Path) -> None:
+    image = pixels(odd / "alpha.png")
+    assert (image[:, :24] == 255).all()
+    assert np.array_equal(image[:, 24:], np.asarray(plain(7))[:, 24:])
+    palette = Image.open(odd / "palette.png").convert("RGBA")
+    clear = np.asarray(palette)[:, :, 3] == 0
+    assert clear.any()
+    assert (pixels(odd / "palette.png")[clear] == 255).all()
+    assert np.array_equal(pixels(odd / "palette.png")[~clear], np.asarray(palette)[:, :, :3][~clear])
+
+
+def test_a_turned_photograph_is_upright(odd: Path) -> None:
+    turned = pixels(odd / "turned.jpg").astype(int)
+    assert np.array_equal(turned, np.asarray(ImageOps.exif_transpose(Image.open(odd / "turned.jpg"))))
+    assert np.abs(turned - pixels(odd / "upright.jpg")).mean() < 2
+
+
+def test_cmyk_grey_gif_and_plain_jpegs_look_as_in_pillow(odd: Path) -> None:
+    for name in ("cmyk.jpg", "grey.jpg", "moving.gif", "upright.jpg"):
+        assert np.array_equal(pixels(odd / name), np.asarray(Image.open(odd / name).convert("RGB"))), name
+
+
+def test_any_cut_of_a_file_is_an_image_or_a_bad_image(odd: Path) -> None:
+    for name in ("upright.jpg", "alpha.png", "moving.gif"):
+        whole = (odd / name).read_bytes()
+        for size in range(0, len(whole), 37):
+            with contextlib.suppress(BadImage):
+                assert decode(whole[:size]).dtype == torch.uint8
+
+
+@pytest.fixture
+def data(folder: Path) -> Path:
+    """Two classes of plain images, and a third of odd files."""
+    write_classes(folder / "data", {"plain": 12, "other": 12})
+    write_odd(folder / "data/odd")
+    return folder / "data"
+
+
+def test_a_run_skips_bad_files_lists_each_once_and_is_the_same_for_any_workers(run: Run, data: Path) -> None:
+    for workers in ("0", "2"):
+        code, out, err = run(PRETRAIN, *FLAGS, "--num_workers", workers, "--run_id", workers)
+        assert (code, err) == (0, "")
+        assert "28 for training" not in out
+        assert f"{24 + len(GOOD)} for training" in out
+        assert f"{len(BAD)} bad images are left out" in out
+        with (data.parent / f"trained_models/{workers}/bad_images.csv").open() as file:
+            listed = list(csv.DictReader(file))
+        assert sorted(Path(row["file"]).name for row in listed) == sorted(BAD)
+        assert all(BAD[Path(row["file"]).name] in row["reason"] for row in listed)
+    metrics = [(data.parent / f"trained_models/{workers}/metrics.csv").read_bytes() for workers in ("0", "2")]
+    assert metrics[0] == metrics[1]
+
+
+def test_bad_images_error_stops_before_the_first_step(run: Run, data: Path) -> None:
+    code, out, err = run(PRETRAIN, *FLAGS, "--bad_images", "error")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: --bad_images: got error, and ")
+    assert f"and {len(BAD) - 1} more" in err
+    assert not (data.parent / "trained_models").exists()
+
+
+def test_a_file_is_looked_at_again_only_when_it_changes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"plain/{i:03d}.jpg" for i in range(12)]
+    looked: list[str] = []
+    really = manifest.reason_against
+    monkeypatch.setattr(manifest, "reason_against", lambda path: looked.append(path.name) or really(path))
+    assert manifest.bad_files(data, names) == {}
+    assert len(looked) == 12
+    (data / "plain/003.jpg").write_bytes(b"")
+    os.utime(data / "plain/003.jpg", ns=(1, 1))
+    assert manifest.bad_files(data, names) == {"plain/003.jpg": "empty file"}
+    assert looked[12:] == ["003.jpg"]
+    manifest.manifest_path(data).write_text("{ damaged")
+    assert manifest.bad_files(data, names) == {"plain/003.jpg": "empty file"}
+    assert len(looked) == 25
+
+
+def test_check_lists_what_is_bad(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cl.data import check
+
+    with pytest.raises(SystemExit) as end:
+        check.main([str(data)])
+    out = capsys.readouterr().out
+    assert end.value.code == 1
+    assert f"{24 + len(GOOD)} of {24 + len(GOOD) + len(BAD)} images are good" in out
+    assert all(out.count(f"odd/{name}: ") == 1 for name in BAD)
