@@ -33,10 +33,10 @@ def main(argv: Sequence[str]) -> None:
     devices = usable_devices(config)
     backbone, norm = load_pretrained(config)
     splits = replace(load(config.data).labelled(), norm=norm)
-    data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, Share(0, 1)))
-    torch.manual_seed(config.run.seed)
     if not splits.classes:
         raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
+    data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, Share(0, 1)))
+    torch.manual_seed(config.run.seed)
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
     linear = LinearEvaluation(backbone, plan.classes, config.optim, plan.budget)
     folder = open_run_folder(resolved, "linear")

@@ -44,9 +44,9 @@ def test_classes_are_in_lexical_order_and_validation_has_the_training_labels(dat
 
 def test_the_order_in_which_a_disk_lists_folders_does_not_matter(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = list_images(data / "train", "train_dir")
-    listdir, scandir = os.listdir, os.scandir
+    listdir, walk = os.listdir, os.walk
     monkeypatch.setattr(os, "listdir", lambda path: listdir(path)[::-1])
-    monkeypatch.setattr("cl.data.folders.os.scandir", lambda path: list(scandir(path))[::-1])
+    monkeypatch.setattr(os, "walk", lambda *a, **k: ((where, d, names[::-1]) for where, d, names in walk(*a, **k)))
     assert list_images(data / "train", "train_dir") == before
 
 
@@ -108,7 +108,7 @@ def test_a_flat_folder_takes_labels_from_a_file(data: Path) -> None:
     shutil.rmtree(flat)
     write_classes(data, {"flat": 0})
     plain(0).save(flat / "other.jpg")
-    with pytest.raises(UserError, match="--labels: got data/labels.csv, expected the names of files"):
+    with pytest.raises(UserError, match="expected the names of files"):
         load(DataConfig(dataset="custom", data_folder="data", train_dir="flat", labels="labels.csv"))
 
 
@@ -129,10 +129,8 @@ def test_what_cannot_be_measured_is_absent_not_zero(labels: bool, validation: bo
     assert ("online_linear/val_top1" in summary) == (labels and validation)
     assert ("knn/val_top1" in summary) == (labels and validation)
     assert "online_linear/val_top5" not in summary  # fewer than six classes
-    cells = next(
-        line for line in out.splitlines() if ("trained_models/r" in line and "%" in line) or line.startswith("- ")
-    )
-    assert cells.split().count("-") == (0 if labels and validation else 2)
+    row = next(after for line, after in zip(out.splitlines(), out.splitlines()[1:], strict=False) if line[:4] == "----")
+    assert row.split().count("-") == (0 if labels and validation else 2)
 
 
 def test_linear_evaluation_serves_any_folder(data: Path, run: Run) -> None:
