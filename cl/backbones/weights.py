@@ -1,6 +1,7 @@
 """Weights that a backbone starts from, or that are evaluated: always whole, never unpickled into code."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ def read_checkpoint(named: str, flag: str) -> tuple[Path, dict[str, Any]]:
     if not file.is_file():
         raise UserError(f"--{flag}: got {named}, expected a run folder or a file of weights; there is no {file}")
     try:
-        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns of what it then refuses
+            warnings.simplefilter("ignore")
+            content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except UNREADABLE as error:
         raise UserError(f"--{flag}: got {named}; {file} cannot be read as weights ({type(error).__name__})") from None
     if not isinstance(content, dict):

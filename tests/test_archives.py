@@ -1,0 +1,124 @@
+"""CIFAR and STL-10 as torchvision's archives, and ImageNet-100 linked out of ImageNet."""
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from torchvision import datasets
+
+from cl.config.data import DataConfig
+from cl.data import imagenet100
+from cl.data.datasets import load
+from cl.errors import UserError
+from tests.conftest import ROOT, TINY, Run
+
+
+def write(file: Path, content: bytes) -> str:
+    """Write a file; return its checksum, which the test puts in the place of the real archive's."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return hashlib.md5(content).hexdigest()
+
+
+@pytest.fixture
+def cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """CIFAR-10's files with twenty images in each batch."""
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 3072), dtype=np.uint8)
+    root, kind = folder / "datasets/cifar-10-batches-py", datasets.CIFAR10
+    for names in (kind.train_list, kind.test_list):
+        sums = []
+        for name, _ in names:
+            rows = pixels[:20] if name == "test_batch" else pixels[20 * int(name[-1]) :][:20]
+            content = {"data": rows, "labels": (np.arange(20) % 10).tolist()}
+            sums.append([name, write(root / name, pickle.dumps(content))])
+        monkeypatch.setattr(kind, "train_list" if len(names) > 1 else "test_list", sums)
+    meta = {"label_names": [f"class{i}" for i in range(10)]}
+    monkeypatch.setitem(kind.meta, "md5", write(root / "batches.meta", pickle.dumps(meta)))
+    return pixels
+
+
+def test_an_archive_is_read_as_its_authors_split_it(cifar10: np.ndarray) -> None:
+    splits = load(DataConfig(dataset="cifar10"))
+    assert splits.val is not None
+    assert (len(splits.train), len(splits.val)) == (100, 20)
+    assert splits.classes == tuple(f"class{i}" for i in range(10))
+    assert np.array_equal(splits.val.read(3).numpy(), cifar10[3].reshape(3, 32, 32))
+    assert np.array_equal(splits.train.read(0).numpy(), cifar10[20].reshape(3, 32, 32))
+    grey = load(DataConfig(dataset="cifar10", in_channels=1))
+    assert grey.train.read(0).shape == (1, 32, 32)
+    assert len(grey.norm[0]) == 1
+
+
+def test_an_archive_trains(cifar10: np.ndarray, run: Run) -> None:
+    code, out, err = run("main_contrastive.py", "cifar10", "resnet18", *TINY, "--fast_dev_run", "--num_workers", "0")
+    assert (code, err) == (0, "")
+    assert "100 for training, 20 for validation, 10 classes" in out
+
+
+def test_stl10s_unlabelled_images_have_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stl10:
+        filename, url, classes = "stl10_binary.tar.gz", "http://somewhere", ["a", "b"]
+
+        def __init__(self, root: Path, split: str, download: bool) -> None:
+            count = 6 if split == "test" else 10
+            self.data = np.zeros((count, 3, 96, 96), np.uint8)
+            labels = np.arange(count, dtype=np.uint8) % 2
+            self.labels: Any = labels if split == "test" else np.concatenate((labels[:4], np.asarray([-1] * 6)))
+
+    monkeypatch.setattr(datasets, "STL10", Stl10)
+    splits = load(DataConfig(dataset="stl10"))
+    assert splits.train.targets.tolist() == [0, 1, 0, 1] + [-1] * 6
+    assert splits.labelled().train.targets.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
+def test_without_a_network_it_says_which_file_to_put_where(
+    name: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    for module in ("cifar", "stl10"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", offline)
+    code, out, err = run("main_contrastive.py", name, "resnet18")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert getattr(datasets, name.upper()).filename in err
+    assert "datasets" in err
+    assert "--train_dir" in err
+    assert not (folder / "trained_models").exists()
+
+
+def test_a_damaged_archive_is_not_used(cifar10: np.ndarray, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
+    (folder / "datasets/cifar-10-batches-py/data_batch_3").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz is neither in datasets nor"):
+        load(DataConfig(dataset="cifar10"))
+
+
+def test_imagenet100_is_linked_out_of_imagenet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(set(imagenet100.CLASSES)) == 100
+    for split in ("train", "val"):
+        for name in [*imagenet100.CLASSES, "n00000000"]:
+            (tmp_path / "imagenet" / split / name).mkdir(parents=True)
+            (tmp_path / "imagenet" / split / name / "one.JPEG").write_bytes(split.encode())
+    for _ in range(2):  # again is harmless
+        imagenet100.main([str(tmp_path / "imagenet"), str(tmp_path / "out")])
+    assert sorted(each.name for each in (tmp_path / "out/train").iterdir()) == sorted(imagenet100.CLASSES)
+    assert (tmp_path / "out/test" / imagenet100.CLASSES[0] / "one.JPEG").read_bytes() == b"val"
+    assert "100 classes linked" in capsys.readouterr().out
+    with pytest.raises(UserError, match="expected class folders; 200 are missing"):
+        imagenet100.main([str(tmp_path), str(tmp_path / "out")])
+
+
+def test_the_class_list_is_the_one_handed_down() -> None:
+    shared = ROOT.parent / "shared/data/imagenet100_classes.txt"
+    if not shared.exists():
+        pytest.skip("the list lies beside the project only where it is developed")
+    assert shared.read_text().split() == imagenet100.CLASSES

@@ -1,0 +1,106 @@
+"""wandb can be had, and can never end a run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+
+from tests.conftest import ROOT, TINY, Run
+
+PRETRAIN = "main_contrastive.py"
+QUICK = ["digits", "resnet18", *TINY, "--max_steps", "3", "--run_id", "r", "--project", "x"]
+BLOCK = """
+import socket
+class Blocked(socket.socket):
+    def connect(self, address):
+        if self.family != socket.AF_UNIX: raise OSError("no network")
+        return super().connect(address)
+    connect_ex = connect
+socket.socket = Blocked
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_login(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def without_network(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run in a network namespace of its own where that is allowed, else with the sockets of Python blocked."""
+    unshare = [shutil.which("unshare") or "", "-n"]
+    if unshare[0] and subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
+        command = [*unshare, *command]
+    (folder / "block").mkdir()
+    (folder / "block/sitecustomize.py").write_text(BLOCK)
+    environment = os.environ | {"PYTHONPATH": str(folder / "block")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_without_a_network_a_run_ends_normally_and_leaves_an_offline_run(folder: Path) -> None:
+    done = without_network([sys.executable, str(ROOT / PRETRAIN), *QUICK], folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    (offline,) = (folder / "trained_models/r/wandb").glob("offline-run-*")
+    assert offline.name.endswith("-r")  # the id is the run folder's name
+    assert next(offline.glob("run-r.wandb")).stat().st_size > 0
+    assert f"wandb sync trained_models/r/wandb/{offline.name}" in done.stdout
+    assert (folder / "trained_models/r/metrics.csv").exists()
+
+
+class Stub:
+    """Takes the place of a wandb run and remembers what it gets; fails from the second row on if asked to."""
+
+    def __init__(self, failing: bool) -> None:
+        self.failing, self.rows, self.finished = failing, list[tuple[dict[str, float], int]](), False
+        self.settings = wandb.Settings(mode="online")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        if self.failing and self.rows:
+            raise ConnectionError("server gone")
+        self.rows.append((metrics, step))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_rows_go_to_wandb_until_it_fails(failing: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, asked = Stub(failing), {}
+    monkeypatch.setattr(wandb, "init", lambda **given: asked.update(given) or stub)
+    code, _, err = run(PRETRAIN, *QUICK[:-6], "--epochs", "2", *QUICK[-4:])
+    assert code == 0
+    assert (asked["project"], asked["id"], asked["resume"], asked["mode"]) == ("x", "r", "allow", "offline")
+    assert asked["config"]["temperature"] == 0.2
+    assert [step for _, step in stub.rows] == ([22] if failing else [22, 44])
+    assert stub.finished != failing
+    assert err.count("\n") == failing
+    assert ("warning: wandb is off from here on (ConnectionError: server gone)" in err) == failing
+
+
+def test_a_login_without_a_network_goes_offline(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, modes = Stub(failing=False), []
+
+    def init(mode: str, **_: object) -> Stub:
+        modes.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("timed out")
+        return stub
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "login", lambda prompt: True)
+    code, _, err = run(PRETRAIN, *QUICK)
+    assert (code, err, modes) == (0, "", ["online", "offline"])
+    assert len(stub.rows) == 1
+
+
+def test_a_machine_without_wandb_runs_everything_else(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    code, out, err = run(PRETRAIN, *QUICK)
+    assert code == 0
+    assert "warning: wandb is off from here on (ModuleNotFoundError" in err
+    assert "run folder" in out
