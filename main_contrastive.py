@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     from cl.evaluation.plots import SEARCHED, SaveNeighbours, SaveViews
     from cl.methods import build_method
     from cl.run.checkpoint import SaveLast
-    from cl.run.closing import close, linear_command
+    from cl.run.closing import close, next_step
     from cl.run.devices import usable_devices
     from cl.run.folder import open_run_folder, point_latest
     from cl.run.plan import Plan, banner, dry_run
@@ -57,12 +57,12 @@ def main(argv: Sequence[str]) -> None:
         SaveNeighbours(some, data.eval_loader(some), splits.classes, folder / "neighbours.png"),
         SaveLast(folder, config, splits),
     ]
-    trainer = build_trainer(resolved, devices, folder, callbacks)
+    trainer = build_trainer(resolved, plan, folder, callbacks)
     trainer.fit(method, data)
 
     columns = {"online linear": "online_linear/val_top1", "kNN (k 200, T 0.1)": "knn/val_top1"}
     print("\n" + close(folder, columns, method.epoch_metrics(), progress.images_per_second))
-    print("\nNext, linear evaluation of the frozen backbone:\n\n" + linear_command(resolved, folder))
+    print("\n" + next_step(resolved, folder, labelled=bool(splits.classes)))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
     write_bad(folder / "bad_images.csv", splits.bad)
     progress = Progress(folder)
-    trainer = build_trainer(resolved, devices, folder, [progress, SaveLast(folder, config, splits)])
+    trainer = build_trainer(resolved, plan, folder, [progress, SaveLast(folder, config, splits)])
     trainer.fit(linear, data)
 
     columns = {"offline linear": "offline_linear/val_top1", "top-5": "offline_linear/val_top5"}

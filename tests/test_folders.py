@@ -129,6 +129,7 @@ def test_what_cannot_be_measured_is_absent_not_zero(labels: bool, validation: bo
     assert ("online_linear/val_top1" in summary) == (labels and validation)
     assert ("knn/val_top1" in summary) == (labels and validation)
     assert "online_linear/val_top5" not in summary  # fewer than six classes
+    assert ("main_linear.py" in out.splitlines()[-1]) == labels
     row = next(after for line, after in zip(out.splitlines(), out.splitlines()[1:], strict=False) if line[:4] == "----")
     assert row.split().count("-") == (0 if labels and validation else 2)
 

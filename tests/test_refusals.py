@@ -77,7 +77,7 @@ BY_MACHINE = [
     (PRETRAIN, [*DIGITS, "--method", "barlow_twins"], ["--method: got barlow_twins", "not available yet"]),
     (PRETRAIN, [*DIGITS, "--dali"], ["--loader: got dali", "not available yet"]),
     (PRETRAIN, ["digits", "timm/vit_tiny_patch16_224"], ["encoder: got timm/vit_tiny", "not available yet"]),
-    (PRETRAIN, [*DIGITS, "--project", "x"], ["--project: got x", "not available yet"]),
+    (PRETRAIN, [*DIGITS, "--init_from", "x"], ["--init_from: got x", "there is no x"]),
     (LINEAR, [*DIGITS, *RUN], ["--pretrained_feature_extractor: got run", "no run"]),
 ]  # fmt: skip
 

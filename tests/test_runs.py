@@ -35,14 +35,14 @@ def test_a_run_leaves_its_folder_and_says_what_comes_next(run: Run, folder: Path
     assert (code, err) == (0, "")
     (made,) = [each for each in (folder / "trained_models").iterdir() if not each.is_symlink()]
     assert {each.name for each in made.iterdir()} == {
-        "config.json", "last.ckpt", "metrics.csv", "summary.json", "timing.csv", "views.png",
+        "config.json", "last.ckpt", "metrics.csv", "neighbours.png", "summary.json", "timing.csv", "views.png",
     }  # fmt: skip
     assert os.readlink(folder / "trained_models/latest") == made.name
     assert "1437 for training, 360 for validation, 10 classes" in out
     assert "64 x 1 process = 64 images a step" in out
     assert "22 an epoch, 44 in all" in out
     assert "0.001 per 256 images, 0.00025 after scaling (adamw, warmup_cosine, 4 steps of warm-up)" in out
-    assert "typed         dataset digits, batch_size 64, encoder resnet18, width 4" in out
+    assert "typed               dataset digits, batch_size 64, encoder resnet18, width 4" in out
     assert "digits preset" in out
     assert out.count("images/s\n") == 2  # a line for each epoch
     summary = json.loads((made / "summary.json").read_text())

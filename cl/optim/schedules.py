@@ -22,6 +22,11 @@ class Budget:
         steps = steps_per_epoch * run.epochs
         return cls(global_batch, steps_per_epoch, min(steps, run.max_steps or steps))
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that are begun."""
+        return -(-self.steps // self.steps_per_epoch)
+
 
 @dataclass(frozen=True)
 class Schedule:

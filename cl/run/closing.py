@@ -28,8 +28,14 @@ def close(folder: Path, columns: Mapping[str, str], metrics: Mapping[str, float]
     )
 
 
-def linear_command(resolved: Resolved[Pretrain], folder: Path) -> str:
-    """The linear evaluation of a run folder, as one line that can be pasted where this program was started."""
+def next_step(resolved: Resolved[Pretrain], folder: Path, labelled: bool) -> str:
+    """What to do with the run folder; the command is one line that can be pasted where this program was started."""
+    if not labelled:
+        return f"Without labels there is no accuracy; {folder / 'neighbours.png'} shows what the backbone finds alike."
+    return "Next, linear evaluation of the frozen backbone:\n\n" + _linear_command(resolved, folder)
+
+
+def _linear_command(resolved: Resolved[Pretrain], folder: Path) -> str:
     config, typed = resolved.config, resolved.origins
     script = Path(sys.argv[0]).with_name("main_linear.py")
     words = [_python(), str(script), config.data.dataset, config.backbone.encoder]

@@ -12,9 +12,9 @@ from pytorch_lightning.loggers import Logger
 from cl.cli import Resolved
 from cl.data.loader import TrainLoader
 from cl.run.checkpoint import AtomicCheckpointIO
-from cl.run.devices import Devices
 from cl.run.folder import plain_values
 from cl.run.loggers import CSVLog
+from cl.run.plan import Plan
 from cl.run.wandb_log import WandbLog
 
 
@@ -29,13 +29,13 @@ class Position(Callback):
 
 
 class StopAt(Callback):
-    """End after `max_steps` with a validation; Lightning's own limit has none in the middle of an epoch."""
+    """End after so many steps with a validation; Lightning's own limit has none in the middle of an epoch."""
 
-    def __init__(self, max_steps: int) -> None:
-        self.max_steps = max_steps
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
 
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
-        if trainer.global_step >= self.max_steps:
+        if trainer.global_step >= self.steps:
             trainer.should_stop = True
 
 
@@ -45,7 +45,7 @@ def _train_loader(trainer: Trainer) -> TrainLoader:
     return loader
 
 
-def build_trainer(resolved: Resolved[Any], devices: Devices, folder: Path, callbacks: Sequence[Callback]) -> Trainer:
+def build_trainer(resolved: Resolved[Any], plan: Plan, folder: Path, callbacks: Sequence[Callback]) -> Trainer:
     """A Trainer that samples, saves, shows and ends as `cl` does, not as Lightning does by itself."""
     quiet_lightning()
     run = resolved.config.run
@@ -53,14 +53,14 @@ def build_trainer(resolved: Resolved[Any], devices: Devices, folder: Path, callb
     if run.wandb or run.project:
         loggers.append(WandbLog(run, folder, plain_values(resolved)))
     return Trainer(
-        accelerator=devices.accelerator,
-        devices=devices.devices,
-        max_epochs=1 if run.fast_dev_run else run.epochs,
-        max_steps=run.max_steps or -1,
+        accelerator=plan.devices.accelerator,
+        devices=plan.devices.devices,
+        max_epochs=plan.budget.epochs,
+        max_steps=plan.budget.steps,
         limit_train_batches=1 if run.fast_dev_run else None,
         limit_val_batches=1 if run.fast_dev_run else None,
         logger=loggers,
-        callbacks=[Position(), *([StopAt(run.max_steps)] if run.max_steps else []), *callbacks],
+        callbacks=[Position(), StopAt(plan.budget.steps), *callbacks],
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
