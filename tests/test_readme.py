@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.pictures import write_classes
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
@@ -23,7 +24,8 @@ def test_every_command_is_of_a_kind_that_a_test_or_ci_runs() -> None:
 
 def test_the_programs_run_as_written(tmp_path: Path) -> None:
     """One after the other in one folder, each for one batch."""
-    assert len(PROGRAMS) >= 3
+    assert len(PROGRAMS) >= 4
+    write_classes(tmp_path, {"my_photos": 70})
     for line in PROGRAMS:
         _, program, *flags = shlex.split(line)
         short = [] if {"--help", "--dry_run"} & set(flags) else ["--fast_dev_run"]

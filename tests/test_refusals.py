@@ -161,7 +161,7 @@ def test_a_checkpoint_of_something_else_is_refused(
 ) -> None:
     file = tmp_path_factory.mktemp("given") / "other.pth"
     torch.save({"state_dict": {"weight": torch.zeros(3)}}, file)
-    refused(run(LINEAR, *DIGITS, "--pretrained_feature_extractor", str(file)), ["cannot be read"], folder)
+    refused(run(LINEAR, *DIGITS, "--pretrained_feature_extractor", str(file)), ["is no checkpoint"], folder)
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
