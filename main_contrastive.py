@@ -21,13 +21,13 @@ def main(argv: Sequence[str]) -> None:
     from cl.data.manifest import write_bad
     from cl.data.sampler import Share
     from cl.data.view_spec import pretrain_views
-    from cl.evaluation.knn import OnlineKNN
+    from cl.evaluation.knn import TEMPERATURE, K, OnlineKNN
     from cl.evaluation.plots import SEARCHED, SaveNeighbours, SaveViews
     from cl.methods import build_method
     from cl.run.checkpoint import SaveLast
     from cl.run.closing import close, next_step
     from cl.run.devices import usable_devices
-    from cl.run.folder import open_run_folder, point_latest
+    from cl.run.folder import open_run_folder
     from cl.run.plan import Plan, banner, dry_run
     from cl.run.progress import Progress
     from cl.run.trainer import build_trainer
@@ -43,16 +43,14 @@ def main(argv: Sequence[str]) -> None:
     folder = open_run_folder(resolved, config.method.method)
     print(banner(resolved, plan, folder), flush=True)
     if config.run.dry_run:
-        return print(dry_run(method, data, folder))
+        return print(dry_run(method, data, devices.first, folder))
 
-    point_latest(folder)
     write_bad(folder / "bad_images.csv", splits.bad)
-    few = config.data.batch_size if config.run.fast_dev_run else SEARCHED
-    bank = few if config.run.fast_dev_run else config.online.knn_bank
-    some, progress = stratified(splits.train, few), Progress(folder)
+    some = stratified(splits.train, config.data.batch_size if config.run.fast_dev_run else SEARCHED)
+    progress = Progress(folder)
     callbacks = [
         progress,
-        OnlineKNN(data.bank_loader(bank), config.online.knn_every),
+        OnlineKNN(data.bank_loader(plan.bank), config.online.knn_every),
         SaveViews(splits.train, splits.norm, folder / "views.png"),
         SaveNeighbours(some, data.eval_loader(some), splits.classes, folder / "neighbours.png"),
         SaveLast(folder, config, splits),
@@ -60,7 +58,10 @@ def main(argv: Sequence[str]) -> None:
     trainer = build_trainer(resolved, plan, folder, callbacks)
     trainer.fit(method, data)
 
-    columns = {"online linear": "online_linear/val_top1", "kNN (k 200, T 0.1)": "knn/val_top1"}
+    columns = {
+        "online linear": "online_linear/val_top1",
+        f"kNN (k {min(K, plan.bank)}, T {TEMPERATURE})": "knn/val_top1",
+    }
     print("\n" + close(folder, columns, method.epoch_metrics(), progress.images_per_second))
     print("\n" + next_step(resolved, folder, labelled=bool(splits.classes)))
 

@@ -31,18 +31,21 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.trainer import build_trainer
 
     devices = usable_devices(config)
-    backbone, norm = load_pretrained(config)
-    splits = replace(load(config.data).labelled(), norm=norm)
+    pretrained = load_pretrained(config)
+    splits = replace(load(config.data).labelled(), norm=pretrained.norm)
     if not splits.classes:
         raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
+    if config.views.crop_size != pretrained.crop_size:
+        note = f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {pretrained.crop_size} pixels"
+        splits = replace(splits, notes=(*splits.notes, note))
     data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, Share(0, 1)))
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
-    linear = LinearEvaluation(backbone, plan.classes, config.optim, plan.budget)
+    linear = LinearEvaluation(pretrained.backbone, plan.classes, config.optim, plan.budget)
     folder = open_run_folder(resolved, "linear")
     print(banner(resolved, plan, folder), flush=True)
     if config.run.dry_run:
-        return print(dry_run(linear, data, folder))
+        return print(dry_run(linear, data, devices.first, folder))
 
     write_bad(folder / "bad_images.csv", splits.bad)
     progress = Progress(folder)

@@ -1,3 +1,3 @@
-"""Contrastive image pretraining that can be trusted. The public names are imported when they are first used."""
+"""Contrastive image pretraining that can be trusted."""
 
 __version__ = "0.1.0"

@@ -43,12 +43,15 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
         prog=_script(program), usage=f"{_script(program)} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False
     )
     dataset = next((word for word in argv if word in _dataset_choices(parts)), None)
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own does not know -1e-3
     _declare(parser, parts, preset_layers(program, dataset, method))
     if "-h" in argv or "--help" in argv:
         parser.print_help()
         sys.exit(0)
     _refuse_unknown(argv, parser, parts)
     typed = _typed(parser, argv, parts)
+    if "method" in typed:
+        typed["method"] = method  # also where --supervised made it supcon
     layers = {"typed": typed} | preset_layers(program, typed["dataset"], method)
     values, origins = settle(parts, layers)
     built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
@@ -115,17 +118,17 @@ def _spellings(declared: Field) -> tuple[str, ...]:
 def _nearest(word: str, known: Sequence[str] | set[str] | Mapping[str, object]) -> str:
     """A suggestion: the flag that `word` abbreviates, else the most similar one."""
     starts = [each for each in sorted(known) if each.startswith(word)]
-    near = starts or difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+    near = starts or difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
     return f", did you mean {near[0]}?" if near else ""
 
 
 def _typed(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -> dict[str, Any]:
     """What was typed, as values by field name."""
-    namespace, extra = parser.parse_known_args(list(argv))
+    namespace, extra = parser.parse_known_intermixed_args(list(argv))
     declared = {d.name: d for part in parts.values() for d in fields_of(part)}
     missing = [name for name, d in declared.items() if d.flag.positional and name not in namespace]
     if missing:
-        raise UserError(f"{' and '.join(missing)}: not given, expected as in: {parser.prog} digits resnet18")
+        raise UserError(f"{' and '.join(missing)}: not given, expected before the flags: {parser.prog} digits resnet18")
     if extra:
         raise UserError(
             f"{' '.join(extra)}: not a flag's value, expected two words before the flags: {parser.prog} digits resnet18"

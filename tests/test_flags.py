@@ -126,6 +126,14 @@ def test_a_loaded_config_is_checked_like_a_typed_one() -> None:
         METHODS["simclr"].from_dict({"temprature": 0.1})
 
 
+def test_positionals_may_stand_apart_and_supervised_means_supcon_wherever_it_stands() -> None:
+    config = parse(Pretrain, ["digits", "--epochs", "3", "resnet50"]).config
+    assert (config.backbone.encoder, config.run.epochs) == ("resnet50", 3)
+    for flags in (["--supervised"], ["--supervised", "--method", "simclr"], ["--method", "simclr", "--supervised"]):
+        assert pretrain(*flags).method.method == "supcon"
+        assert type(pretrain(*flags).method) is METHODS["supcon"]
+
+
 def test_aliases_and_shorthands_name_the_same_field() -> None:
     assert pretrain("--hidden_mlp", "64", "--encoding_dim", "32").method.proj_hidden_dim == 64
     assert pretrain("--dali").data.loader == "dali"

@@ -29,6 +29,7 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
     tree = ast.parse(file.read_text())
     top = set(map(id, tree.body))
     for node in ast.walk(tree):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: a relative import hides its layer"
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from (
                 (f"{node.module}.{name.name}" if node.module == "cl" else node.module, id(node) in top)

@@ -1,6 +1,7 @@
 """The learning rate follows its formula at every step, for every group."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -67,6 +68,21 @@ def test_a_group_keeps_its_own_rate_and_decay_under_the_common_schedule() -> Non
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2 * factor, 2.0 * factor])
         optimizer.step()
         made["lr_scheduler"]["scheduler"].step()
+
+
+def test_a_resumed_run_follows_its_own_horizon_not_the_saved_one() -> None:
+    def made(epochs: int) -> dict[str, Any]:
+        optimizer = optimizer_of(OptimConfig(lr=1.0), [{"params": [torch.nn.Parameter(torch.zeros(1))]}], 256)
+        return with_schedule(optimizer, Schedule("cosine", epochs * STEPS, STEPS))
+
+    first, second = made(1)["lr_scheduler"]["scheduler"], made(3)["lr_scheduler"]["scheduler"]
+    for _ in range(STEPS):
+        first.optimizer.step()
+        first.step()
+    second.load_state_dict(first.state_dict())
+    second.optimizer.step()
+    second.step()
+    assert second.get_last_lr() == pytest.approx([(1 + math.cos(math.pi * 21 / 60)) / 2])
 
 
 @pytest.mark.parametrize(

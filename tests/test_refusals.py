@@ -46,6 +46,13 @@ BY_ARGV = [  # program, flags, what the line must say
     (PRETRAIN, [*DIGITS, "--lr", "inf"], ["--lr: got inf"]),
     (PRETRAIN, [*DIGITS, "--lr", "fast"], ["--lr: got fast", "a number"]),
     (PRETRAIN, [*DIGITS, "--lr"], ["--lr", "expected one argument"]),
+    (PRETRAIN, [*DIGITS, "--lr", "-1e-3"], ["--lr: got -0.001", "at least 0"]),
+    (PRETRAIN, [*DIGITS, "--seed", "99999999999"], ["--seed: got 99999999999", "at most 2147483647"]),
+    (PRETRAIN, [*DIGITS, "--width", "1000000"], ["--width: got 1000000", "at most 4096"]),
+    (PRETRAIN, [*DIGITS, "--run_id", "x" * 300], ["--run_id: got xxx", "at most 100"]),
+    (PRETRAIN, ["cifar10", "resnet18", "--labels", "l.csv"], ["--labels: got l.csv without --train_dir"]),
+    (PRETRAIN, ["custom", "resnet18", "--train_dir", "x" * 300], ["--train_dir: got xxx", "can be read"]),
+    (PRETRAIN, ["--gpus", "0", "1", *DIGITS], ["dataset and encoder: not given, expected before the flags"]),
     (PRETRAIN, [*DIGITS, "--batch_size", "1"], ["--batch_size: got 1", "at least 2"]),
     (PRETRAIN, [*DIGITS, "--epochs", "1.5"], ["--epochs: got 1.5", "an integer"]),
     (PRETRAIN, [*DIGITS, "--scheduler", "step"], ["--scheduler", "--lr_decay_steps"]),
@@ -61,6 +68,7 @@ BY_ARGV = [  # program, flags, what the line must say
     (LINEAR, DIGITS, ["--pretrained_feature_extractor: not given"]),
     (LINEAR, [*DIGITS, "--pretrained_feature_extracto", "x"], ["did you mean --pretrained_feature_extractor?"]),
     (LINEAR, [*DIGITS, *RUN, "--temperature", "0.1"], ["--temperature: no such flag"]),
+    (LINEAR, [*DIGITS, *RUN, "--width", "16"], ["--width: no such flag"]),
     (PRETRAIN, SEED_PRETRAIN, ["--data_folder: got /datasets", "nothing at that path"]),
     (LINEAR, SEED_LINEAR, ["--data_folder: got /datasets", "nothing at that path"]),
     (PRETRAIN, ["imagenet100", "resnet18"], ["--train_dir: not given"]),
@@ -75,6 +83,7 @@ BY_MACHINE = [
     (PRETRAIN, [*DIGITS, "--devices", "2", "--accelerator", "cpu"], ["--devices: got 2", "not available yet"]),
     (PRETRAIN, [*DIGITS, "--lars"], ["--lars: got True", "not available yet"]),
     (PRETRAIN, [*DIGITS, "--method", "barlow_twins"], ["--method: got barlow_twins", "not available yet"]),
+    (PRETRAIN, [*DIGITS, "--supervised", "--method", "simclr"], ["--method: got supcon", "not available yet"]),
     (PRETRAIN, [*DIGITS, "--dali"], ["--loader: got dali", "not available yet"]),
     (PRETRAIN, ["digits", "timm/vit_tiny_patch16_224"], ["encoder: got timm/vit_tiny", "not available yet"]),
     (PRETRAIN, [*DIGITS, "--init_from", "x"], ["--init_from: got x", "there is no x"]),
@@ -145,7 +154,10 @@ def test_an_empty_folder_is_refused(run: Run, folder: Path, tmp_path_factory: py
     refused(run(PRETRAIN, "custom", "resnet18", "--data_folder", empty, "--train_dir", "t"), ["--data_folder"], folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"<html></html>", b"PK\x03\x04 truncated"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a checkpoint", b"<html></html>", b"PK\x03\x04 truncated", b"epoch,step,loss\n1,2,3\n", b"error: x\n"],
+)
 def test_an_unreadable_checkpoint_is_refused(
     content: bytes, run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -156,11 +168,29 @@ def test_an_unreadable_checkpoint_is_refused(
         refused(answer, ["--pretrained_feature_extractor", "cannot be read"], folder)
 
 
+FACTS = {
+    "schema": 1,
+    "program": "Pretrain",
+    "config": {"views": {"crop_size": 8}, "data": {"in_channels": 3}, "backbone": {"encoder": "resnet18"}},
+    "norm": ((0.5,) * 3, (0.5,) * 3),
+}
+OTHERS = {
+    "no facts": {"state_dict": {"weight": torch.zeros(3)}},
+    "no weights": {"cl": FACTS, "state_dict": None},
+    "no norm": {"cl": FACTS | {"norm": None}, "state_dict": {}},
+    "no size": {"cl": FACTS | {"config": {}}, "state_dict": {}},
+    "unknown field": {"cl": FACTS | {"config": FACTS["config"] | {"backbone": {"new": 1}}}, "state_dict": {}},  # type: ignore[operator]
+    "later schema": {"cl": FACTS | {"schema": 99}, "state_dict": {}},
+    "main_linear's": {"cl": FACTS | {"program": "Linear"}, "state_dict": {}},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
 def test_a_checkpoint_of_something_else_is_refused(
-    run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory
+    kind: str, run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = tmp_path_factory.mktemp("given") / "other.pth"
-    torch.save({"state_dict": {"weight": torch.zeros(3)}}, file)
+    torch.save(OTHERS[kind], file)
     refused(run(LINEAR, *DIGITS, "--pretrained_feature_extractor", str(file)), ["is no checkpoint"], folder)
 
 

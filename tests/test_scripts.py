@@ -50,7 +50,7 @@ def test_the_two_scripts_are_the_commands_that_users_know(tmp_path: Path) -> Non
 
 
 def test_a_script_really_starts_its_program_and_passes_on_its_exit_code(tmp_path: Path) -> None:
-    command = shlex.split(f"bash {ROOT}/bash_files/run_contrastive.sh --devices 1 --accelerator cpu")
+    command = shlex.split(f"bash {ROOT}/bash_files/run_contrastive.sh --data_folder /nowhere --devices 1")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --data_folder: got /datasets")
+    assert done.stderr.startswith("error: --data_folder: got /nowhere")

@@ -1,6 +1,5 @@
 """Weights that a backbone starts from, or that are evaluated: always whole, never unpickled into code."""
 
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,20 +15,23 @@ from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
 
 LAST = "last.ckpt"  # the newest checkpoint of a run folder
-UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError, SafetensorError)
 PREFIX = "backbone."  # of the backbone in this toolkit's checkpoints
 
 
 def read_checkpoint(named: str, flag: str) -> tuple[Path, dict[str, Any]]:
     """The content of a run folder's newest checkpoint, or of a file; UserError names the flag."""
-    file = Path(named) / LAST if Path(named).is_dir() else Path(named)
-    if not file.is_file():
+    try:
+        file = Path(named) / LAST if Path(named).is_dir() else Path(named)
+        there = file.is_file()
+    except OSError as error:
+        raise UserError(f"--{flag}: got {named}, which cannot be looked up ({error.strerror})") from None
+    if not there:
         raise UserError(f"--{flag}: got {named}, expected a run folder or a file of weights; there is no {file}")
     try:
         with warnings.catch_warnings():  # torch warns of what it then refuses
             warnings.simplefilter("ignore")
             content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except UNREADABLE as error:
+    except Exception as error:  # what torch raises for bytes that are no checkpoint is open: IndexError, EOFError, ...
         raise UserError(f"--{flag}: got {named}; {file} cannot be read as weights ({type(error).__name__})") from None
     if not isinstance(content, dict):
         raise UserError(

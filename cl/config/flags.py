@@ -51,9 +51,9 @@ class Field:
         flag, one = self.flag, {int: "an integer", float: "a number", str: "text", bool: "true or false"}[self.kind]
         if flag.choices:
             return "one of " + ", ".join(flag.choices)
-        bounds = [f"at least {flag.low:g}"] if flag.low > -math.inf else []
-        bounds += [f"above {flag.above:g}"] if flag.above > -math.inf else []
-        bounds += [f"at most {flag.high:g}"] if flag.high < math.inf else []
+        bounds = [f"at least {flag.low:.10g}"] if flag.low > -math.inf else []
+        bounds += [f"above {flag.above:.10g}"] if flag.above > -math.inf else []
+        bounds += [f"at most {flag.high:.10g}"] if flag.high < math.inf else []
         return f"{one}{' or several' * self.many} {' and '.join(bounds)}".strip()
 
 

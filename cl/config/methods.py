@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from cl.config.flags import Config, Flag
+from cl.errors import UserError
 
 METHODS: dict[str, type["MethodConfig"]] = {}  # filled at the end of this file
 METHOD = Flag("what is learned from the views", choices=METHODS, consts={"--supervised": "supcon"})
@@ -16,8 +17,16 @@ class MethodConfig(Config):
     implementation: ClassVar[str] = ""  # "module:Class"; without one the method is not available yet
 
     method: Annotated[str, METHOD] = ""
+
     proj_hidden_dim: Annotated[int, Flag("hidden units of the projector", aliases=("--hidden_mlp",), low=1)] = 2048
     proj_output_dim: Annotated[int, Flag("outputs of the projector", aliases=("--encoding_dim",), low=1)] = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if METHODS[self.method] is not type(self):
+            raise UserError(
+                f"--method: got {self.method} with the flags of {type(self).__name__}, expected its own name"
+            )
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ LINEAR_DATASETS: Mapping[str, Preset] = {
     "cifar10": {"crop_size": 32, "weight_decay": 0.0},
     "cifar100": {"crop_size": 32, "weight_decay": 0.0},
     "stl10": {"crop_size": 96, "weight_decay": 0.0},
+    "imagenet100": {"weight_decay": 0.0},
+    "imagenet": {"weight_decay": 0.0},
+    "custom": {"weight_decay": 0.0},
     "digits": {
         "crop_size": 8,
         "min_scale": 0.8,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from cl.config.backbone import BackboneConfig
+from cl.config.backbone import BackboneConfig, EncoderConfig
 from cl.config.data import DataConfig
 from cl.config.evaluation import LinearConfig, OnlineConfig
 from cl.config.flags import Config, fields_of
@@ -34,7 +34,7 @@ class Linear:
     """Everything that main_linear.py is told; the backbone's own config comes from the checkpoint."""
 
     data: DataConfig
-    backbone: BackboneConfig
+    backbone: EncoderConfig
     linear: LinearConfig
     views: ViewsConfig
     optim: OptimConfig

@@ -6,7 +6,7 @@ from cl.config.flags import Config, Flag
 from cl.errors import UserError
 
 LATEST, DRY_RUN = RESERVED = ("latest", "dry_run")  # names that the program itself uses inside --output_dir
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RunConfig(Config):
 
     epochs: Annotated[int, Flag("passes over the training images", low=1)] = 100
     max_steps: Annotated[int | None, Flag("end after so many optimizer steps, if that is earlier", low=1)] = None
-    seed: Annotated[int, Flag("seed of everything that is random", low=0)] = 0
+    seed: Annotated[int, Flag("seed of everything that is random", low=0, high=2**31 - 1)] = 0
     name: Annotated[str | None, Flag("first part of the run id, and the run's name in wandb")] = None
     run_id: Annotated[str | None, Flag("name of the run folder; by default name, data set and time")] = None
     output_dir: Annotated[str, Flag("folder of the run folders")] = "trained_models"
@@ -59,6 +59,6 @@ class RunConfig(Config):
         for name, value in (("name", self.name), ("run_id", self.run_id)):
             if value is not None and (not _PLAIN.fullmatch(value) or value in RESERVED):
                 raise UserError(
-                    f"--{name}: got {value}, expected letters, digits and . _ - after a first letter or digit, "
+                    f"--{name}: got {value}, expected at most 100 letters, digits and . _ -, a letter or digit first, "
                     f"and not {' or '.join(RESERVED)}"
                 )

@@ -9,7 +9,7 @@ from cl.errors import UserError
 class ViewsConfig(Config):
     """What one training view of an image is: linear evaluation needs no more than this."""
 
-    crop_size: Annotated[int, Flag("side of a view in pixels", low=4)] = 224
+    crop_size: Annotated[int, Flag("side of a view in pixels", low=4, high=4096)] = 224
     min_scale: Annotated[float, Flag("smallest share of the image's area that a crop covers", above=0, high=1)] = 0.08
     flip_prob: Annotated[float, Flag("probability of a horizontal flip", low=0, high=1)] = 0.5
 
@@ -18,9 +18,9 @@ class ViewsConfig(Config):
 class PretrainViewsConfig(ViewsConfig):
     """The views of pretraining. Defaults are SimCLR's for ImageNet (arXiv 2002.05709, appendix A)."""
 
-    brightness: Annotated[float, Flag("jitter strength: factor in [1 - x, 1 + x]", low=0)] = 0.8
-    contrast: Annotated[float, Flag("jitter strength: factor in [1 - x, 1 + x]", low=0)] = 0.8
-    saturation: Annotated[float, Flag("jitter strength: factor in [1 - x, 1 + x]", low=0)] = 0.8
+    brightness: Annotated[float, Flag("jitter strength: factor in [1 - x, 1 + x]", low=0, high=10)] = 0.8
+    contrast: Annotated[float, Flag("jitter strength: factor in [1 - x, 1 + x]", low=0, high=10)] = 0.8
+    saturation: Annotated[float, Flag("jitter strength: factor in [1 - x, 1 + x]", low=0, high=10)] = 0.8
     hue: Annotated[float, Flag("jitter strength: shift in [-x, x] of the colour circle", low=0, high=0.5)] = 0.2
     jitter_prob: Annotated[float, Flag("probability of the colour jitter", low=0, high=1)] = 0.8
     grey_prob: Annotated[float, Flag("probability of a grey view", low=0, high=1)] = 0.2

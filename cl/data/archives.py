@@ -1,5 +1,6 @@
 """CIFAR-10, CIFAR-100 and STL-10 as torchvision's archives: found, or downloaded, and checked by checksum."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -35,9 +36,12 @@ def archive(config: DataConfig, norm: Norm) -> Splits:
 
 def _open(kind: Any, root: Path, **split: Any) -> Any:
     """torchvision's own data set; UserError says which file to put where if it can be neither found nor downloaded."""
+    made = not root.exists()
     try:
         return kind(root, download=True, **split)
     except (URLError, OSError, RuntimeError) as error:
+        if made:
+            shutil.rmtree(root, ignore_errors=True)
         reason = str(error).splitlines()[0]
         raise UserError(
             f"--data_folder: {kind.filename} is neither in {root} nor could it be downloaded ({reason}); "

@@ -35,10 +35,9 @@ def check_folders(config: DataConfig) -> None:
                 raise UserError(f"--{flag}: got {folder}, expected none: {config.dataset} comes with the program")
         return
     if config.train_dir is None and config.dataset in ARCHIVES:
-        if config.val_dir is not None:
-            raise UserError(
-                f"--val_dir: got {config.val_dir}, expected with it --train_dir, or neither for the archive"
-            )
+        for flag, given in (("val_dir", config.val_dir), ("labels", config.labels)):
+            if given is not None:
+                raise UserError(f"--{flag}: got {given} without --train_dir, expected both, or neither for the archive")
         return
     if config.data_folder is not None:
         _check_folder("data_folder", Path(config.data_folder))
@@ -59,10 +58,14 @@ def located(config: DataConfig, path: str) -> Path:
 
 
 def _check_folder(flag: str, folder: Path) -> None:
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise UserError(f"--{flag}: got {folder}, expected a folder; there is {found} at that path")
-    if not any(folder.iterdir()):
+    try:
+        kind = "a folder" if folder.is_dir() else "a file" if folder.exists() else "nothing"
+        empty = kind == "a folder" and not any(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"--{flag}: got {folder}, expected a folder that can be read ({error.strerror})") from None
+    if kind != "a folder":
+        raise UserError(f"--{flag}: got {folder}, expected a folder; there is {kind} at that path")
+    if empty:
         raise UserError(f"--{flag}: got {folder}, expected images in it; it is empty")
 
 

@@ -60,7 +60,7 @@ class EvalLoader:
 
     def __init__(self, reader: EvalReader, sampler: EvalSampler, workers: int) -> None:
         self._sampler = sampler
-        self._batches = _dataloader(reader, sampler, workers)
+        self._batches = _dataloader(reader, sampler, workers, persistent=False)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -81,7 +81,7 @@ class TrainLoader:
 
     def __init__(self, reader: TrainReader, sampler: TrainSampler, workers: int) -> None:
         self._sampler = sampler
-        self._batches = _dataloader(reader, sampler, workers)
+        self._batches = _dataloader(reader, sampler, workers, persistent=True)
         self._consumed = 0
 
     def __len__(self) -> int:
@@ -110,13 +110,15 @@ class TrainLoader:
         self._sampler.epoch, self._consumed = state["epoch"], state["consumed"]
 
 
-def _dataloader(reader: Dataset[Batch], sampler: TrainSampler | EvalSampler, workers: int) -> DataLoader[Batch]:
+def _dataloader(
+    reader: Dataset[Batch], sampler: TrainSampler | EvalSampler, workers: int, persistent: bool
+) -> DataLoader[Batch]:
     return DataLoader(
         reader,
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_as_read,
-        persistent_workers=workers > 0,
+        persistent_workers=persistent and workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 

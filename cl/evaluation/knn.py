@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cl.batch import Batch
 from cl.evaluation.metrics import MeasuredModule
 
+CHUNK = 1024  # queries at a time: all of ImageNet against its bank would take 4 GB
 K, TEMPERATURE = 200, 0.1  # stated wherever the number is: other values are other numbers (lightly#1824)
 
 
@@ -27,10 +28,12 @@ def knn_scores(bank: Tensor, labels: Tensor, queries: Tensor, k: int = K, temper
         temperature: above 0.
     """
     bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
-    similarity, neighbours = (queries @ bank.T).topk(min(k, len(bank)), dim=1)
     votes = torch.zeros(len(queries), int(labels.max()) + 1, device=queries.device)
-    # Shifted by the largest possible similarity, so that a small temperature cannot overflow.
-    return votes.scatter_add_(1, labels[neighbours], ((similarity - 1) / temperature).exp())
+    for some, sums in zip(queries.split(CHUNK), votes.split(CHUNK), strict=True):
+        similarity, neighbours = (some @ bank.T).topk(min(k, len(bank)), dim=1)
+        # Shifted by the largest possible similarity, so that a small temperature cannot overflow.
+        sums.scatter_add_(1, labels[neighbours], ((similarity - 1) / temperature).exp())
+    return votes
 
 
 @torch.no_grad()

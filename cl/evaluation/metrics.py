@@ -20,7 +20,7 @@ class EpochMeans:
     def add(self, name: str, total: Tensor, weight: Tensor | int) -> None:
         """`total` is a sum over `weight` items."""
         total = total.detach().double()
-        pair = torch.stack([total, torch.as_tensor(weight, device=total.device).double()])
+        pair = torch.stack([total, weight.double() if isinstance(weight, Tensor) else total.new_full((), weight)])
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def compute(self) -> dict[str, float]:

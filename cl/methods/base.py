@@ -74,7 +74,8 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
 
     def on_train_batch_start(self, batch: Batch, _: int) -> None:
         # Randomness inside the network (dropout) is a function of the step, so that a resumed run draws the same.
-        torch.manual_seed((self.config.run.seed * 1_000_003 + self.trainer.global_step) * 65_537 + rank())
+        step_seed = (self.config.run.seed * 1_000_003 + self.trainer.global_step) * 65_537 + rank()
+        torch.manual_seed(step_seed % 2**63)
 
     def configure_optimizers(self) -> Any:
         optim, global_batch = self.config.optim, self.budget.global_batch

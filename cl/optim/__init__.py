@@ -23,4 +23,6 @@ def optimizer_of(config: OptimConfig, groups: Iterable[dict[str, Any]], global_b
 
 def with_schedule(optimizer: Optimizer, schedule: Schedule) -> dict[str, Any]:
     """Optimizer and schedule for Lightning, the schedule stepped with the optimizer."""
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"}}
+    # A plain function: of another callable LambdaLR saves the fields, and a resumed run gets the old horizon.
+    scheduler = LambdaLR(optimizer, lambda step: schedule(step))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

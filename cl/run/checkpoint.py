@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric.plugins import CheckpointIO
@@ -17,7 +17,7 @@ from cl.config.programs import Linear, Pretrain
 from cl.data.image_sets import Splits
 from cl.data.view_spec import Norm
 from cl.errors import UserError
-from cl.run.folder import SCHEMA
+from cl.run.folder import SCHEMA, point_latest
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -40,29 +40,50 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class SaveLast(Checkpoint):
-    """`last.ckpt` after every epoch, the last one included, with what a user of the weights must know."""
+    """`last.ckpt` after every epoch, with what a user of the weights must know; `latest` points to what has one."""
 
     def __init__(self, folder: Path, config: Pretrain | Linear, splits: Splits) -> None:
         self.path = folder / LAST
-        self.facts = {"schema": SCHEMA, "config": asdict(config), "classes": splits.classes, "norm": splits.norm}
+        self.facts = {
+            "schema": SCHEMA,
+            "program": type(config).__name__,
+            "config": asdict(config),
+            "classes": splits.classes,
+            "norm": splits.norm,
+        }
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.save_checkpoint(self.path)
+        if self.facts["program"] == "Pretrain":
+            point_latest(self.path.parent)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["cl"] = self.facts
 
 
-def load_pretrained(config: Linear) -> tuple[Backbone, Norm]:
-    """The backbone that `--pretrained_feature_extractor` names, as it was trained, and its normalisation."""
+class Pretrained(NamedTuple):
+    """A backbone, the normalisation that it was trained with, and the side of its views."""
+
+    backbone: Backbone
+    norm: Norm
+    crop_size: int
+
+
+def load_pretrained(config: Linear) -> Pretrained:
+    """What `--pretrained_feature_extractor` names, as it was trained."""
     flag, named = "pretrained_feature_extractor", config.linear.pretrained_feature_extractor or ""
     file, content = read_checkpoint(named, flag)
+    said = f"--{flag}: got {named}; {file} is no checkpoint of main_contrastive.py"
     try:
-        facts, weights = content["cl"], content["state_dict"]
-        size, channels = facts["config"]["views"]["crop_size"], facts["config"]["data"]["in_channels"]
-        backbone_config, norm = BackboneConfig.from_dict(facts["config"]["backbone"]), facts["norm"]
-    except (KeyError, TypeError):
-        raise UserError(f"--{flag}: got {named}; {file} is no checkpoint of main_contrastive.py") from None
+        facts, weights = content["cl"], dict(content["state_dict"])
+        schema, program = facts["schema"], facts["program"]
+        size, channels = int(facts["config"]["views"]["crop_size"]), int(facts["config"]["data"]["in_channels"])
+        mean, std = (tuple(map(float, each)) for each in facts["norm"])
+        backbone_config = BackboneConfig.from_dict(facts["config"]["backbone"]) if program == "Pretrain" else None
+    except (KeyError, TypeError, ValueError, UserError):
+        raise UserError(said) from None
+    if schema != SCHEMA or backbone_config is None:
+        raise UserError(f"{said} (it says program {program}, schema {schema}; expected Pretrain and {SCHEMA})")
     if config.backbone.encoder != backbone_config.encoder:
         raise UserError(
             f"encoder: got {config.backbone.encoder}, expected {backbone_config.encoder}, which {file} holds"
@@ -71,4 +92,4 @@ def load_pretrained(config: Linear) -> tuple[Backbone, Norm]:
         raise UserError(f"--in_channels: got {config.data.in_channels}, expected {channels}, which the backbone takes")
     backbone = build_backbone(backbone_config, size, channels)
     load_whole(backbone, backbone_weights(weights), f"--{flag}: got {named}")
-    return backbone, norm
+    return Pretrained(backbone, (mean, std), size)

@@ -36,12 +36,12 @@ def next_step(resolved: Resolved[Pretrain], folder: Path, labelled: bool) -> str
 
 
 def _linear_command(resolved: Resolved[Pretrain], folder: Path) -> str:
-    config, typed = resolved.config, resolved.origins
+    config, origins = resolved.config, resolved.origins
     script = Path(sys.argv[0]).with_name("main_linear.py")
     words = [_python(), str(script), config.data.dataset, config.backbone.encoder]
     for part in (config.data, config.views, config.device, config.run):
         for name in CARRIED:
-            if name in vars(part) and typed[name] == "typed":
+            if name in vars(part) and origins[name] == "typed":
                 value = vars(part)[name]
                 words += [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     return shlex.join([*words, "--pretrained_feature_extractor", str(folder)])

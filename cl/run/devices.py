@@ -21,6 +21,12 @@ class Devices:
     def count(self) -> int:
         return self.devices if isinstance(self.devices, int) else len(self.devices)
 
+    @property
+    def first(self) -> torch.device:
+        if self.accelerator == "cpu":
+            return torch.device("cpu")
+        return torch.device("cuda", 0 if isinstance(self.devices, int) else self.devices[0])
+
     def __str__(self) -> str:
         if self.accelerator == "cpu":
             return f"CPU, {torch.get_num_threads()} threads"

@@ -28,6 +28,10 @@ def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
     name = run.run_id or f"{run.name or kind}-{resolved.config.data.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        if (parent / LATEST).is_dir() and not (parent / LATEST).is_symlink():
+            raise UserError(
+                f"--output_dir: got {parent}, whose {LATEST} is a folder of yours; expected a link or nothing"
+            )
         folder = parent / DRY_RUN if run.dry_run else _new_folder(parent, name, fixed=run.run_id is not None)
         folder.mkdir(exist_ok=True)
         _write_config(folder, resolved)

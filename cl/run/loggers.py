@@ -33,6 +33,12 @@ def _shown(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
+def row_of(metrics: Mapping[str, float], step: int | None) -> Row:
+    """Lightning counts epochs and steps from 0: here they are what has been done."""
+    rest = {name: value for name, value in metrics.items() if name != "epoch"}
+    return {"epoch": int(metrics["epoch"]) + 1, "step": (step or 0) + 1} | rest
+
+
 class CSVLog(Logger):
     """Lightning's way to `metrics.csv`."""
 
@@ -50,8 +56,7 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = dict(metrics)  # Lightning counts epochs and steps from 0: here they are what has been done
-        self._table.append({"epoch": int(row.pop("epoch")) + 1, "step": (step or 0) + 1} | row)
+        self._table.append(row_of(metrics, step))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

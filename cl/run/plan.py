@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import cl
 from cl.cli import Resolved
 from cl.config.flags import fields_of, shown
@@ -28,7 +30,8 @@ class Plan:
 
     title: str
     train_images: int
-    labelled: int
+    labelled: int  # of the training images
+    bank: int  # of those, what kNN looks at
     val_images: int
     classes: int
     norm: Norm
@@ -41,7 +44,9 @@ class Plan:
     def of(cls, title: str, config: Pretrain | Linear, data: ImageData, devices: Devices) -> "Plan":
         budget, splits = Budget.of(config.run, data.global_batch, data.steps_per_epoch), data.splits
         labelled = int((splits.train.targets >= 0).sum())
-        counts = len(splits.train), labelled, len(splits.val or ()), len(splits.classes)
+        wanted = config.online.knn_bank if isinstance(config, Pretrain) else 0
+        bank = min(config.data.batch_size if config.run.fast_dev_run else wanted or labelled, labelled)
+        counts = len(splits.train), labelled, bank, len(splits.val or ()), len(splits.classes)
         return cls(title, *counts, splits.norm, splits.notes, budget, Schedule.of(config.optim, budget).warmup, devices)
 
 
@@ -62,8 +67,7 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
         "run folder": str(folder),
     }
     if isinstance(resolved.config, Pretrain) and plan.classes and plan.val_images:
-        bank = min(resolved.config.online.knn_bank or plan.labelled, plan.labelled)
-        rows["kNN bank"] = f"{bank} of {plan.labelled} labelled training images"
+        rows["kNN bank"] = f"{plan.bank} of {plan.labelled} labelled training images"
     rows |= {origin: ", ".join(flags) for origin, flags in _flags_by_origin(resolved).items()}
     lines = [f"cl {cl.__version__}: {plan.title}"]
     lines += [line for name, text in rows.items() for line in _row(name, text)]
@@ -111,9 +115,12 @@ def warnings_of(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
         yield "--fast_dev_run: one training and one validation batch; the numbers mean nothing"
 
 
-def dry_run(module: ContrastiveModule[Any] | LinearEvaluation, data: ImageData, folder: Path) -> str:
+def dry_run(
+    module: ContrastiveModule[Any] | LinearEvaluation, data: ImageData, device: torch.device, folder: Path
+) -> str:
     """One real forward and backward pass, and the views of the real loader in `folder`; nothing is trained."""
-    batch = next(iter(data.train_dataloader()))
+    batch = next(iter(data.train_dataloader())).to(device)
+    module.to(device)
     loss = module.training_step(batch, 0)
     loss.backward()
     norm = sum(float(p.grad.norm()) ** 2 for p in module.parameters() if p.grad is not None) ** 0.5

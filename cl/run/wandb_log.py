@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from cl.config.run import RunConfig
+from cl.run.loggers import row_of
 
 PATIENCE = 30  # seconds for wandb's server
 
@@ -33,7 +34,8 @@ class WandbLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self._run is not None:
-            self._guarded(lambda: self._run.log(dict(metrics), step=(step or 0) + 1))
+            row = row_of(metrics, step)
+            self._guarded(lambda: self._run.log(row, step=row["step"]))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
