@@ -1,0 +1,34 @@
+"""The main job on real images: a part of CIFAR-10 as class folders, pretrained for 60 steps, then evaluated."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Run
+
+SHARED = ROOT.parent / "shared/data/unpack.py"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not SHARED.exists(), reason="the images lie beside the project only where it is developed")
+def test_cifar10_folders_are_pretrained_and_evaluated(run: Run, folder: Path) -> None:
+    subprocess.run([sys.executable, str(SHARED), "images", "--cifar10", "500", "100"], check=True)
+    images = ["--data_folder", "images/cifar10", "--train_dir", "train", "--val_dir", "test"]
+    began = time.perf_counter()
+    flags = [*images, "--max_steps", "60", "--batch_size", "64"]
+    code, out, err = run("main_contrastive.py", "cifar10", "resnet18", *flags, "--run_id", "main")
+    print(f"{out}\n{time.perf_counter() - began:.0f} s")  # to be read: a timing decides no test
+    assert (code, err) == (0, "")
+    summary = json.loads((folder / "trained_models/main/summary.json").read_text())
+    assert summary["knn/val_top1"] > 0.2  # chance is 0.1
+    evaluate = ["--pretrained_feature_extractor", "trained_models/main", "--epochs", "1", "--limit_eval", "500"]
+    code, out, err = run("main_linear.py", "cifar10", "resnet18", *images, *evaluate, "--run_id", "linear")
+    print(out)
+    assert (code, err) == (0, "")
+    summary = json.loads((folder / "trained_models/linear/summary.json").read_text())
+    assert summary["offline_linear/val_top1"] > 0.15
