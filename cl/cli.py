@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,6 +29,9 @@ class Resolved(Generic[P]):
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Call `main` with the command line; a mistake of the user's is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8, and a message must not die of one
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -103,6 +103,16 @@ def test_a_run_skips_bad_files_lists_each_once_and_is_the_same_for_any_workers(r
     assert metrics[0] == metrics[1]
 
 
+def test_names_that_are_not_utf8_are_shown_and_do_not_end_a_run(run: Run, data: Path) -> None:
+    (data / "odd").rename(data / os.fsdecode(b"class_\xff"))
+    (data / "other" / os.fsdecode(b"a_\xfe.jpg")).write_bytes(b"")
+    code, out, err = run(PRETRAIN, *FLAGS, "--num_workers", "0")
+    assert (code, err) == (0, "")
+    assert "7 bad images are left out, the first: data/class_\\udcff/bomb.png" in out
+    code, _, err = run(PRETRAIN, *FLAGS, "--bad_images", "error")
+    assert (code, err.count("\n")) == (2, 1)
+
+
 def test_bad_images_error_stops_before_the_first_step(run: Run, data: Path) -> None:
     code, out, err = run(PRETRAIN, *FLAGS, "--bad_images", "error")
     assert (code, out, err.count("\n")) == (2, "", 1)

@@ -1,7 +1,6 @@
 """Look at every image of a folder once, so that runs need not: python -m cl.data.check FOLDER."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     files = list_images(folder, "FOLDER").files
     bad = bad_files(folder, files)
     for name, reason in bad.items():
-        print(f"{os.fsencode(name).decode(errors='backslashreplace')}: {reason}")
+        print(f"{name}: {reason}")
     print(f"{len(files) - len(bad)} of {len(files)} images are good; the verdicts are in {manifest_path(folder)}")
     sys.exit(1 if bad else 0)
 

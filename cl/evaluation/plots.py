@@ -1,5 +1,6 @@
 """The pictures of a run. matplotlib is imported when the first one is drawn."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def save_neighbours(images: ImageSet, features: Tensor, classes: Sequence[str], 
             index = order[column]
             label = classes[images.targets[index]] if images.targets[index] >= 0 else ""
             near = f"{float(unit[index] @ unit[order[0]]):.2f}" if column else "image"
-            axis.set_title(f"{near} {label}".strip(), fontsize=8)
+            axis.set_title(os.fsencode(f"{near} {label}".strip()).decode(errors="replace"), fontsize=8)
             _show(_square(images.read(index)), axis)
     figure.savefig(path, dpi=80)
 

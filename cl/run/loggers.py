@@ -39,12 +39,12 @@ def row_of(metrics: Mapping[str, float], step: int | None) -> Row:
     return {"epoch": int(metrics["epoch"]) + 1, "step": (step or 0) + 1} | rest
 
 
-class CSVLog(Logger):
-    """Lightning's way to `metrics.csv`."""
+class RunLog(Logger):
+    """A logger of a run folder, under the folder's name."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._folder, self._table = folder, Table(folder / "metrics.csv")
+        self._folder = folder
 
     @property
     def name(self) -> str:
@@ -55,9 +55,17 @@ class CSVLog(Logger):
         return self._folder.name
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._table.append(row_of(metrics, step))
-
-    @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.json has them."""
+
+
+class CSVLog(RunLog):
+    """Lightning's way to `metrics.csv`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._table = Table(folder / "metrics.csv")
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._table.append(row_of(metrics, step))

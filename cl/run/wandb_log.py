@@ -6,40 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from cl.config.run import RunConfig
-from cl.run.loggers import row_of
+from cl.run.loggers import RunLog, row_of
 
 PATIENCE = 30  # seconds for wandb's server
 
 
-class WandbLog(Logger):
+class WandbLog(RunLog):
     """Lightning's way to wandb: online, or offline without a login or a network. The id is the run folder's name."""
 
     def __init__(self, config: RunConfig, folder: Path, values: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._folder = folder
+        super().__init__(folder)
         self._run = self._guarded(lambda: _start(config, folder, values))
-
-    @property
-    def name(self) -> str:
-        return self._folder.parent.name
-
-    @property
-    def version(self) -> str:
-        return self._folder.name
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self._run is not None:
             row = row_of(metrics, step)
             self._guarded(lambda: self._run.log(row, step=row["step"]))
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: wandb got the config when the run started."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
