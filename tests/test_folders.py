@@ -50,7 +50,21 @@ def test_the_order_in_which_a_disk_lists_folders_does_not_matter(data: Path, mon
     assert list_images(data / "train", "train_dir") == before
 
 
-def test_a_renamed_or_extra_validation_class_is_an_error(data: Path, run: Run) -> None:
+def test_permuted_validation_folders_keep_the_training_labels(data: Path) -> None:
+    shutil.rmtree(data / "val")
+    write_classes(data / "val", {"ant": 2, "10": 3, "9": 1})  # made in another order, with other counts
+    splits = load(custom(val_dir="val"))
+    assert splits.val is not None
+    assert splits.val.targets.tolist() == [0] * 3 + [1] + [2] * 2
+
+
+def test_an_extra_validation_class_is_an_error(data: Path) -> None:
+    write_classes(data / "val", {"bee": 1})
+    with pytest.raises(UserError, match="--val_dir: got data/val with class bee, expected only the 3 classes"):
+        load(custom(val_dir="val"))
+
+
+def test_a_renamed_validation_class_is_an_error(data: Path, run: Run) -> None:
     (data / "val/ant").rename(data / "val/bee")
     with pytest.raises(UserError, match="--val_dir: got data/val with class bee, expected only the 3 classes"):
         load(custom(val_dir="val"))
