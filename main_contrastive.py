@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
 
     columns = {
         "online linear": "online_linear/val_top1",
-        f"kNN (k {min(K, plan.bank)}, T {TEMPERATURE})": "knn/val_top1",
+        f"kNN (k {min(K, plan.bank) or K}, T {TEMPERATURE})": "knn/val_top1",
     }
     print("\n" + close(folder, columns, method.epoch_metrics(), progress.images_per_second))
     print("\n" + next_step(resolved, folder, labelled=bool(splits.classes)))
