@@ -1,5 +1,6 @@
 """Pretrain a backbone without labels: python main_contrastive.py DATASET ENCODER [flags]; --help lists them."""
 
+import sys
 from collections.abc import Sequence
 
 from cl.cli import parse, run
@@ -21,6 +22,7 @@ def main(argv: Sequence[str]) -> None:
     from cl.data.manifest import write_bad
     from cl.data.sampler import Share
     from cl.data.view_spec import pretrain_views
+    from cl.evaluation.diagnostics import IMAGES, Diagnostics
     from cl.evaluation.knn import TEMPERATURE, K, OnlineKNN
     from cl.evaluation.plots import SEARCHED, SaveNeighbours, SaveViews
     from cl.methods import build_method
@@ -46,9 +48,13 @@ def main(argv: Sequence[str]) -> None:
         return print(dry_run(method, data, devices.first, folder))
 
     write_bad(folder / "bad_images.csv", splits.bad)
-    some = stratified(splits.train, config.data.batch_size if config.run.fast_dev_run else SEARCHED)
+    few = config.data.batch_size if config.run.fast_dev_run else None
+    some, watched = stratified(splits.train, few or SEARCHED), stratified(splits.val or splits.train, few or IMAGES)
+    watch = data.views_loader(watched)
+    diagnostics = Diagnostics(watch, method.embed, plan.budget.steps, config.online.stop_on_collapse)
     progress = Progress(folder)
     callbacks = [
+        diagnostics,
         progress,
         OnlineKNN(data.bank_loader(plan.bank), config.online.knn_every),
         SaveViews(splits.train, splits.norm, folder / "views.png"),
@@ -61,8 +67,14 @@ def main(argv: Sequence[str]) -> None:
     columns = {
         "online linear": "online_linear/val_top1",
         f"kNN (k {min(K, plan.bank) or K}, T {TEMPERATURE})": "knn/val_top1",
+        "std x sqrt(d)": "health/std",
+        "rank": "health/rank",
     }
     print("\n" + close(folder, columns, method.epoch_metrics(), progress.images_per_second))
+    if diagnostics.last:
+        print("\n" + diagnostics.last.text)
+    if diagnostics.stopped:
+        sys.exit(1)
     print("\n" + next_step(resolved, folder, labelled=bool(splits.classes)))
 
 

@@ -11,8 +11,8 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from cl.config.flags import Field, add_flags, convert, fields_of, shown
 from cl.config.methods import METHODS
-from cl.config.presets import Preset
-from cl.config.programs import Linear, Origins, Parts, Pretrain, parts_of, preset_layers, settle
+from cl.config.presets import PRETRAIN_FLAGS, Preset
+from cl.config.programs import Linear, Origins, Parts, Pretrain, layers_of, parts_of, settle
 from cl.errors import UserError
 
 P = TypeVar("P", Pretrain, Linear)
@@ -46,9 +46,11 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     parser = _Parser(
         prog=_script(program), usage=f"{_script(program)} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False
     )
-    dataset = next((word for word in argv if word in _dataset_choices(parts)), None)
+    said: dict[str, Any] = {flag: True for flag in PRETRAIN_FLAGS if f"--{flag}" in argv}
+    said["dataset"] = next((word for word in argv if word in _dataset_choices(parts)), "")
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own does not know -1e-3
-    _declare(parser, parts, preset_layers(program, dataset, method))
+    presets = {name: layer for name, layer in layers_of(program, said, method).items() if name != "typed"}
+    _declare(parser, parts, presets)
     if "-h" in argv or "--help" in argv:
         parser.print_help()
         sys.exit(0)
@@ -56,8 +58,7 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     typed = _typed(parser, argv, parts)
     if "method" in typed:
         typed["method"] = method  # also where --supervised made it supcon
-    layers = {"typed": typed} | preset_layers(program, typed["dataset"], method)
-    values, origins = settle(parts, layers)
+    values, origins = settle(parts, layers_of(program, typed, method))
     built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
     return Resolved(program(**built), origins, tuple(argv))
 

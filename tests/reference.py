@@ -40,3 +40,58 @@ def knn(bank: np.ndarray, labels: np.ndarray, query: np.ndarray, k: int, tempera
     for i in nearest:
         votes[labels[i]] = votes.get(labels[i], 0.0) + math.exp(cosine[i] / temperature)
     return max(votes, key=lambda label: votes[label])
+
+
+def barlow_twins(z1: Tensor, z2: Tensor, lamb: float, scale: float) -> Tensor:
+    """Eq. 1 and 2 of Barlow Twins, arXiv 2103.03230, element by element; eps 1e-5 as in its batch norm."""
+    n, dim = z1.shape
+    columns = []
+    for z in (z1, z2):
+        for d in range(dim):
+            mean = sum(z[b, d] for b in range(n)) / n
+            variance = sum((z[b, d] - mean) ** 2 for b in range(n)) / n
+            columns.append([(z[b, d] - mean) / torch.sqrt(variance + 1e-5) for b in range(n)])
+    total = z1.new_zeros(())
+    for i in range(dim):
+        for j in range(dim):
+            c = sum(columns[i][b] * columns[dim + j][b] for b in range(n)) / n
+            total = total + ((1 - c) ** 2 if i == j else lamb * c**2)
+    return scale * total
+
+
+def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
+    """D of SimSiam, eq. 1 of arXiv 2011.10566, with the stop-gradient of eq. 3."""
+    rows = [(a / a.norm()) @ (b / b.norm()) for a, b in zip(p, z.detach(), strict=True)]
+    return -sum(rows) / len(rows)  # type: ignore[return-value]
+
+
+def lars(weights: list[np.ndarray], gradients: list[list[np.ndarray]], lr: float, decay: float) -> list[np.ndarray]:
+    """LARS (arXiv 1708.03888) as SimCLR uses it: eta 1e-3, momentum 0.9; vectors (biases, norms) take plain steps."""
+    weights, velocity = [w.copy() for w in weights], [np.zeros_like(w) for w in weights]
+    for step in gradients:
+        for w, g, v in zip(weights, step, velocity, strict=True):
+            update = g
+            if w.ndim > 1:
+                norms = np.linalg.norm(w), np.linalg.norm(g)
+                trust = 1e-3 * norms[0] / (norms[1] + decay * norms[0]) if min(norms) > 0 else 1.0
+                update = trust * (g + decay * w)
+            v[:] = 0.9 * v + update
+            w -= lr * v
+    return weights
+
+
+def health(z1: np.ndarray, z2: np.ndarray) -> dict[str, float]:
+    """SimSiam's standard deviation, RankMe, alignment and uniformity, and mean cosines, by their definitions."""
+    z1, z2 = (np.stack([row / np.linalg.norm(row) for row in z]) for z in (z1, z2))
+    n, dim = z1.shape
+    singular = np.linalg.svd(z1, compute_uv=False)
+    p = [s / sum(singular) for s in singular if s > 0]
+    pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+    return {
+        "std": float(np.mean([z1[:, d].std() for d in range(dim)])) * math.sqrt(dim),
+        "rank": math.exp(-sum(each * math.log(each) for each in p)),
+        "alignment": float(np.mean([np.sum((a - b) ** 2) for a, b in zip(z1, z2, strict=True)])),
+        "uniformity": math.log(np.mean([math.exp(-2 * np.sum((z1[i] - z1[j]) ** 2)) for i, j in pairs])),
+        "positive_cosine": float(np.mean([a @ b for a, b in zip(z1, z2, strict=True)])),
+        "negative_cosine": float(np.mean([z1[i] @ z1[j] for i, j in pairs])),
+    }

@@ -1,12 +1,13 @@
-"""NT-Xent and SupCon are what their papers say, to the last digit that float64 has."""
+"""The losses are what their papers say, to the last digit that float64 has."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from cl.losses import nt_xent_loss
+from cl.losses import barlow_twins_loss, negative_cosine_similarity, nt_xent_loss
 from tests import reference
 
 
@@ -15,8 +16,15 @@ def projections(rows: int, dim: int = 6, seed: int = 0) -> Tensor:
     return torch.randn(rows, dim, dtype=torch.float64, generator=generator)
 
 
-def value_and_gradient(loss: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    return loss, torch.autograd.grad(loss, z)[0]
+def assert_same(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Equal in value, and in the gradient of every input, to a relative 1e-10."""
+    found = []
+    for loss in (ours, theirs):
+        leaves = [each.clone().requires_grad_() for each in inputs]
+        value = loss(*leaves) + 0 * sum(leaf.sum() for leaf in leaves)  # a loss may be constant in an input
+        found.append((value.detach(), *torch.autograd.grad(value, leaves)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 IDS = {
@@ -26,50 +34,118 @@ IDS = {
     "some alone": torch.tensor([0, -2, -3, 0, 4, 4]),
     "nobody has a positive": torch.arange(4),
 }
+CLASSES = IDS["classes"]
+Z1, Z2 = projections(8), projections(8) + 0.5 * projections(8, seed=1)
+
+LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
+    "nt_xent": (lambda z: nt_xent_loss(z, CLASSES, 0.3), (Z1,)),
+    "barlow_twins": (lambda a, b: barlow_twins_loss(a, b, 5e-3, 0.1), (Z1, Z2)),
+    "simsiam": (negative_cosine_similarity, (Z1, Z2)),
+}
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 @pytest.mark.parametrize("name", IDS)
-def test_equals_the_papers_loops(name: str, temperature: float) -> None:
+def test_nt_xent_is_the_papers_loops(name: str, temperature: float) -> None:
     ids = IDS[name]
-    z = projections(len(ids)).requires_grad_()
-    ours = value_and_gradient(nt_xent_loss(z, ids, temperature), z)
-    theirs = value_and_gradient(reference.supcon(z, ids, temperature) + 0 * z.sum(), z)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert_same(
+        lambda z: nt_xent_loss(z, ids, temperature),
+        lambda z: reference.supcon(z, ids, temperature),
+        projections(len(ids)),
+    )
 
 
 def test_with_instance_ids_it_is_simclrs_algorithm_1() -> None:
+    ids = torch.arange(5).repeat(2)
+    assert_same(lambda z: nt_xent_loss(z, ids, 0.2), lambda z: reference.nt_xent(z[:5], z[5:], 0.2), projections(10))
+
+
+def test_supcon_with_a_class_for_each_image_is_nt_xent() -> None:
     z = projections(10)
-    ours = nt_xent_loss(z, torch.arange(5).repeat(2), 0.2)
-    torch.testing.assert_close(ours, reference.nt_xent(z[:5], z[5:], 0.2), rtol=1e-10, atol=0)
+    labels = torch.tensor([7, 3, 0, 12, 5]).repeat(2)
+    assert torch.equal(nt_xent_loss(z, labels, 0.1), nt_xent_loss(z, torch.arange(5).repeat(2), 0.1))
 
 
-def test_gradcheck() -> None:
-    z = projections(8, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: nt_xent_loss(z, IDS["classes"], 0.3), (z,))
+@pytest.mark.parametrize(("lamb", "scale"), [(5e-3, 1.0), (0.5, 0.1), (0.0, 1.0)])
+def test_barlow_twins_is_the_papers_loops(lamb: float, scale: float) -> None:
+    assert_same(
+        lambda a, b: barlow_twins_loss(a, b, lamb, scale),
+        lambda a, b: reference.barlow_twins(a, b, lamb, scale),
+        Z1,
+        Z2,
+    )
 
 
-def test_the_order_of_the_batch_does_not_matter() -> None:
-    z, ids = projections(8), IDS["classes"]
+def test_simsiam_is_the_papers_loops_and_stops_the_gradient() -> None:
+    assert_same(negative_cosine_similarity, reference.negative_cosine, Z1, Z2)
+    p, z = Z1.clone().requires_grad_(), Z2.clone().requires_grad_()
+    negative_cosine_similarity(p, z).backward()
+    assert p.grad is not None
+    assert z.grad is None
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradcheck(name: str) -> None:
+    loss, inputs = LOSSES[name]
+    first, *rest = inputs  # SimSiam's second input has no gradient on purpose
+    checked = [first.clone().requires_grad_(), *(z.clone().requires_grad_(name != "simsiam") for z in rest)]
+    assert torch.autograd.gradcheck(loss, checked)
+
+
+@pytest.mark.parametrize("name", ["barlow_twins", "simsiam"])
+def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
+    loss, inputs = LOSSES[name]
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(nt_xent_loss(z[order], ids[order], 0.2), nt_xent_loss(z, ids, 0.2), rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss(*(z[order] for z in inputs)), loss(*inputs), rtol=1e-12, atol=0)
 
 
-def test_the_scale_of_a_projection_does_not_matter() -> None:
-    z, ids = projections(8), IDS["classes"]
-    scale = torch.linspace(0.1, 100, 8, dtype=torch.float64)[:, None]
-    torch.testing.assert_close(nt_xent_loss(z * scale, ids, 0.2), nt_xent_loss(z, ids, 0.2), rtol=1e-10, atol=0)
+def test_the_order_of_the_batch_does_not_matter_to_nt_xent() -> None:
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    permuted = nt_xent_loss(Z1[order], CLASSES[order], 0.2)
+    torch.testing.assert_close(permuted, nt_xent_loss(Z1, CLASSES, 0.2), rtol=1e-12, atol=0)
 
 
-def test_orthogonal_pairs_have_the_closed_form() -> None:
+@pytest.mark.parametrize("name", ["nt_xent", "simsiam"])
+def test_the_length_of_a_projection_does_not_matter(name: str) -> None:
+    loss, inputs = LOSSES[name]
+    lengths = torch.linspace(0.1, 100, 8, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(loss(*(z * lengths for z in inputs)), loss(*inputs), rtol=1e-10, atol=0)
+
+
+def test_the_scale_and_place_of_a_dimension_do_not_matter_to_barlow_twins() -> None:
+    scale, shift = torch.linspace(10, 100, 6, dtype=torch.float64), projections(1)
+    z1, z2 = 100 * Z1, 100 * Z2  # far above eps
+    torch.testing.assert_close(
+        barlow_twins_loss(z1 * scale + shift, z2, 5e-3, 1.0), barlow_twins_loss(z1, z2, 5e-3, 1.0), rtol=1e-6, atol=0
+    )
+
+
+def test_orthogonal_pairs_have_the_closed_form_of_nt_xent() -> None:
     z = torch.eye(4, dtype=torch.float64).repeat(2, 1)  # both views equal, images orthogonal
     expected = -1 / 0.5 + math.log(math.exp(1 / 0.5) + 6)
     assert nt_xent_loss(z, torch.arange(4).repeat(2), 0.5).item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_one_class_of_equal_projections_has_the_closed_form_of_supcon() -> None:
+    z = torch.ones(6, 3, dtype=torch.float64)
+    assert nt_xent_loss(z, torch.zeros(6, dtype=torch.int64), 0.1).item() == pytest.approx(math.log(5), rel=1e-12)
+
+
+def test_uncorrelated_equal_views_have_the_closed_form_of_barlow_twins() -> None:
+    z = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
+    c = 1 / (1 + 1e-5)  # the diagonal, a hair below 1 because of eps; nothing beside it
+    assert barlow_twins_loss(z, z, 0.3, 1.0).item() == pytest.approx(2 * (1 - c) ** 2, rel=1e-9)
+    swapped = 2 + 0.3 * 2 * c**2  # each dimension agrees with the other one alone
+    assert barlow_twins_loss(z, z.flip(1), 0.3, 1.0).item() == pytest.approx(swapped, rel=1e-12)
+
+
+def test_parallel_and_opposite_predictions_have_the_closed_form_of_simsiam() -> None:
+    assert negative_cosine_similarity(Z1, 3 * Z1).item() == pytest.approx(-1, rel=1e-12)
+    assert negative_cosine_similarity(Z1, -Z1).item() == pytest.approx(1, rel=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_finite_at_temperature_001_in_any_precision(dtype: torch.dtype) -> None:
+def test_nt_xent_is_finite_at_temperature_001_in_any_precision(dtype: torch.dtype) -> None:
     z = torch.cat([projections(6), projections(6) + 0.01]).to(dtype).requires_grad_()
     loss = nt_xent_loss(z, torch.arange(6).repeat(2), 0.01)
     loss.backward()
@@ -79,13 +155,38 @@ def test_finite_at_temperature_001_in_any_precision(dtype: torch.dtype) -> None:
     assert z.grad.isfinite().all()
 
 
-def test_autocast_does_not_reach_inside() -> None:
-    z, ids = projections(8).float(), IDS["classes"]
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_promoted_not_computed_in(name: str, dtype: torch.dtype) -> None:
+    loss, inputs = LOSSES[name]
+    half = [z.to(dtype) for z in inputs]
+    assert torch.equal(loss(*half), loss(*(z.float() for z in half)))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_autocast_does_not_reach_inside(name: str) -> None:
+    loss, inputs = LOSSES[name]
+    single = [z.float() for z in inputs]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under = nt_xent_loss(z, ids, 0.2)
-    assert torch.equal(under, nt_xent_loss(z, ids, 0.2))
+        under = loss(*single)
+    assert torch.equal(under, loss(*single))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_projections_that_are_all_equal_give_no_nan(name: str) -> None:
+    loss, inputs = LOSSES[name]
+    for value in (0.0, 1.0):
+        same = [torch.full_like(z, value).requires_grad_() for z in inputs]
+        total = loss(*same)
+        total.backward()
+        assert total.isfinite()
+        assert same[0].grad is not None
+        assert same[0].grad.isfinite().all()
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match=r"z is \[4, 6\] and ids is \[3\]"):
         nt_xent_loss(projections(4), torch.arange(3), 0.2)
+    for loss in (lambda a, b: barlow_twins_loss(a, b, 5e-3, 1.0), negative_cosine_similarity):
+        with pytest.raises(ValueError, match=r"is \[4, 6\] and . ?.* is \[3, 6\], expected \[B, D\] twice"):
+            loss(projections(4), projections(3))

@@ -1,7 +1,8 @@
-"""Claims about every method that is available, and about the base that they share."""
+"""Claims about every method, and about the base that they share."""
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from cl.batch import Batch
 from cl.cli import parse
@@ -9,34 +10,38 @@ from cl.config.methods import METHODS
 from cl.config.programs import Pretrain
 from cl.methods import ContrastiveModule, build_method
 from cl.optim.schedules import Budget
+from tests import reference
 from tests.conftest import TINY
-
-AVAILABLE = [name for name, config in METHODS.items() if config.implementation]
 
 
 def build(method: str, *flags: str) -> ContrastiveModule:
-    config = parse(Pretrain, ["digits", "resnet18", "--method", method, *TINY, *flags]).config
+    config = parse(Pretrain, ["digits", "resnet18", "--method", method, *TINY, "--proj_output_dim", "8", *flags]).config
     torch.manual_seed(0)
     return build_method(config, classes=4, budget=Budget(16, 2, 10))
 
 
-def batch(labels: bool = True) -> Batch:
+def batch(labels: bool = True, small: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    views = torch.randn(2, 16, 3, 8, 8, generator=generator)
-    return Batch(torch.arange(16), (views,), torch.arange(16) % 4 if labels else torch.full((16,), -1))
+    views = tuple(torch.randn(v, 16, 3, size, size, generator=generator) for v, size in ((2, 8), (small, 6)) if v)
+    return Batch(torch.arange(16), views, torch.arange(16) % 4 if labels else torch.full((16,), -1))
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
-def test_a_step_reaches_every_parameter_with_a_finite_gradient(name: str) -> None:
-    module = build(name)
-    module.training_step(batch(), 0).backward()
+def double(images: Batch) -> Batch:
+    return Batch(images.index, tuple(views.double() for views in images.views), images.target)
+
+
+@pytest.mark.parametrize("small", [0, 6])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_reaches_every_parameter_with_a_finite_gradient(name: str, small: int) -> None:
+    module = build(name, "--no_zero_init_residual")  # zeros stop the gradient of what comes before them
+    module.training_step(batch(small=small), 0).backward()
     for parameter, weight in module.named_parameters():
         assert weight.grad is not None, parameter
         assert weight.grad.isfinite().all(), parameter
         assert weight.grad.abs().sum() > 0, parameter
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", METHODS)
 def test_the_online_head_changes_nothing_but_itself(name: str) -> None:
     module, gradients = build(name), []
     learned = {key: w for key, w in module.named_parameters() if not key.startswith("online_head")}
@@ -48,7 +53,7 @@ def test_the_online_head_changes_nothing_but_itself(name: str) -> None:
     assert all(torch.equal(gradients[0][key], gradients[1][key]) for key in learned)
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_batch_without_labels_trains_without_nan(name: str) -> None:
     module = build(name)
     loss = module.training_step(batch(labels=False), 0)
@@ -58,12 +63,113 @@ def test_a_batch_without_labels_trains_without_nan(name: str) -> None:
     assert "online_linear/train_top1" not in module.epoch_metrics()
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_parameter_is_in_one_group_and_the_head_has_its_own_rate_without_decay(name: str) -> None:
-    module = build(name, "--lr", "0.5", "--classifier_lr", "2", "--weight_decay", "0.1")
-    groups = module.configure_optimizers()["optimizer"].param_groups
-    found = [id(p) for group in groups for p in group["params"]]
-    assert sorted(found) == sorted(id(p) for p in module.parameters())
-    assert [id(p) for p in groups[1]["params"]] == [id(p) for p in module.online_head.parameters()]
-    assert groups[1]["weight_decay"] == 0
-    assert [group["initial_lr"] for group in groups] == pytest.approx([0.5 * 16 / 256, 2 * 16 / 256])
+    for flags in ([], ["--optimizer", "sgd", "--lars"]):
+        module = build(name, "--lr", "0.5", "--classifier_lr", "2", "--weight_decay", "0.1", *flags)
+        *learned, online = module.configure_optimizers()["optimizer"].param_groups
+        found = [id(p) for group in (*learned, online) for p in group["params"]]
+        assert sorted(found) == sorted(id(p) for p in module.parameters())
+        assert [id(p) for p in online["params"]] == [id(p) for p in module.online_head.parameters()]
+        assert online["weight_decay"] == 0
+        assert online["initial_lr"] == 2 * 16 / 256
+        assert {group["initial_lr"] for group in learned} == {0.5 * 16 / 256}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_lars_adapts_matrices_of_the_learned_network_and_nothing_else(name: str) -> None:
+    groups = build(name, "--optimizer", "sgd", "--lars").configure_optimizers()["optimizer"].param_groups
+    for group in groups[:-1]:
+        assert {p.ndim > 1 for p in group["params"]} == {group["always_adapt"]}
+        assert (group["weight_decay"] > 0) == group["always_adapt"]
+    assert not groups[-1]["always_adapt"]
+
+
+def test_simsiams_predictor_keeps_its_rate_and_can_be_told_not_to() -> None:
+    for flags, scheduled in ((["--no_lr_scheduler_for_pred_head"], False), (["--lr_scheduler_for_pred_head"], True)):
+        module = build("simsiam", *flags)
+        groups = module.configure_optimizers()["optimizer"].param_groups
+        assert [group["scheduled"] for group in groups] == [True, scheduled, True]
+        assert [id(p) for p in groups[1]["params"]] == [id(p) for p in module.predictor.parameters()]
+
+
+def z_of(module: ContrastiveModule, images: Batch) -> list[Tensor]:
+    """The projections of all views, each view forwarded by itself."""
+    return [module.projector(module(view)) for views in images.views for view in views]
+
+
+@pytest.mark.parametrize("small", [0, 6])
+def test_simsiam_is_the_mean_over_full_size_views_and_all_others(small: int) -> None:
+    module = build("simsiam").double()
+    images = double(batch(labels=False, small=small))
+    z = z_of(module, images)
+    p = [module.predictor(each) for each in z]
+    terms = [reference.negative_cosine(p[v], z[g]) for g in (0, 1) for v in range(len(z)) if v != g]
+    assert len(terms) == (2 if small == 0 else 14)
+    expected = sum(terms) / len(terms)
+    torch.testing.assert_close(module.training_step(images, 0), expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("small", [0, 6])
+def test_barlow_twins_is_the_mean_over_full_size_views_and_all_others(small: int) -> None:
+    module = build("barlow_twins").double()
+    images = double(batch(labels=False, small=small))
+    z = z_of(module, images)
+    pairs = [(g, v) for g in (0, 1) for v in range(len(z)) if v != g]
+    expected = sum(reference.barlow_twins(z[g], z[v], 5e-3, 1.0) for g, v in pairs) / len(pairs)
+    torch.testing.assert_close(module.training_step(images, 0), expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("simclr", 0.2), ("supcon", 0.1)])
+def test_simclr_and_supcon_take_all_views_as_anchors_and_positives(name: str, temperature: float) -> None:
+    module = build(name).double()
+    images = double(batch(small=6))
+    images.target[3] = images.target[5] = -1
+    z = torch.cat([module.projector(module(views.flatten(0, 1))) for views in images.views])
+    ids = {"simclr": images.index, "supcon": torch.where(images.target < 0, 100 + images.index, images.target)}[name]
+    expected = reference.supcon(z, ids.repeat(8), temperature)
+    features = tuple(module(views.flatten(0, 1)).unflatten(0, (len(views), 16)) for views in images.views)
+    torch.testing.assert_close(module.step(features, images).loss, expected, rtol=1e-10, atol=0)
+
+
+def test_supcon_without_labels_is_simclr() -> None:
+    simclr, supcon = (build(name, "--temperature", "0.3") for name in ("simclr", "supcon"))
+    assert torch.equal(simclr.training_step(batch(labels=False), 0), supcon.training_step(batch(labels=False), 0))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_views_are_forwarded_as_in_the_paper(name: str) -> None:
+    """SimCLR's batch norm sees both views together, Barlow Twins' and SimSiam's one view at a time."""
+    module, sizes = build(name), []
+    module.backbone.conv1.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    module.training_step(batch(), 0)
+    assert sizes == ([32] if name in ("simclr", "supcon") else [16, 16])
+
+
+def layers(module: nn.Module) -> list[str]:
+    """The layers of a head as the papers write them."""
+    names = []
+    for layer in module.children():
+        if isinstance(layer, nn.Linear):
+            names.append("linear" + "+b" * (layer.bias is not None))
+        elif isinstance(layer, nn.BatchNorm1d):
+            names.append("bn" if layer.affine else "bn without affine")
+        else:
+            names.append("relu")
+    return names
+
+
+def test_the_heads_are_the_papers() -> None:
+    hidden = ["linear", "bn", "relu"]
+    assert layers(build("simclr").projector) == ["linear+b", "relu", "linear+b"]
+    assert layers(build("simclr", "--proj_batch_norm").projector) == [*hidden, "linear", "bn"]
+    assert layers(build("barlow_twins").projector) == [*hidden, *hidden, "linear"]
+    assert layers(build("simsiam").projector) == [*hidden, *hidden, "linear", "bn without affine"]
+    assert layers(build("simsiam").predictor) == [*hidden, "linear+b"]
+    predictor = build("simsiam", "--proj_output_dim", "8", "--pred_hidden_dim", "3").predictor
+    assert [layer.weight.shape for layer in predictor if isinstance(layer, nn.Linear)] == [(3, 8), (8, 3)]
+
+
+def test_simsiams_residual_branches_start_at_zero() -> None:
+    assert not build("simsiam").backbone.layer1[0].bn2.weight.any()
+    assert build("simclr").backbone.layer1[0].bn2.weight.all()

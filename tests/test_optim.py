@@ -6,19 +6,24 @@ from typing import Any
 import pytest
 import torch
 
-from cl.config.optim import OptimConfig
+from cl.config.optim import OptimConfig, PretrainOptimConfig
 from cl.config.run import RunConfig
 from cl.optim import optimizer_of, with_schedule
+from cl.optim.groups import Group
 from cl.optim.schedules import Budget, Schedule
+from tests import reference
 
 STEPS = 20  # per epoch
 
 
+def group(lr: float = 1.0, decay: float = 0.0, **about: bool) -> Group:
+    return Group([torch.nn.Parameter(torch.zeros(1))], lr, decay, **about)
+
+
 def trace(config: OptimConfig, epochs: int = 5) -> list[float]:
     """The rate that each optimizer step really uses."""
-    weight = torch.nn.Parameter(torch.zeros(1))
     budget = Budget.of(RunConfig(epochs=epochs), 256, STEPS)
-    made = with_schedule(optimizer_of(config, [{"params": [weight]}], 256), Schedule.of(config, budget))
+    made = with_schedule(optimizer_of(config, [group(config.scaled_lr(256))]), Schedule.of(config, budget))
     rates = []
     for _ in range(budget.steps):
         rates.append(made["optimizer"].param_groups[0]["lr"])
@@ -27,12 +32,12 @@ def trace(config: OptimConfig, epochs: int = 5) -> list[float]:
     return rates
 
 
-@pytest.mark.parametrize("warmup", [0, 1, 2.5])
+@pytest.mark.parametrize("warmup", [0, 1, 2.5, 10])
 def test_warm_up_is_linear_and_the_cosine_ends_at_min_lr(warmup: float) -> None:
-    rates = trace(OptimConfig(lr=0.4, min_lr=0.1, warmup_epochs=warmup))
+    rates = trace(OptimConfig(lr=0.4, min_lr=0.1, warmup_epochs=warmup), epochs=15)
     up = round(warmup * STEPS)
     assert rates[:up] == pytest.approx([0.4 * (t + 1) / up for t in range(up)])
-    down = 100 - up
+    down = 15 * STEPS - up
     assert rates[up:] == pytest.approx([0.1 + 0.3 * (1 + math.cos(math.pi * t / down)) / 2 for t in range(down)])
 
 
@@ -58,22 +63,19 @@ def test_the_run_is_as_long_as_epochs_or_max_steps_whichever_ends_first() -> Non
 
 
 def test_a_group_keeps_its_own_rate_and_decay_under_the_common_schedule() -> None:
-    a, b = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
-    config = OptimConfig(optimizer="adamw", lr=0.1, weight_decay=0.05, scheduler="cosine")
-    optimizer = optimizer_of(config, [{"params": [a]}, {"params": [b], "lr": 2.0, "weight_decay": 0.0}], 512)
+    optimizer = optimizer_of(OptimConfig(optimizer="adamw"), [group(0.2, 0.05), group(2.0)])
     made = with_schedule(optimizer, Schedule("cosine", 10, 5))
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+    assert [each["weight_decay"] for each in optimizer.param_groups] == [0.05, 0.0]
     for step in range(10):
         factor = (1 + math.cos(math.pi * step / 10)) / 2
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2 * factor, 2.0 * factor])
+        assert [each["lr"] for each in optimizer.param_groups] == pytest.approx([0.2 * factor, 2.0 * factor])
         optimizer.step()
         made["lr_scheduler"]["scheduler"].step()
 
 
 def test_a_resumed_run_follows_its_own_horizon_not_the_saved_one() -> None:
     def made(epochs: int) -> dict[str, Any]:
-        optimizer = optimizer_of(OptimConfig(lr=1.0), [{"params": [torch.nn.Parameter(torch.zeros(1))]}], 256)
-        return with_schedule(optimizer, Schedule("cosine", epochs * STEPS, STEPS))
+        return with_schedule(optimizer_of(OptimConfig(), [group()]), Schedule("cosine", epochs * STEPS, STEPS))
 
     first, second = made(1)["lr_scheduler"]["scheduler"], made(3)["lr_scheduler"]["scheduler"]
     for _ in range(STEPS):
@@ -89,7 +91,69 @@ def test_a_resumed_run_follows_its_own_horizon_not_the_saved_one() -> None:
     ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
 )
 def test_each_optimizer_is_torchs(name: str, kind: type) -> None:
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = optimizer_of(OptimConfig(optimizer=name, lr=0.1), [{"params": [weight]}], 512)
+    optimizer = optimizer_of(OptimConfig(optimizer=name), [group(0.2)])
     assert type(optimizer) is kind
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+    assert optimizer.param_groups[0]["lr"] == 0.2
+
+
+def test_a_group_that_is_not_scheduled_keeps_its_rate_at_every_step() -> None:
+    optimizer = optimizer_of(OptimConfig(), [group(1.0), group(0.3, scheduled=False)])
+    made = with_schedule(optimizer, Schedule("warmup_cosine", 10, 5, warmup=2))
+    rates = []
+    for _ in range(10):
+        rates.append([each["lr"] for each in optimizer.param_groups])
+        optimizer.step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert {second for _, second in rates} == {0.3}
+    assert len({first for first, _ in rates}) > 5
+
+
+def test_reduce_lowers_the_rate_of_scheduled_groups_after_ten_epochs_without_a_lower_loss() -> None:
+    optimizer = optimizer_of(OptimConfig(), [group(1.0), group(0.3, scheduled=False)])
+    made = with_schedule(optimizer, Schedule("reduce", 100, 1, floor=0.05, decay_rate=0.2))
+    rates = []
+    for epoch in range(40):
+        made["lr_scheduler"]["scheduler"].step(max(1.0, 5.0 - epoch))
+        rates.append([each["lr"] for each in optimizer.param_groups])
+    assert [first for first, _ in rates][:15] == [1.0] * 15  # epoch 4 has the lowest loss, and 5 to 14 may be no lower
+    assert [first for first, _ in rates][15:26] == pytest.approx([0.2] * 11)
+    assert rates[-1] == pytest.approx([0.05, 0.3])  # min_lr
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-2])
+def test_lars_is_the_papers_three_steps_of_numpy(decay: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 3), (4,), (5,), (3, 2)]  # weight, bias, norm, and a weight that starts at zero
+    weights = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=generator)) for shape in shapes]
+    weights[3].data.zero_()
+    gradients = [[torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes] for _ in range(3)]
+    config = PretrainOptimConfig(lars=True, momentum=0.9)
+    expected = reference.lars(
+        [w.detach().numpy() for w in weights], [[g.numpy() for g in step] for step in gradients], 0.4, decay
+    )
+    optimizer = optimizer_of(config, [Group(weights, 0.4, decay)])
+    for step in gradients:
+        for weight, gradient in zip(weights, step, strict=True):
+            weight.grad = gradient.clone()
+        optimizer.step()
+    for weight, want in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.detach(), torch.from_numpy(want), rtol=1e-6, atol=1e-9)  # its eps is 1e-8
+
+
+def test_clipped_lars_never_raises_the_rate() -> None:
+    weight = torch.nn.Parameter(torch.full((4, 4), 100.0))
+    for clip, step in ((True, 0.1 * 1e-3), (False, 0.1 * 0.02 * 400 / 4e-3 * 1e-3)):
+        config = PretrainOptimConfig(lars=True, lars_eta=0.02, lars_clip=clip, momentum=0)
+        weight.data.fill_(100.0)
+        optimizer = optimizer_of(config, [Group([weight], 0.1, 0.0)])
+        weight.grad = torch.full((4, 4), 1e-3)
+        optimizer.step()
+        assert (100.0 - weight.data).mean().item() == pytest.approx(step, rel=0.05)
+
+
+def test_lars_gives_what_is_not_adapted_a_plain_step_without_decay() -> None:
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = optimizer_of(PretrainOptimConfig(lars=True, momentum=0), [Group([weight], 0.1, 0.5, adapted=False)])
+    weight.grad = torch.full((2, 2), 3.0)
+    optimizer.step()
+    torch.testing.assert_close(weight.data, torch.full((2, 2), 0.7))

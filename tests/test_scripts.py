@@ -1,4 +1,4 @@
-"""Every script in bash_files/ gives the programs flags that they know, and "$@" wins."""
+"""Every script in bash_files/ gives the programs flags that they know, and what is typed at its end wins."""
 
 import os
 import shlex
@@ -9,33 +9,57 @@ import pytest
 
 from cl.cli import parse
 from cl.config.programs import Linear, Pretrain
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Run
+from tests.pictures import write_classes
 from tests.test_refusals import SEED_LINEAR, SEED_PRETRAIN
 
-SCRIPTS = sorted((ROOT / "bash_files").rglob("*.sh"))
+FOLDER = ROOT / "bash_files"
+LAUNCHERS = [FOLDER / "slurm.sbatch", FOLDER / "torchrun.sh"]
+RECIPES = sorted(set(FOLDER.rglob("*.sh")) - set(LAUNCHERS))
+PRETRAIN, EVALUATE = ([s for s in RECIPES if kind in s.parts] for kind in ("pretrain", "linear"))
+
+ROWS = {  # the recipe table: backbone, method, data, epochs, global batch, temperature, heads, multi-crop, DALI
+    "imagenet100/simclr": ("resnet18", "simclr", 100, 256, 0.2, 128, None, False, False),
+    "imagenet100/simclr_dali": ("resnet18", "simclr", 100, 256, 0.2, 128, None, False, True),
+    "imagenet100/simclr_multicrop": ("resnet18", "simclr", 100, 256, 0.1, 128, None, True, True),
+    "imagenet100/supcon_multicrop": ("resnet18", "supcon", 100, 256, 0.1, 128, None, True, True),
+    "imagenet100/barlow_twins": ("resnet18", "barlow_twins", 100, 256, None, 2048, None, False, True),
+    "imagenet100/simsiam": ("resnet18", "simsiam", 100, 256, None, 2048, 512, False, True),
+    "imagenet100/simsiam_small_head": ("resnet18", "simsiam", 100, 256, None, 512, 128, False, True),
+    "imagenet/simsiam": ("resnet50", "simsiam", 100, 256, None, 512, 128, False, True),
+}
 
 
-def call(script: Path, folder: Path, *extra: str) -> list[str]:
-    """The command that a script runs, caught by a python3 that prints it."""
-    python = folder / "bin/python3"
-    python.parent.mkdir(exist_ok=True)
-    python.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
-    python.chmod(0o755)
-    environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", str(script), *extra], cwd=folder, env=environment, capture_output=True, text=True)
+def name_of(script: Path) -> str:
+    return str(script.relative_to(FOLDER).with_suffix(""))
+
+
+def call(folder: Path, *command: str) -> list[str]:
+    """The command that a script runs, caught by a python3 that prints it; launchers start what they are given."""
+    caught = {
+        "python3": 'printf "%s\\0" "$@"',
+        "srun": 'exec "$@"',
+        "torchrun": 'while [ "$1" != --no-python ]; do shift; done; shift; exec "$@"',
+    }
+    (folder / "bin").mkdir(exist_ok=True)
+    for name, body in caught.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / "bin" / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", *command], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\0")[:-1]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", RECIPES, ids=name_of)
 def test_a_script_parses_from_any_folder_and_takes_flags_at_its_end(script: Path, tmp_path: Path) -> None:
-    program, *argv = call(script, tmp_path, "--epochs", "3", "--devices", "1", "--accelerator", "cpu")
+    program, *argv = call(tmp_path, str(script), "--epochs", "3", "--devices", "1", "--accelerator", "cpu")
     assert (tmp_path / program).exists()
     config = parse(Pretrain if program.endswith("main_contrastive.py") else Linear, argv).config
     assert (config.run.epochs, config.device.devices, config.device.gpus) == (3, 1, None)
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", [*RECIPES, *LAUNCHERS], ids=name_of)
 def test_a_script_stops_at_the_first_error(script: Path) -> None:
     text = script.read_text()
     assert text.startswith("#!/usr/bin/env bash\n")
@@ -44,9 +68,48 @@ def test_a_script_stops_at_the_first_error(script: Path) -> None:
     assert os.access(script, os.X_OK)
 
 
+@pytest.mark.parametrize("row", ROWS)
+def test_the_recipe_table_has_its_scripts(row: str, tmp_path: Path) -> None:
+    config = parse(Pretrain, call(tmp_path, str(FOLDER / f"pretrain/{row}.sh"))[1:]).config
+    heads, gpus = vars(config.method), config.device.gpus or ()
+    assert config.data.dataset == row.split("/")[0]
+    assert ROWS[row] == (
+        config.backbone.encoder,
+        config.method.method,
+        config.run.epochs,
+        config.data.batch_size * len(gpus),
+        heads.get("temperature"),
+        config.method.proj_output_dim,
+        heads.get("pred_hidden_dim"),
+        config.views.multicrop,
+        config.data.loader == "dali",
+    )
+
+
+def test_each_method_has_a_script_for_each_of_the_small_data_sets_and_for_its_evaluation() -> None:
+    methods = ("barlow_twins", "simclr", "simsiam", "supcon")
+    for kind, datasets in (("pretrain", ("cifar10", "cifar100")), ("linear", ("cifar10", "cifar100", "imagenet100"))):
+        for dataset in datasets:
+            assert [each.stem for each in sorted((FOLDER / kind / dataset).iterdir())] == list(methods)
+    evaluated = {script.parent.name for script in EVALUATE}
+    assert {script.parent.name for script in PRETRAIN} <= evaluated
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=name_of)
+def test_a_launcher_starts_any_recipe_on_the_nodes_that_it_has(
+    launcher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"NODES": "2", "GPUS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    recipe = FOLDER / "pretrain/imagenet100/simclr.sh"
+    config = parse(Pretrain, call(tmp_path, str(launcher), str(recipe), "--batch_size", "32")[1:]).config
+    assert (config.device.num_nodes, config.device.devices, config.device.gpus) == (2, 4, None)
+    assert config.data.batch_size == 32
+
+
 def test_the_two_scripts_are_the_commands_that_users_know(tmp_path: Path) -> None:
-    assert call(ROOT / "bash_files/run_contrastive.sh", tmp_path)[1:] == SEED_PRETRAIN
-    assert call(ROOT / "bash_files/run_linear.sh", tmp_path)[1:] == SEED_LINEAR
+    assert call(tmp_path, str(FOLDER / "run_contrastive.sh"))[1:] == SEED_PRETRAIN
+    assert call(tmp_path, str(FOLDER / "run_linear.sh"))[1:] == SEED_LINEAR
 
 
 def test_a_script_really_starts_its_program_and_passes_on_its_exit_code(tmp_path: Path) -> None:
@@ -54,3 +117,22 @@ def test_a_script_really_starts_its_program_and_passes_on_its_exit_code(tmp_path
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --data_folder: got /nowhere")
+
+
+SMALL = ["--data_folder", ".", "--train_dir", "train", "--val_dir", "val", "--batch_size", "4", "--num_workers", "0"]
+SMALL += ["--devices", "1", "--accelerator", "cpu", "--fast_dev_run", "--loader", "torchvision"]  # DALI is to come
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_script_runs_on_small_folders(run: Run, folder: Path) -> None:
+    """One batch of each recipe, with its own image size and a narrow backbone; then the evaluation of the last run."""
+    write_classes(folder / "train", {"cat": 6, "dog": 6})
+    write_classes(folder / "val", {"cat": 3, "dog": 3})
+    for dataset in sorted({script.parent.name for script in PRETRAIN}):
+        for script in [script for script in PRETRAIN if script.parent.name == dataset]:
+            _, *argv = call(folder, str(script), *SMALL, "--width", "4")
+            assert run("main_contrastive.py", *argv)[::2] == (0, ""), name_of(script)
+        for script in [script for script in EVALUATE if script.parent.name == dataset]:
+            _, *argv = call(folder, str(script), *SMALL)
+            assert run("main_linear.py", *argv)[::2] == (0, ""), name_of(script)

@@ -8,18 +8,22 @@ from cl.errors import UserError
 
 METHODS: dict[str, type["MethodConfig"]] = {}  # filled at the end of this file
 METHOD = Flag("what is learned from the views", choices=METHODS, consts={"--supervised": "supcon"})
+PROJ_OUTPUT_DIM = Flag("outputs of the projector", aliases=("--encoding_dim",), low=1)
+
+TEMPERATURE = Flag("temperature of the softmax over similarities", above=0)
 
 
 @dataclass(frozen=True)
 class MethodConfig(Config):
     """What every method has: its name, and a projector on top of the backbone."""
 
-    implementation: ClassVar[str] = ""  # "module:Class"; without one the method is not available yet
+    implementation: ClassVar[str]  # "module:Class"
+    uses_labels: ClassVar[bool] = False
 
     method: Annotated[str, METHOD] = ""
 
     proj_hidden_dim: Annotated[int, Flag("hidden units of the projector", aliases=("--hidden_mlp",), low=1)] = 2048
-    proj_output_dim: Annotated[int, Flag("outputs of the projector", aliases=("--encoding_dim",), low=1)] = 128
+    proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 128
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,32 +40,43 @@ class SimCLRConfig(MethodConfig):
     implementation: ClassVar[str] = "cl.methods.simclr:SimCLR"
 
     method: Annotated[str, METHOD] = "simclr"
-    temperature: Annotated[float, Flag("temperature of the softmax over similarities", above=0)] = 0.2
+    temperature: Annotated[float, TEMPERATURE] = 0.2
+    proj_batch_norm: Annotated[bool, Flag("batch norm in the projector, as in SimCLR's code")] = False
 
 
 @dataclass(frozen=True)
 class SupConConfig(SimCLRConfig):
     """SupCon: SimCLR whose positives are all images of a class (arXiv 2004.11362)."""
 
-    implementation: ClassVar[str] = ""
+    implementation: ClassVar[str] = "cl.methods.supcon:SupCon"
+    uses_labels: ClassVar[bool] = True
 
     method: Annotated[str, METHOD] = "supcon"
+    temperature: Annotated[float, TEMPERATURE] = 0.1
 
 
 @dataclass(frozen=True)
 class BarlowTwinsConfig(MethodConfig):
-    """Barlow Twins (arXiv 2103.03230)."""
+    """Barlow Twins (arXiv 2103.03230). 2048 outputs are those of the ResNet-18 recipes; the paper's own are 8192."""
+
+    implementation: ClassVar[str] = "cl.methods.barlow_twins:BarlowTwins"
 
     method: Annotated[str, METHOD] = "barlow_twins"
+    proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 2048
     lamb: Annotated[float, Flag("weight of the off-diagonal correlations", low=0)] = 5e-3
-    scale_loss: Annotated[float, Flag("factor on the whole loss", above=0)] = 1.0
+    scale_loss: Annotated[
+        float, Flag("factor on the whole loss; under --lars the rate of biases and norms alone", above=0)
+    ] = 1.0
 
 
 @dataclass(frozen=True)
 class SimSiamConfig(MethodConfig):
     """SimSiam (arXiv 2011.10566)."""
 
+    implementation: ClassVar[str] = "cl.methods.simsiam:SimSiam"
+
     method: Annotated[str, METHOD] = "simsiam"
+    proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 2048
     pred_hidden_dim: Annotated[int, Flag("hidden units of the predictor", low=1)] = 512
 
 

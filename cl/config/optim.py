@@ -15,7 +15,7 @@ class OptimConfig(Config):
     lr: Annotated[float, Flag("learning rate per 256 images of the global batch", low=0)] = 0.3
     weight_decay: Annotated[float, Flag("weight decay", low=0)] = 1e-4
     momentum: Annotated[float, Flag("momentum of sgd", low=0, high=1)] = 0.9
-    scheduler: Annotated[str, Flag("learning rate over time", choices=SCHEDULERS, coming=("reduce",))] = "warmup_cosine"
+    scheduler: Annotated[str, Flag("learning rate over time", choices=SCHEDULERS)] = "warmup_cosine"
     warmup_epochs: Annotated[
         float | None,
         Flag("epochs of linear warm-up under warmup_cosine; by default 10, but at most a tenth of the run", low=0),
@@ -23,7 +23,13 @@ class OptimConfig(Config):
     min_lr: Annotated[float, Flag("where a cosine ends, per 256 images like --lr", low=0)] = 0.0
     lr_decay_steps: Annotated[tuple[int, ...], Flag("epochs at which the step schedule decays", low=1)] = ()
     lr_decay_rate: Annotated[
-        float, Flag("factor of each decay of the step schedule, of each epoch of the exponential one", above=0, high=1)
+        float,
+        Flag(
+            "factor of each decay: at each of --lr_decay_steps, after each epoch (exponential), or after ten epochs "
+            "without a lower training loss (reduce)",
+            above=0,
+            high=1,
+        ),
     ] = 0.1
 
     def __post_init__(self) -> None:
@@ -54,13 +60,16 @@ class PretrainOptimConfig(OptimConfig):
     """What pretraining adds: the online head's rate, LARS, accumulation."""
 
     classifier_lr: Annotated[float, Flag("learning rate of the online linear head, per 256 images", low=0)] = 0.1
-    lars: Annotated[bool, Flag("adapt the rate layer by layer (LARS)", coming=True)] = False
-    lars_eta: Annotated[float, Flag("trust coefficient of LARS", above=0, coming=True)] = 1e-3
-    lars_clip: Annotated[bool, Flag("let LARS only lower the rate", coming=True)] = False
-    lr_scheduler_for_pred_head: Annotated[bool, Flag("schedule the predictor's rate like the others", coming=True)] = (
-        True
-    )
+    lars: Annotated[bool, Flag("adapt the rate of sgd to each layer's norm (LARS)")] = False
+    lars_eta: Annotated[float, Flag("trust coefficient of LARS", above=0)] = 1e-3
+    lars_clip: Annotated[bool, Flag("let LARS only lower the rate: --lr is then a cap")] = False
+    lr_scheduler_for_pred_head: Annotated[bool, Flag("schedule the predictor's rate like the others")] = True
     accumulate: Annotated[int, Flag("steps of gradients per optimizer step", low=1, coming=True)] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lars and self.optimizer != "sgd":
+            raise UserError(f"--lars: got it with --optimizer {self.optimizer}, expected --optimizer sgd")
 
     def scaled_classifier_lr(self, global_batch: int) -> float:
         return self.classifier_lr * global_batch / 256

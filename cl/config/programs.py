@@ -10,7 +10,14 @@ from cl.config.evaluation import LinearConfig, OnlineConfig
 from cl.config.flags import Config, fields_of
 from cl.config.methods import METHODS, MethodConfig
 from cl.config.optim import OptimConfig, PretrainOptimConfig
-from cl.config.presets import LINEAR_DATASETS, PRETRAIN_DATASETS, PRETRAIN_METHODS, Preset
+from cl.config.presets import (
+    LINEAR_DATASETS,
+    PRETRAIN_BOTH,
+    PRETRAIN_DATASETS,
+    PRETRAIN_FLAGS,
+    PRETRAIN_METHODS,
+    Preset,
+)
 from cl.config.run import DeviceConfig, RunConfig
 from cl.config.views import PretrainViewsConfig, ViewsConfig
 
@@ -43,7 +50,7 @@ class Linear:
 
 
 Parts = Mapping[str, type[Config]]
-Origins = Mapping[str, str]  # field name -> "typed", "digits preset", "simclr preset" or "default"
+Origins = Mapping[str, str]  # field name -> "typed", "digits preset", "multicrop preset", "simclr preset", "default"
 
 
 def parts_of(program: type[Pretrain] | type[Linear], method: str | None) -> Parts:
@@ -52,11 +59,21 @@ def parts_of(program: type[Pretrain] | type[Linear], method: str | None) -> Part
     return {name: METHODS[method] if part is MethodConfig and method else part for name, part in parts.items()}
 
 
-def preset_layers(program: type[Pretrain] | type[Linear], dataset: str | None, method: str | None) -> dict[str, Preset]:
-    """The presets that apply, strongest first."""
-    datasets = PRETRAIN_DATASETS if program is Pretrain else LINEAR_DATASETS
-    layers = {f"{dataset} preset": datasets.get(dataset or "", {})}
-    return layers | ({f"{method} preset": PRETRAIN_METHODS.get(method or "", {})} if program is Pretrain else {})
+def layers_of(program: type[Pretrain] | type[Linear], typed: Preset, method: str | None) -> dict[str, Preset]:
+    """What was typed and the presets that apply, strongest first."""
+    dataset = typed.get("dataset", "")
+    if program is Linear:
+        return {"typed": typed, f"{dataset} preset": LINEAR_DATASETS.get(dataset, {})}
+    both = PRETRAIN_BOTH.get((dataset, method or ""), {})
+    first = {
+        "typed": typed,
+        f"{dataset} {method} preset": both,
+        f"{dataset} preset": PRETRAIN_DATASETS.get(dataset, {}),
+    }
+    last = {f"{method} preset": PRETRAIN_METHODS.get(method or "", {})}
+    said = (first | last).values()
+    on = [flag for flag in PRETRAIN_FLAGS if next((layer[flag] for layer in said if flag in layer), False)]
+    return first | {f"{flag} preset": PRETRAIN_FLAGS[flag] for flag in on} | last
 
 
 def settle(parts: Parts, layers: Mapping[str, Preset]) -> tuple[dict[str, dict[str, Any]], Origins]:

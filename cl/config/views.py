@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from cl.config.flags import Config, Flag
+from cl.config.flags import Config, Flag, shown
 from cl.errors import UserError
 
 
@@ -24,17 +24,28 @@ class PretrainViewsConfig(ViewsConfig):
     hue: Annotated[float, Flag("jitter strength: shift in [-x, x] of the colour circle", low=0, high=0.5)] = 0.2
     jitter_prob: Annotated[float, Flag("probability of the colour jitter", low=0, high=1)] = 0.8
     grey_prob: Annotated[float, Flag("probability of a grey view", low=0, high=1)] = 0.2
-    gaussian_prob: Annotated[float, Flag("probability of a Gaussian blur", low=0, high=1)] = 0.5
-    solarization_prob: Annotated[float, Flag("probability of solarization", low=0, high=1)] = 0.0
-    asymmetric_augmentations: Annotated[bool, Flag("BYOL's pair of different augmentations", coming=True)] = False
-    n_crops: Annotated[int, Flag("full-size views per image", low=2, coming=True)] = 2
-    multicrop: Annotated[bool, Flag("add small crops as further views", coming=True)] = False
-    n_small_crops: Annotated[int, Flag("small crops per image under --multicrop", low=1, coming=True)] = 6
+    gaussian_prob: Annotated[
+        tuple[float, ...], Flag("probability of a Gaussian blur; of two values, views take turns", low=0, high=1)
+    ] = (0.5,)
+    solarization_prob: Annotated[
+        tuple[float, ...], Flag("probability of solarization; of two values, views take turns", low=0, high=1)
+    ] = (0.0,)
+    asymmetric_augmentations: Annotated[bool, Flag("the pair of different views of BYOL and Barlow Twins")] = False
+    n_crops: Annotated[int, Flag("full-size views per image", low=2)] = 2
+    multicrop: Annotated[bool, Flag("add small crops as further views (SwAV)")] = False
+    n_small_crops: Annotated[int, Flag("small crops per image under --multicrop", low=1)] = 6
+    small_crop_size: Annotated[int, Flag("side of a small crop in pixels", low=4, high=4096)] = 96
+    small_scale: Annotated[
+        tuple[float, ...], Flag("smallest and largest share of the area that a small crop covers", above=0, high=1)
+    ] = (0.05, 0.14)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.crop_size < 16 and self.gaussian_prob > 0:
+        smallest = min(self.crop_size, self.small_crop_size) if self.multicrop else self.crop_size
+        if smallest < 16 and any(self.gaussian_prob):
             raise UserError(
-                f"--gaussian_prob: got {self.gaussian_prob:g} with --crop_size {self.crop_size}, expected 0: "
-                "a blur needs views of at least 16 pixels"
+                f"--gaussian_prob: got {shown(self.gaussian_prob)} with views of {smallest} pixels, expected 0: "
+                "a blur needs at least 16"
             )
+        if len(self.small_scale) != 2 or self.small_scale[0] > self.small_scale[1]:
+            raise UserError(f"--small_scale: got {shown(self.small_scale)}, expected two numbers in order: 0.05 0.14")

@@ -62,6 +62,12 @@ class ImageData(LightningDataModule):
         sampler = EvalSampler(len(images), data.batch_size, self.settings.share)
         return self._opened(EvalLoader(reader, sampler, data.workers()))
 
+    def views_loader(self, images: ImageSet) -> EvalLoader:
+        """Two training views of any images, the same ones every time."""
+        reader = TrainReader(images, (self.settings.views[0][:2],), self.splits.norm, self.settings.seed)
+        sampler = EvalSampler(len(images), self.settings.data.batch_size, self.settings.share)
+        return self._opened(EvalLoader(reader, sampler, self.settings.data.workers()))
+
     def _opened(self, loader: L) -> L:
         self._loaders.append(loader)
         return loader

@@ -58,7 +58,7 @@ def _batch(index: Ints, views: tuple[Tensor, ...], images: ImageSet) -> Batch:
 class EvalLoader:
     """Every image of this process's share once, in order."""
 
-    def __init__(self, reader: EvalReader, sampler: EvalSampler, workers: int) -> None:
+    def __init__(self, reader: Dataset[Batch], sampler: EvalSampler, workers: int) -> None:
         self._sampler = sampler
         self._batches = _dataloader(reader, sampler, workers, persistent=False)
 

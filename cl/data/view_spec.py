@@ -52,10 +52,19 @@ def linear_views(config: ViewsConfig) -> Views:
 
 
 def pretrain_views(config: PretrainViewsConfig) -> Views:
-    """The views of one image that the flags describe."""
-    view = ViewSpec(
-        size=config.crop_size,
-        scale=(config.min_scale, 1.0),
+    """The views of one image that the flags describe: full-size ones, then small crops of smaller parts (SwAV)."""
+    full = tuple(_view(config, number, config.crop_size, (config.min_scale, 1.0)) for number in range(config.n_crops))
+    if not config.multicrop:
+        return (full,)
+    low, high = config.small_scale
+    numbers = range(config.n_crops, config.n_crops + config.n_small_crops)
+    return full, tuple(_view(config, number, config.small_crop_size, (low, high)) for number in numbers)
+
+
+def _view(config: PretrainViewsConfig, number: int, size: int, scale: tuple[float, float]) -> ViewSpec:
+    return ViewSpec(
+        size=size,
+        scale=scale,
         flip_prob=config.flip_prob,
         jitter_prob=config.jitter_prob,
         brightness=config.brightness,
@@ -63,7 +72,6 @@ def pretrain_views(config: PretrainViewsConfig) -> Views:
         saturation=config.saturation,
         hue=config.hue,
         grey_prob=config.grey_prob,
-        blur_prob=config.gaussian_prob,
-        solarize_prob=config.solarization_prob,
+        blur_prob=config.gaussian_prob[number % len(config.gaussian_prob)],
+        solarize_prob=config.solarization_prob[number % len(config.solarization_prob)],
     )
-    return ((view,) * config.n_crops,)

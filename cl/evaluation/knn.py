@@ -6,9 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl.batch import Batch
+from cl.evaluation.features import features_of
 from cl.evaluation.metrics import MeasuredModule
 
 CHUNK = 1024  # queries at a time: all of ImageNet against its bank would take 4 GB
@@ -34,18 +35,6 @@ def knn_scores(bank: Tensor, labels: Tensor, queries: Tensor, k: int = K, temper
         # Shifted by the largest possible similarity, so that a small temperature cannot overflow.
         sums.scatter_add_(1, labels[neighbours], ((similarity - 1) / temperature).exp())
     return votes
-
-
-@torch.no_grad()
-def features_of(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Features [N, F] and targets [N] of evaluation batches, in evaluation mode."""
-    training = network.training
-    network.eval()
-    found = [(network(batch.views[0][0].to(device)), batch.target.to(device)) for batch in batches]
-    network.train(training)
-    if not found:
-        return torch.zeros(0, 1, device=device), torch.zeros(0, dtype=torch.int64, device=device)
-    return torch.cat([features for features, _ in found]), torch.cat([target for _, target in found])
 
 
 class OnlineKNN(Callback):

@@ -12,6 +12,7 @@ from cl.evaluation.metrics import MeasuredModule
 from cl.evaluation.probe import probe_loss
 from cl.nn.heads import linear_head
 from cl.optim import optimizer_of, with_schedule
+from cl.optim.groups import Group
 from cl.optim.schedules import Budget, Schedule
 
 
@@ -47,5 +48,6 @@ class LinearEvaluation(MeasuredModule):
         self.add_accuracy("offline_linear/val", self(batch.views[0][0]), batch.target)
 
     def configure_optimizers(self) -> Any:
-        optimizer = optimizer_of(self.optim, [{"params": list(self.head.parameters())}], self.budget.global_batch)
-        return with_schedule(optimizer, Schedule.of(self.optim, self.budget))
+        lr = self.optim.scaled_lr(self.budget.global_batch)
+        group = Group(list(self.head.parameters()), lr, self.optim.weight_decay)
+        return with_schedule(optimizer_of(self.optim, [group]), Schedule.of(self.optim, self.budget))

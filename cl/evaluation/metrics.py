@@ -1,14 +1,22 @@
 """Counting right answers and averaging them over an epoch."""
 
+from typing import Any
+
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 
 def correct_within(logits: Tensor, target: Tensor, k: int) -> Tensor:
     """Scalar: how many rows of `logits` [B, C] have `target` [B] among their k largest. Target -1 is never right."""
     best = logits.topk(k, dim=1).indices
     return (best == target[:, None]).any(dim=1).sum()
+
+
+def shown_metric(name: str, value: float) -> str:
+    """An accuracy in percent, anything else with three digits."""
+    return f"{100 * value:.1f} %" if "_top" in name else f"{value:.3g}"
 
 
 class EpochMeans:
@@ -39,6 +47,7 @@ class MeasuredModule(LightningModule):
         super().__init__()
         self.means = EpochMeans()
         self.evaluated: dict[str, float] = {}  # what callbacks measured in this epoch
+        self.remarks: list[str] = []  # what they have to say about it
 
     def epoch_metrics(self) -> dict[str, float]:
         """The row of this epoch so far."""
@@ -47,9 +56,17 @@ class MeasuredModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         self.means.reset()
         self.evaluated.clear()
+        self.remarks.clear()
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.epoch_metrics())
+        metrics, schedule = self.epoch_metrics(), self.lr_schedulers()
+        self.log_dict(metrics)
+        if isinstance(schedule, ReduceLROnPlateau):  # here, because Lightning does it after the checkpoint is written
+            schedule.step(metrics["loss"])
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
 
     def add_accuracy(self, prefix: str, logits: Tensor, target: Tensor) -> None:
         """Count `logits` [B, C] into `prefix`_top1, and _top5 where there are more than five classes."""

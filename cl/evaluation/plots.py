@@ -13,7 +13,7 @@ from torch import Tensor
 from cl.batch import Batch
 from cl.data.image_sets import ImageSet
 from cl.data.view_spec import Norm
-from cl.evaluation.knn import features_of
+from cl.evaluation.features import features_of
 
 COLUMNS = 10  # of the views
 ROWS, NEIGHBOURS, TILE = 6, 7, 96

@@ -1,5 +1,7 @@
 """The losses: pure functions of tensors."""
 
+from cl.losses.barlow_twins import barlow_twins_loss
 from cl.losses.nt_xent import nt_xent_loss
+from cl.losses.simsiam import negative_cosine_similarity
 
-__all__ = ["nt_xent_loss"]
+__all__ = ["barlow_twins_loss", "negative_cosine_similarity", "nt_xent_loss"]

@@ -2,9 +2,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl.losses.precision import full_precision
 
-@torch.autocast("cuda", enabled=False)
-@torch.autocast("cpu", enabled=False)
+
+@full_precision
 def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
     """NT-Xent and SupCon in one form: pull together what shares an id, push apart the rest.
 
@@ -29,7 +30,7 @@ def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
     """
     if z.ndim != 2 or ids.shape != z.shape[:1]:
         raise ValueError(f"z is {list(z.shape)} and ids is {list(ids.shape)}, expected [N, D] and [N]")
-    z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+    z = F.normalize(z, dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     similarity = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
     log_probability = similarity - similarity.logsumexp(dim=1, keepdim=True)

@@ -1,5 +1,5 @@
 from abc import abstractmethod
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from einops import rearrange
@@ -14,6 +14,7 @@ from cl.evaluation.metrics import MeasuredModule
 from cl.evaluation.probe import probe_loss
 from cl.nn.heads import linear_head
 from cl.optim import optimizer_of, with_schedule
+from cl.optim.groups import Group
 from cl.optim.schedules import Budget, Schedule
 
 M = TypeVar("M", bound=MethodConfig)
@@ -24,8 +25,21 @@ class StepOutput(NamedTuple):
     metrics: dict[str, Tensor] = {}  # scalars, likewise; the base logs them
 
 
+def ordered_pairs(features: tuple[Tensor, ...]) -> list[tuple[int, int]]:
+    """Which view (v) is compared with which full-size view (g): all (g, v) with g != v, views numbered in order.
+
+    Small crops are never what others are compared with (SwAV, arXiv 2006.09882, section 3.2). Two full-size views give
+    (0, 1) and (1, 0): the two terms of a symmetric loss.
+    """
+    views = sum(map(len, features))
+    return [(g, v) for g in range(len(features[0])) for v in range(views) if v != g]
+
+
 class ContrastiveModule(MeasuredModule, Generic[M]):
     """Backbone, online linear head, optimizer, schedule. A method adds its heads and returns its loss from `step`."""
+
+    views_together: ClassVar[bool] = True  # one forward for all views of a resolution, else one for each view
+    projector: nn.Module  # a method's own; what diagnostics look at
 
     def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
         super().__init__()
@@ -33,6 +47,7 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         self.method = cast(M, config.method)
         self.backbone = build_backbone(config.backbone, config.views.crop_size, config.data.in_channels)
         self.online_head = linear_head(self.backbone.num_features, classes) if classes else None
+        self.predictor: nn.Module | None = None  # a method's, if it has one
 
     @abstractmethod
     def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
@@ -41,6 +56,10 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] -> features [B, F]."""
         return self.backbone(images)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> projections [B, D]."""
+        return self.projector(self(images))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         features = tuple(self._encode(views) for views in batch.views)
@@ -52,7 +71,9 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         return output.loss + self._online_loss(self.online_head, features[0].detach(), batch.target)
 
     def _encode(self, views: Tensor) -> Tensor:
-        """[V, B, C, H, W] -> [V, B, F] in one forward: batch norm sees all views of a resolution together."""
+        """[V, B, C, H, W] -> [V, B, F]. In one forward, batch norm sees all views of a resolution together."""
+        if not self.views_together:
+            return torch.stack([self(view) for view in views])
         features = self(rearrange(views, "v b c h w -> (v b) c h w"))
         return rearrange(features, "(v b) f -> v b f", v=len(views))
 
@@ -78,9 +99,15 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         torch.manual_seed(step_seed % 2**63)
 
     def configure_optimizers(self) -> Any:
-        optim, global_batch = self.config.optim, self.budget.global_batch
-        head = list(self.online_head.parameters()) if self.online_head is not None else []
-        learned = {"params": [p for p in self.parameters() if all(p is not other for other in head)]}
-        online = {"params": head, "lr": optim.scaled_classifier_lr(global_batch), "weight_decay": 0.0}
-        groups: list[dict[str, Any]] = [learned, online] if head else [learned]
-        return with_schedule(optimizer_of(optim, groups, global_batch), Schedule.of(optim, self.budget))
+        optim, batch = self.config.optim, self.budget.global_batch
+        predictor = list(self.predictor.parameters()) if self.predictor is not None else []
+        online = list(self.online_head.parameters()) if self.online_head is not None else []
+        apart = {id(p) for p in predictor + online}
+        lr, decay = optim.scaled_lr(batch), optim.weight_decay
+        groups = [
+            Group([p for p in self.parameters() if id(p) not in apart], lr, decay),
+            Group(predictor, lr, decay, scheduled=optim.lr_scheduler_for_pred_head),
+            Group(online, optim.scaled_classifier_lr(batch), weight_decay=0.0, adapted=False),
+        ]
+        optimizer = optimizer_of(optim, [group for group in groups if group.parameters])
+        return with_schedule(optimizer, Schedule.of(optim, self.budget))

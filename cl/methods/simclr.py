@@ -7,7 +7,7 @@ from cl.config.methods import SimCLRConfig
 from cl.config.programs import Pretrain
 from cl.losses import nt_xent_loss
 from cl.methods.base import ContrastiveModule, StepOutput
-from cl.nn.heads import projection_head
+from cl.nn.heads import simclr_projector
 from cl.optim.schedules import Budget
 
 
@@ -16,10 +16,14 @@ class SimCLR(ContrastiveModule[SimCLRConfig]):
 
     def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
         super().__init__(config, classes, budget)
-        heads = self.method
-        self.projector = projection_head(self.backbone.num_features, heads.proj_hidden_dim, heads.proj_output_dim)
+        dims = self.backbone.num_features, self.method.proj_hidden_dim, self.method.proj_output_dim
+        self.projector = simclr_projector(*dims, self.method.proj_batch_norm)
 
     def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
         z = torch.cat([self.projector(rearrange(f, "v b f -> (v b) f")) for f in features])  # [V B, D]
-        ids = batch.index.repeat(len(z) // len(batch.index))  # [V B]
+        ids = self.ids(batch).repeat(len(z) // len(batch.index))  # [V B]
         return StepOutput(nt_xent_loss(z, ids, self.method.temperature))
+
+    def ids(self, batch: Batch) -> Tensor:
+        """[B] int64: views with the same id are positives."""
+        return batch.index

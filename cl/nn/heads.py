@@ -1,11 +1,35 @@
-"""The small networks on top of a backbone."""
+"""The small networks on top of a backbone. A linear layer in front of a batch norm has no bias: the norm removes it."""
 
 from torch import nn
 
 
-def projection_head(features: int, hidden: int, outputs: int) -> nn.Sequential:
-    """SimCLR's non-linear projection: linear, ReLU, linear."""
-    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+def simclr_projector(features: int, hidden: int, outputs: int, batch_norm: bool = False) -> nn.Sequential:
+    """Linear, ReLU, linear (arXiv 2002.05709, section 2.1); its reference code adds batch norm to both layers."""
+    if not batch_norm:
+        return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+    last = nn.BatchNorm1d(outputs)
+    last.bias.requires_grad_(False)  # the reference code's last norm only scales
+    return nn.Sequential(*_layer(features, hidden), nn.Linear(hidden, outputs, bias=False), last)
+
+
+def barlow_twins_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Three linear layers, the first two with batch norm and ReLU (arXiv 2103.03230, section 2.2)."""
+    return nn.Sequential(*_layer(features, hidden), *_layer(hidden, hidden), nn.Linear(hidden, outputs, bias=False))
+
+
+def simsiam_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Three linear layers, each with batch norm, the last one without affine (arXiv 2011.10566 and its code)."""
+    last = nn.Linear(hidden, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False)
+    return nn.Sequential(*_layer(features, hidden), *_layer(hidden, hidden), *last)
+
+
+def simsiam_predictor(dim: int, hidden: int) -> nn.Sequential:
+    """A bottleneck of two layers whose output has neither batch norm nor ReLU (arXiv 2011.10566, section 3)."""
+    return nn.Sequential(*_layer(dim, hidden), nn.Linear(hidden, dim))
+
+
+def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)
 
 
 def linear_head(features: int, classes: int) -> nn.Linear:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cl.cli import Resolved
 from cl.config.programs import Pretrain
+from cl.evaluation.metrics import shown_metric
 from cl.run.folder import write_json
 
 CARRIED = (  # what the evaluation needs to see the same images on the same machine
@@ -19,7 +20,7 @@ CARRIED = (  # what the evaluation needs to see the same images on the same mach
 def close(folder: Path, columns: Mapping[str, str], metrics: Mapping[str, float], images_per_second: float) -> str:
     """Write summary.json; return the closing table: `columns` maps its headings to metrics, "-" where not measured."""
     write_json(folder / "summary.json", dict(metrics) | {"images_per_second": round(images_per_second, 1)})
-    cells = {heading: f"{100 * metrics[name]:.1f} %" if name in metrics else "-" for heading, name in columns.items()}
+    cells = {head: shown_metric(name, metrics[name]) if name in metrics else "-" for head, name in columns.items()}
     cells |= {"images/s": f"{images_per_second:.0f}", "run folder": str(folder)}
     widths = [max(len(heading), len(cell)) for heading, cell in cells.items()]
     rows = (cells.keys(), ["-" * width for width in widths], cells.values())

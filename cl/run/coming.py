@@ -13,8 +13,6 @@ def refuse_coming(config: Pretrain | Linear, processes: int) -> None:
             value, coming = part.__dict__[declared.name], declared.flag.coming
             if value in coming if isinstance(coming, tuple) else coming and value != declared.default:
                 raise UserError(f"{declared.spelling}: got {shown(value)}, which is not available yet")
-    if isinstance(config, Pretrain) and not config.method.implementation:
-        raise UserError(f"--method: got {config.method.method}, which is not available yet")
     if config.backbone.encoder.startswith("timm/"):
         raise UserError(f"encoder: got {config.backbone.encoder}; timm's backbones are not available yet")
     if processes > 1:

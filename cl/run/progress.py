@@ -10,13 +10,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from cl.batch import Batch
-from cl.evaluation.metrics import MeasuredModule
+from cl.evaluation.metrics import MeasuredModule, shown_metric
 from cl.run.loggers import Table
 
 SHORT = {  # columns of metrics.csv -> what a line says
     "online_linear/train_top1": "online",
     "online_linear/val_top1": "val",
     "knn/val_top1": "kNN",
+    "health/rank": "rank",
     "offline_linear/train_top1": "train",
     "offline_linear/val_top1": "val",
 }
@@ -67,7 +68,7 @@ class Progress(Callback):
         self._bar.close()
         line = self._line(pl_module)
         if trainer.is_global_zero:
-            print(f"{self._title(trainer)}  {line}", flush=True)
+            print("\n".join([f"{self._title(trainer)}  {line}", *pl_module.remarks]), flush=True)
             training, whole = self._batch_ended - self._began, time.perf_counter() - self._began
             row = {"epoch": trainer.current_epoch + 1, "images_per_second": self._images / training, "seconds": whole}
             self.timing.append(row | {"training_seconds": training, "waiting_share": self._waited / training})
@@ -78,5 +79,5 @@ class Progress(Callback):
     def _line(self, module: MeasuredModule) -> str:
         metrics = module.epoch_metrics()
         speed = self._images / (self._batch_ended - self._began)
-        shares = [f"{short} {100 * metrics[name]:.1f} %" for name, short in SHORT.items() if name in metrics]
-        return "  ".join([f"loss {metrics['loss']:.3f}", *shares, f"{speed:.0f} images/s"])
+        measured = [f"{short} {shown_metric(name, metrics[name])}" for name, short in SHORT.items() if name in metrics]
+        return "  ".join([f"loss {metrics['loss']:.3f}", *measured, f"{speed:.0f} images/s"])

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Linear evaluation of a SimSiam backbone on ImageNet; the newest run, or --pretrained_feature_extractor RUN at the end.
+set -euo pipefail
+
+python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_linear.py" imagenet resnet50 \
+    --data_folder /datasets \
+    --train_dir imagenet/train \
+    --val_dir imagenet/val \
+    --epochs 100 \
+    --optimizer sgd \
+    --lr 30 \
+    --scheduler step \
+    --lr_decay_steps 60 80 \
+    --weight_decay 0 \
+    --dali \
+    --batch_size 64 \
+    --gpus 0 1 2 3 \
+    --num_workers 8 \
+    --name simsiam-linear-imagenet \
+    --pretrained_feature_extractor trained_models/latest \
+    "$@"

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# A recipe under torchrun. On each of two nodes with four GPUs, with the first node's name as HOST:
+#     NODES=2 GPUS=4 HOST=node0 bash bash_files/torchrun.sh bash_files/pretrain/imagenet100/simclr.sh --batch_size 32
+set -euo pipefail
+
+recipe=${1:?a recipe is expected, such as bash_files/pretrain/imagenet100/simclr.sh}
+shift
+torchrun --nnodes "${NODES:-1}" --nproc-per-node "${GPUS:-1}" \
+    --rdzv-backend c10d --rdzv-endpoint "${HOST:-localhost}:${PORT:-29500}" \
+    --no-python bash "$recipe" --num_nodes "${NODES:-1}" --devices "${GPUS:-1}" "$@"

@@ -1,0 +1,29 @@
+import torch
+from torch import Tensor, nn
+
+from cl.batch import Batch
+from cl.config.methods import SimSiamConfig
+from cl.config.programs import Pretrain
+from cl.losses import negative_cosine_similarity
+from cl.methods.base import ContrastiveModule, StepOutput, ordered_pairs
+from cl.nn.heads import simsiam_predictor, simsiam_projector
+from cl.optim.schedules import Budget
+
+
+class SimSiam(ContrastiveModule[SimSiamConfig]):
+    """Each view predicts the projection of the other, which is held still (arXiv 2011.10566)."""
+
+    views_together = False
+    predictor: nn.Module
+
+    def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
+        super().__init__(config, classes, budget)
+        dims = self.backbone.num_features, self.method.proj_hidden_dim, self.method.proj_output_dim
+        self.projector = simsiam_projector(*dims)
+        self.predictor = simsiam_predictor(self.method.proj_output_dim, self.method.pred_hidden_dim)
+
+    def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
+        z = [self.projector(f) for views in features for f in views]  # V of [B, D]
+        p = [self.predictor(each) for each in z]
+        losses = [negative_cosine_similarity(p[v], z[g]) for g, v in ordered_pairs(features)]
+        return StepOutput(torch.stack(losses).mean())

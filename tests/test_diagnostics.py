@@ -1,0 +1,93 @@
+"""The numbers that tell a collapsed embedding from a healthy one, and what is made of them."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from cl.evaluation.diagnostics import Health, Verdict, health, verdict
+from cl.methods import simsiam
+from tests import reference
+from tests.conftest import Run
+
+
+def projections(n: int, dim: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("n", "dim"), [(9, 4), (5, 7)])
+def test_health_is_its_definitions(n: int, dim: int) -> None:
+    z1, z2 = projections(n, dim), projections(n, dim) + 0.3 * projections(n, dim, seed=1)
+    expected = reference.health(z1.numpy(), z2.numpy())
+    assert health(z1, z2)._asdict() == pytest.approx(expected, rel=1e-6)
+
+
+def test_closed_forms() -> None:
+    z = torch.eye(8).repeat(2, 1)  # sixteen images on eight orthogonal directions
+    found = health(z, z)
+    assert found.rank == pytest.approx(8)
+    assert found.std == pytest.approx(math.sqrt(8) * math.sqrt(1 / 8 - 1 / 64))
+    assert (found.alignment, found.positive_cosine) == (0, pytest.approx(1))
+    one = health(torch.ones(5, 3), torch.ones(5, 3))  # all images are one point
+    assert (one.std, one.rank) == (pytest.approx(0, abs=1e-6), pytest.approx(1))
+    assert (one.uniformity, one.negative_cosine) == (pytest.approx(0), pytest.approx(1))
+
+
+def test_evenly_spread_directions_have_a_standard_deviation_of_one() -> None:
+    z = projections(2000, 64)
+    assert health(z, z).std == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_dead_and_non_finite_projections_are_collapsed(value: float) -> None:
+    z = torch.full((20, 4), value)
+    found = verdict(health(z, z), 20, 4, step=60, steps=100)
+    assert found is not None
+    assert found.collapsed
+
+
+def said(std: float, rank: float, step: int = 200, images: int = 1000, dim: int = 512) -> Verdict | None:
+    return verdict(Health(std, rank, 0, 0, 0, 0), images, dim, step, steps=1000)
+
+
+def test_the_verdict_follows_the_thresholds() -> None:
+    assert said(0.09, 100).collapsed  # type: ignore[union-attr]
+    assert said(1.0, 1.9).collapsed  # type: ignore[union-attr]
+    partial = said(1.0, 10.1)
+    assert partial == Verdict("partial collapse: rank 10 of 512", alarm=True)
+    assert not said(1.0, 10.3).alarm  # type: ignore[union-attr]  # 2 % of 512 is 10.24
+    assert not said(1.0, 9.0, images=100).alarm  # type: ignore[union-attr]  # 2 % of 100 images is 2
+    assert not said(1.0, 5.0, step=90).alarm  # type: ignore[union-attr]  # the first tenth
+    assert said(0.0, 1.0, step=49) is None
+    assert said(0.0, 1.0, images=15) is None
+
+
+COLLAPSING = ["digits", "resnet18", "--width", "4", "--method", "simsiam", "--proj_hidden_dim", "32"]
+COLLAPSING += ["--proj_output_dim", "32", "--pred_hidden_dim", "8", "--no_zero_init_residual", "--batch_size", "64"]
+COLLAPSING += ["--optimizer", "sgd", "--lr", "2", "--epochs", "8"]
+
+
+def test_simsiam_without_its_stop_gradient_is_called_collapsed(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_gradient(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return -torch.nn.functional.cosine_similarity(p, z, dim=1).mean()
+
+    monkeypatch.setattr(simsiam, "negative_cosine_similarity", with_gradient)
+    code, out, _ = run("main_contrastive.py", *COLLAPSING, "--stop_on_collapse")
+    assert code == 1
+    assert out.splitlines()[-1].startswith("collapsed: std x sqrt(d) 0.")
+    assert "epoch 8/8" not in out
+
+
+def test_a_healthy_run_says_so_in_its_last_lines_and_in_metrics(run: Run, folder: Path) -> None:
+    code, out, err = run("main_contrastive.py", *COLLAPSING, "--run_id", "fine", "--epochs", "3", "--stop_on_collapse")
+    assert (code, err) == (0, "")
+    assert "no collapse: std x sqrt(d)" in out
+    assert "collapsed:" not in out
+    header, *rows = (folder / "trained_models/fine/metrics.csv").read_text().splitlines()
+    for name in Health._fields:
+        assert f"health/{name}" in header.split(",")
+    assert len(rows) == 3
+    assert "std x sqrt(d)  rank" in out
