@@ -1,6 +1,16 @@
-"""Who this process is among W. The only module that may import torch.distributed."""
+"""Who this process is among W, and what all of them compute together. The only module that imports torch.distributed.
 
+The loss of a global batch is the mean of what the processes return, and DDP averages their gradients. So `gather` and
+`global_mean` send back the sum of what every process wants: with DDP's 1 / W that is the gradient of one process on the
+global batch (vissl#230 has the long argument). torch's own `distributed.nn.functional` is deprecated, and a plain
+all_reduce in the graph is silently wrong.
+"""
+
+from typing import Any
+
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 def world_size() -> int:
@@ -11,3 +21,43 @@ def world_size() -> int:
 def rank() -> int:
     """This process among W, 0 without torch.distributed."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather(x: Tensor) -> Tensor:
+    """[N, ...] of each process, of the same shape everywhere -> [W N, ...] in the order of ranks, differentiable."""
+    return _Gather.apply(x) if world_size() > 1 else x
+
+
+def global_mean(x: Tensor) -> Tensor:
+    """The mean over processes of a tensor of the same shape everywhere, differentiable."""
+    return _GlobalMean.apply(x) if world_size() > 1 else x
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]
+
+
+class _GlobalMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _mean(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _mean(gradients[0])
+
+
+def _mean(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total / world_size()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cl.cli import parse
 from cl.config import presets
+from cl.config.data import DATASETS
 from cl.config.flags import Config, Field, fields_of
 from cl.config.methods import METHODS
 from cl.config.programs import Linear, Pretrain, parts_of
@@ -21,7 +22,8 @@ ALL = {config for method in METHODS for config in parts_of(Pretrain, method).val
     parts_of(Linear, None).values()
 )
 MORE_THAN_A_RANGE = {  # what has rules beyond its own type and range, and may refuse a value that these allow
-    "--scheduler", "--min_lr", "--gaussian_prob", "--gpus", "--in_channels", "--name", "--run_id", "--method",
+    "--scheduler", "--min_lr", "--gaussian_prob", "--small_scale", "--lars",
+    "--gpus", "--in_channels", "--name", "--run_id", "--method",
     "--pretrained_feature_extractor", "encoder",
 }  # fmt: skip
 NEEDED = ["--pretrained_feature_extractor", "somewhere"]
@@ -97,13 +99,30 @@ def test_typed_beats_preset_beats_default(monkeypatch: pytest.MonkeyPatch) -> No
     assert (config.run.seed, origins["seed"]) == (0, "default")
 
 
+def test_data_set_and_method_beat_data_set_beats_flags_beat_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cl.config.programs.PRETRAIN_METHODS", {"simclr": {"lr": 1.0, "hue": 0.1, "multicrop": True}})
+    monkeypatch.setattr("cl.config.programs.PRETRAIN_FLAGS", {"multicrop": {"lr": 2.0, "hue": 0.2, "min_scale": 0.2}})
+    monkeypatch.setattr("cl.config.programs.PRETRAIN_DATASETS", {"stl10": {"lr": 3.0, "min_scale": 0.3}})
+    monkeypatch.setattr("cl.config.programs.PRETRAIN_BOTH", {("stl10", "simclr"): {"lr": 4.0}})
+    resolved = parse(Pretrain, ["stl10", "resnet18"])
+    optim, views, origins = resolved.config.optim, resolved.config.views, resolved.origins
+    assert (optim.lr, origins["lr"]) == (4.0, "stl10 simclr preset")
+    assert (views.min_scale, origins["min_scale"]) == (0.3, "stl10 preset")
+    assert (views.hue, origins["hue"]) == (0.2, "multicrop preset")
+    assert origins["multicrop"] == "simclr preset"
+    without = parse(Pretrain, ["stl10", "resnet18", "--multicrop", "--no_multicrop"])
+    assert (without.config.views.hue, without.origins["hue"]) == (0.1, "simclr preset")
+
+
 def test_every_preset_sets_a_declared_field_to_an_allowed_value() -> None:
     declared = {d.name for config in ALL for d in fields_of(config)}
-    for layer in (presets.PRETRAIN_DATASETS, presets.PRETRAIN_METHODS, presets.LINEAR_DATASETS):
-        for preset in layer.values():
-            assert set(preset) <= declared
-    for dataset in presets.PRETRAIN_DATASETS:
-        parse(Pretrain, [dataset, "resnet18"])
+    layers = [presets.PRETRAIN_DATASETS, presets.PRETRAIN_METHODS, presets.PRETRAIN_FLAGS, presets.LINEAR_DATASETS]
+    for preset in [*(preset for layer in layers for preset in layer.values()), *presets.PRETRAIN_BOTH.values()]:
+        assert set(preset) <= declared
+    for dataset in DATASETS:
+        for method in METHODS:
+            for flags in ([], [f"--{flag}" for flag in presets.PRETRAIN_FLAGS]):
+                parse(Pretrain, [dataset, "resnet18", "--method", method, *flags])
     for dataset in presets.LINEAR_DATASETS:
         parse(Linear, [dataset, "resnet18", *NEEDED])
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl.losses import barlow_twins_loss, negative_cosine_similarity, nt_xent_loss
+from cl.losses import barlow_twins_loss, blockwise, negative_cosine_similarity, nt_xent_loss
 from tests import reference
 
 
@@ -76,12 +76,29 @@ def test_barlow_twins_is_the_papers_loops(lamb: float, scale: float) -> None:
     )
 
 
+def test_barlow_twins_by_grams_where_the_batch_is_smaller_than_the_projection() -> None:
+    z1, z2 = projections(4, 9), projections(4, 9, seed=1)
+    assert_same(
+        lambda a, b: barlow_twins_loss(a, b, 0.1, 1.0), lambda a, b: reference.barlow_twins(a, b, 0.1, 1.0), z1, z2
+    )
+
+
 def test_simsiam_is_the_papers_loops_and_stops_the_gradient() -> None:
     assert_same(negative_cosine_similarity, reference.negative_cosine, Z1, Z2)
     p, z = Z1.clone().requires_grad_(), Z2.clone().requires_grad_()
     negative_cosine_similarity(p, z).backward()
     assert p.grad is not None
     assert z.grad is None
+
+
+def test_nt_xent_in_many_blocks_is_nt_xent_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = projections(10)
+    whole = nt_xent_loss(z, IDS["two views"], 0.2)
+    monkeypatch.setattr(blockwise, "BLOCK", 35)  # three rows of ten at a time, and one that is left
+    assert_same(
+        lambda z: nt_xent_loss(z, IDS["two views"], 0.2), lambda z: reference.supcon(z, IDS["two views"], 0.2), z
+    )
+    torch.testing.assert_close(nt_xent_loss(z, IDS["two views"], 0.2), whole, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", LOSSES)

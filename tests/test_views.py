@@ -6,10 +6,13 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from cl.cli import parse
+from cl.config.data import DATASETS
+from cl.config.programs import Pretrain
 from cl.config.views import PretrainViewsConfig
 from cl.data.apply_torchvision import apply_eval, apply_view, normalize
 from cl.data.draws import ViewParams, draw
-from cl.data.view_spec import EvalSpec, ViewSpec, pretrain_views
+from cl.data.view_spec import EvalSpec, Views, ViewSpec, pretrain_views
 
 
 @pytest.fixture
@@ -98,8 +101,53 @@ def test_normalize_per_channel(image: torch.Tensor) -> None:
 
 
 def test_flags_become_the_specs_they_describe() -> None:
-    views = pretrain_views(PretrainViewsConfig(crop_size=96, min_scale=0.2, gaussian_prob=0.3, solarization_prob=0.1))
-    assert len(views) == 1
-    assert len(views[0]) == 2
-    spec = views[0][0]
-    assert (spec.size, spec.scale, spec.blur_prob, spec.solarize_prob) == (96, (0.2, 1.0), 0.3, 0.1)
+    ((first, second),) = pretrain_views(
+        PretrainViewsConfig(crop_size=96, min_scale=0.2, gaussian_prob=(0.3,), solarization_prob=(0.1,))
+    )
+    assert first == second
+    assert (first.size, first.scale, first.blur_prob, first.solarize_prob) == (96, (0.2, 1.0), 0.3, 0.1)
+
+
+def views_of(*flags: str) -> Views:
+    return pretrain_views(parse(Pretrain, [flags[0], "resnet18", *flags[1:]]).config.views)
+
+
+def test_multicrop_is_swavs_at_the_sizes_of_the_data_set() -> None:
+    sizes = {"imagenet100": (224, 96), "cifar10": (32, 24), "stl10": (96, 58)}
+    for dataset, (size, small) in sizes.items():
+        full, crops = views_of(dataset, "--multicrop")
+        assert [(each.size, each.scale) for each in full] == [(size, (0.14, 1.0))] * 2
+        assert [(each.size, each.scale) for each in crops] == [(small, (0.05, 0.14))] * 6
+    full, crops = views_of("cifar10", "--multicrop", "--n_crops", "3", "--n_small_crops", "1", "--min_scale", "0.3")
+    assert (len(full), len(crops), full[0].scale) == (3, 1, (0.3, 1.0))
+
+
+def test_asymmetric_views_are_byols_pair_and_every_flag_still_wins() -> None:
+    ((first, second),) = views_of("imagenet100", "--asymmetric_augmentations")
+    assert [(each.blur_prob, each.solarize_prob) for each in (first, second)] == [(1.0, 0.0), (0.1, 0.2)]
+    assert (first.brightness, first.contrast, first.saturation, first.hue) == (0.4, 0.4, 0.2, 0.1)
+    ((first, second),) = views_of("cifar10", "--asymmetric_augmentations")  # no blur at 32 pixels
+    assert [(each.blur_prob, each.solarize_prob) for each in (first, second)] == [(0.0, 0.0), (0.0, 0.2)]
+    ((first, second),) = views_of("stl10", "--asymmetric_augmentations", "--gaussian_prob", "0.7", "--hue", "0.3")
+    assert [(each.blur_prob, each.solarize_prob, each.hue) for each in (first, second)] == [
+        (0.7, 0.0, 0.3),
+        (0.7, 0.2, 0.3),
+    ]
+
+
+def test_small_crops_of_asymmetric_views_take_turns_too() -> None:
+    full, crops = views_of("imagenet100", "--asymmetric_augmentations", "--multicrop", "--n_small_crops", "3")
+    assert [each.solarize_prob for each in (*full, *crops)] == [0.0, 0.2, 0.0, 0.2, 0.0]
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_augmentation_flag_works_on_every_data_set(dataset: str) -> None:
+    flags = {
+        "brightness": 0.11, "contrast": 0.12, "saturation": 0.13, "hue": 0.14, "jitter_prob": 0.15, "grey_prob": 0.16,
+        "flip_prob": 0.19,
+    }  # fmt: skip
+    typed = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    typed += ["--gaussian_prob", "0.17", "--solarization_prob", "0.18", "--min_scale", "0.21", "--crop_size", "16"]
+    ((view, _),) = views_of(dataset, *typed)
+    assert {name: vars(view)[name] for name in flags} == flags
+    assert (view.blur_prob, view.solarize_prob, view.scale, view.size) == (0.17, 0.18, (0.21, 1.0), 16)

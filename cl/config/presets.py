@@ -56,6 +56,18 @@ PRETRAIN_METHODS: Mapping[str, Preset] = {
     },
 }
 PRETRAIN_BOTH: Mapping[tuple[str, str], Preset] = {
+    ("digits", "barlow_twins"): {"proj_hidden_dim": 512, "proj_output_dim": 512, "asymmetric_augmentations": False},
+    # More and smaller steps on milder views; of the 60 steps of the others it learns little.
+    ("digits", "simsiam"): {
+        "proj_hidden_dim": 512,
+        "proj_output_dim": 512,
+        "pred_hidden_dim": 128,
+        "zero_init_residual": False,
+        "min_scale": 0.6,
+        "batch_size": 64,
+        "lr": 2e-3,
+        "epochs": 16,
+    },
     ("cifar10", "simsiam"): {"lr": 0.03},
     ("cifar100", "simsiam"): {"lr": 0.03},
 }

@@ -2,6 +2,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl.distributed import gather, rank
+from cl.losses.blockwise import mean_log_sum_exp
 from cl.losses.precision import full_precision
 
 
@@ -23,7 +25,8 @@ def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
         temperature: above 0.
 
     Returns:
-        Scalar: the mean of l_i over all N anchors; an anchor without a positive counts as 0.
+        Scalar: the mean of l_i over this process's N anchors; an anchor without a positive counts as 0. Its others are
+        those of all processes, and the mean over processes is the loss of the global batch.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -31,9 +34,11 @@ def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
     if z.ndim != 2 or ids.shape != z.shape[:1]:
         raise ValueError(f"z is {list(z.shape)} and ids is {list(ids.shape)}, expected [N, D] and [N]")
     z = F.normalize(z, dim=1)
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    similarity = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
-    log_probability = similarity - similarity.logsumexp(dim=1, keepdim=True)
-    positive = (ids[:, None] == ids[None, :]) & ~itself
-    total = log_probability.masked_fill(~positive, 0.0).sum(dim=1)
-    return -(total / positive.sum(dim=1).clamp(min=1)).mean()
+    everyone, every_id = gather(z), gather(ids)
+    _, group = every_id.unique(return_inverse=True)
+    own = group[rank() * len(z) : (rank() + 1) * len(z)]
+    sums = torch.zeros_like(everyone).index_add(0, group, everyone)  # of each id, in the first rows
+    positives = group.bincount(minlength=len(group))[own] - 1
+    weight = (positives > 0).to(z.dtype) / len(z)
+    attraction = (z * (sums[own] - z)).sum(dim=1) / temperature / positives.clamp(min=1)
+    return mean_log_sum_exp(z, everyone, weight, temperature) - (weight * attraction).sum()

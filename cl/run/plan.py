@@ -20,8 +20,13 @@ from cl.evaluation.plots import save_views
 from cl.methods import ContrastiveModule
 from cl.optim.schedules import Budget, Schedule
 from cl.run.devices import Devices
+from cl.run.folder import plain_values
 
 WIDTH, NAMES = 110, 20  # columns of the banner, and of its names
+NEEDS = {  # flags that do nothing unless another one is on
+    "lars_eta": "lars", "lars_clip": "lars",
+    "n_small_crops": "multicrop", "small_crop_size": "multicrop", "small_scale": "multicrop",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,12 @@ def warnings_of(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
     for flag, schedule in (("lr_decay_steps", "step"), ("warmup_epochs", "warmup_cosine")):
         if flag in typed and optim.scheduler != schedule:
             yield f"--{flag} has no effect with --scheduler {optim.scheduler}"
+    values = plain_values(resolved)
+    for flag, switch in NEEDS.items():
+        if flag in typed and not values[switch]:
+            yield f"--{flag} has no effect without --{switch}"
+    if isinstance(config, Pretrain) and config.method.uses_labels and not plan.labelled:
+        yield f"{config.method.method} learns from labels, and there are none: each image is a class of its own"
     left_out = plan.train_images % plan.budget.global_batch
     if left_out > plan.train_images / 5 and not config.data.last_batch_fill:
         yield f"an epoch leaves out {left_out} of the images; --last_batch_fill or a smaller --batch_size has them"

@@ -1,0 +1,107 @@
+"""The recipes of digits mean something: each method's features beat the same backbone at random initialisation.
+
+Linear probe on ten labels a class, tested on the held-out split; mean over ten draws of the labelled images.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from cl.backbones import Backbone, build_backbone
+from cl.config.backbone import BackboneConfig
+from cl.config.methods import METHODS
+from cl.data.datasets import digits
+from cl.data.loader import EvalReader
+from cl.data.view_spec import EvalSpec
+from tests.conftest import Run
+
+LABELS, DRAWS, SEEDS = 10, 10, (0, 1, 2)
+MARGIN = {"simclr": 0.05}  # of the quick start; three points of the others
+SPLITS = digits()
+
+
+def evaluation_images() -> list[torch.Tensor]:
+    """Training and held-out images as the backbone sees them in evaluation."""
+    readers = [EvalReader(images, EvalSpec(8), SPLITS.norm) for images in (SPLITS.train, SPLITS.val)]
+    return [r.__getitems__([(0, i) for i in range(len(r.images))]).views[0][0] for r in readers]
+
+
+def features(backbone: Backbone) -> list[np.ndarray]:
+    with torch.no_grad():
+        return [backbone.eval()(images).numpy() for images in evaluation_images()]
+
+
+def untrained(seed: int, calibrated: bool) -> Backbone:
+    """A random backbone; `calibrated` gives its batch norms the statistics of the training images."""
+    torch.manual_seed(seed)
+    backbone = build_backbone(BackboneConfig("resnet18"), 8)
+    if calibrated:
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None  # a plain average
+        with torch.no_grad():
+            backbone.train()(evaluation_images()[0])
+    return backbone
+
+
+def few_label_accuracy(train: np.ndarray, held_out: np.ndarray) -> float:
+    found = []
+    for draw in range(DRAWS):
+        generator = np.random.default_rng(draw)
+        of_class = [np.flatnonzero(SPLITS.train.targets == c) for c in range(10)]
+        chosen = np.concatenate([generator.permutation(each)[:LABELS] for each in of_class])
+        scale = StandardScaler().fit(train[chosen])
+        probe = LogisticRegression(max_iter=2000).fit(scale.transform(train[chosen]), SPLITS.train.targets[chosen])
+        found.append(probe.score(scale.transform(held_out), SPLITS.val.targets))
+    return float(np.mean(found))
+
+
+@cache
+def random_accuracy() -> float:
+    """The best of six random backbones, which is more than their mean: what pretraining has to beat."""
+    starts = {(seed, fair): few_label_accuracy(*features(untrained(seed, fair))) for seed in SEEDS for fair in (0, 1)}
+    pixels = few_label_accuracy(*(images[:, 0].flatten(1).numpy() for images in evaluation_images()))
+    print("random (seed, calibrated):", {start: f"{accuracy:.3f}" for start, accuracy in starts.items()})
+    print(f"raw pixels: {pixels:.3f}")
+    return max(starts.values())
+
+
+def pretrained_accuracy(run: Run, folder: Path, method: str, seed: int) -> float:
+    """Run the recipe of a method, which must raise no alarm, and probe its backbone."""
+    name = f"{method}-{seed}"
+    flags = ["--method", method, "--seed", str(seed), "--run_id", name]
+    code, out, err = run("main_contrastive.py", "digits", "resnet18", *flags)
+    assert (code, err) == (0, "")
+    verdict = [line for line in out.splitlines() if "collapse" in line and "stop_on" not in line]
+    assert len(verdict) == 1, verdict  # in the closing lines, and none in between
+    assert verdict[0].startswith("no collapse")
+    backbone = build_backbone(BackboneConfig("resnet18"), 8)
+    weights = torch.load(folder / f"trained_models/{name}/last.ckpt", weights_only=True)["state_dict"]
+    backbone.load_state_dict({key[9:]: value for key, value in weights.items() if key.startswith("backbone.")})
+    accuracy = few_label_accuracy(*features(backbone))
+    print(f"{method}, seed {seed}: {accuracy:.3f}; {out.splitlines()[-1]}\n{verdict[0]}")
+    return accuracy
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_beats_random_initialisation(run: Run, folder: Path, method: str) -> None:
+    assert pretrained_accuracy(run, folder, method, seed=0) >= random_accuracy() + MARGIN.get(method, 0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_so_do_three_seeds_of_each_and_labels_help(run: Run, folder: Path) -> None:
+    """Twenty minutes on two cores; the README's table."""
+    found = {method: [pretrained_accuracy(run, folder, method, seed) for seed in SEEDS] for method in METHODS}
+    for method, accuracies in found.items():
+        print(f"{method}: mean {np.mean(accuracies):.3f} of {[round(each, 3) for each in accuracies]}")
+        assert np.mean(accuracies) >= random_accuracy() + 0.03
+    assert all(supcon > simclr for supcon, simclr in zip(found["supcon"], found["simclr"], strict=True))
