@@ -19,41 +19,46 @@ def main(argv: Sequence[str]) -> None:
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
     from cl.data.manifest import write_bad
-    from cl.data.sampler import Share
     from cl.data.view_spec import linear_views
+    from cl.distributed import first_rank_first, from_first
     from cl.evaluation.linear import LinearEvaluation
     from cl.run.checkpoint import SaveLast, load_pretrained
     from cl.run.closing import close
     from cl.run.devices import usable_devices
     from cl.run.folder import open_run_folder
+    from cl.run.launch import share_of
     from cl.run.plan import Plan, banner, dry_run
     from cl.run.progress import Progress
     from cl.run.trainer import build_trainer
 
     devices = usable_devices(config)
+    share = share_of(config, devices)
     pretrained = load_pretrained(config)
-    splits = replace(load(config.data).labelled(), norm=pretrained.norm)
+    splits = replace(first_rank_first(lambda: load(config.data)).labelled(), norm=pretrained.norm)
     if not splits.classes:
         raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
     if config.views.crop_size != pretrained.crop_size:
         note = f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {pretrained.crop_size} pixels"
         splits = replace(splits, notes=(*splits.notes, note))
-    data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, Share(0, 1)))
+    data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, share))
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
     linear = LinearEvaluation(pretrained.backbone, plan.classes, config.optim, plan.budget)
-    folder = open_run_folder(resolved, "linear")
-    print(banner(resolved, plan, folder), flush=True)
+    folder = from_first(lambda: open_run_folder(resolved, "linear"))
+    if share.rank == 0:
+        print(banner(resolved, plan, folder), flush=True)
+        write_bad(folder / "bad_images.csv", splits.bad)
     if config.run.dry_run:
         return print(dry_run(linear, data, devices.first, folder))
 
-    write_bad(folder / "bad_images.csv", splits.bad)
     progress = Progress(folder)
     trainer = build_trainer(resolved, plan, folder, [progress, SaveLast(folder, config, splits)])
     trainer.fit(linear, data)
 
+    if share.rank > 0:
+        return
     columns = {"offline linear": "offline_linear/val_top1", "top-5": "offline_linear/val_top5"}
-    print("\n" + close(folder, columns, linear.epoch_metrics(), progress.images_per_second))
+    print("\n" + close(folder, columns, linear.row, progress.images_per_second))
 
 
 if __name__ == "__main__":

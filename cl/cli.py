@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,7 +36,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -6,11 +6,14 @@ global batch (vissl#230 has the long argument). torch's own `distributed.nn.func
 all_reduce in the graph is silently wrong.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -21,6 +24,11 @@ def world_size() -> int:
 def rank() -> int:
     """This process among W, 0 without torch.distributed."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def connect(backend: str) -> None:
+    """Meet the other processes, where the environment says (MASTER_ADDR, RANK and so on)."""
+    dist.init_process_group(backend)
 
 
 def gather(x: Tensor) -> Tensor:
@@ -61,3 +69,53 @@ def _mean(x: Tensor) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total / world_size()
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over processes, without a gradient."""
+    if world_size() == 1:
+        return x
+    summed = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(summed)
+    return summed
+
+
+def gather_uneven(x: Tensor) -> Tensor:
+    """[N_r, ...] of each process, N_r different -> [sum N_r, ...] in the order of ranks, without a gradient."""
+    if world_size() == 1:
+        return x
+    counts = gather(torch.tensor([len(x)], device=x.device)).tolist()
+    padded = x.new_zeros(max(counts), *x.shape[1:])
+    padded[: len(x)] = x.detach()
+    parts = gather(padded).view(world_size(), max(counts), *x.shape[1:])
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make` gives on rank 0, on every rank; the others do not call it."""
+    if world_size() == 1:
+        return make()
+    box = [make() if rank() == 0 else None]
+    dist.broadcast_object_list(box)
+    return cast(T, box[0])
+
+
+def first_rank_first(make: Callable[[], T]) -> T:
+    """Every rank calls `make`, rank 0 before the others: it downloads and fills caches."""
+    if world_size() == 1:
+        return make()
+    if rank() > 0:
+        dist.barrier()
+    made = make()
+    if rank() == 0:
+        dist.barrier()
+    return made
+
+
+def every_dict(mine: dict[str, T]) -> list[dict[str, T]]:
+    """A dict of each process, in the order of ranks."""
+    if world_size() == 1:
+        return [mine]
+    found: list[dict[str, T]] = [{} for _ in range(world_size())]
+    dist.all_gather_object(found, mine)
+    return found

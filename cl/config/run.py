@@ -20,11 +20,11 @@ class DeviceConfig(Config):
         None
     )
     devices: Annotated[int | None, Flag("number of GPUs, or of processes on a CPU", low=1, takes_back=("gpus",))] = None
-    num_nodes: Annotated[int, Flag("machines", low=1, coming=True)] = 1
+    num_nodes: Annotated[int, Flag("machines", low=1)] = 1
     precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"), coming=True)] = "32"
     compile: Annotated[bool, Flag("compile the network", coming=True)] = False
     deterministic: Annotated[bool, Flag("only kernels that give the same bits twice", coming=True)] = False
-    sync_batchnorm: Annotated[bool | None, Flag("batch statistics over all processes", coming=True)] = None
+    sync_batchnorm: Annotated[bool, Flag("batch statistics over all processes, if there are several")] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cl.batch import Batch
-from cl.evaluation.features import evaluating
+from cl.evaluation.features import evaluating, in_order
 from cl.evaluation.metrics import MeasuredModule
 
 IMAGES = 4096  # at most: enough for a rank of hundreds, and seconds even on a CPU
@@ -91,13 +91,14 @@ class Diagnostics(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MeasuredModule)
         with evaluating(pl_module):
-            views = [batch.to(pl_module.device).views[0][:2] for batch in self.views]
-            z1, z2 = torch.cat([torch.stack([self.embed(view) for view in pair]) for pair in views], dim=1)
+            batches = (batch.to(pl_module.device) for batch in self.views)
+            found = [(batch.index, *map(self.embed, batch.views[0][:2])) for batch in batches]
+        z1, z2 = in_order(*(torch.cat(each) for each in zip(*found, strict=True)))
         if len(z1) < 2:
             return
-        found = health(z1, z2)
-        pl_module.evaluated |= {f"health/{name}": value for name, value in found._asdict().items()}
-        before, self.last = self.last, verdict(found, len(z1), z1.shape[1], trainer.global_step, self.steps)
+        measured = health(z1, z2)
+        pl_module.evaluated |= {f"health/{name}": value for name, value in measured._asdict().items()}
+        before, self.last = self.last, verdict(measured, len(z1), z1.shape[1], trainer.global_step, self.steps)
         if self.last is not None and self.last.alarm != (before is not None and before.alarm):
             pl_module.remarks.append(self.last.text)
         self.stopped = self.stop and self.last is not None and self.last.collapsed

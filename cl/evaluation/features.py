@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cl.batch import Batch
+from cl.distributed import gather_uneven
 
 
 @contextmanager
@@ -19,10 +20,15 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     network.train(training)
 
 
-def features_of(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Features [N, F] and targets [N] of evaluation batches."""
+def features_of(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> tuple[Tensor, ...]:
+    """Features [N, F] and targets [N] of the evaluation batches of all processes, in the order of the images."""
     with evaluating(network):
-        found = [(network(batch.views[0][0].to(device)), batch.target.to(device)) for batch in batches]
-    if not found:
-        return torch.zeros(0, 1, device=device), torch.zeros(0, dtype=torch.int64, device=device)
-    return torch.cat([features for features, _ in found]), torch.cat([target for _, target in found])
+        moved = (batch.to(device) for batch in batches)
+        found = [(batch.index, network(batch.views[0][0]), batch.target) for batch in moved]
+    return in_order(*(torch.cat(each) for each in zip(*found, strict=True)))
+
+
+def in_order(index: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows [N_r, ...] of the images `index` [N_r] of each process -> [N, ...] in the order of all images."""
+    order = gather_uneven(index).argsort()
+    return tuple(gather_uneven(each)[order] for each in rows)

@@ -1,6 +1,5 @@
 """k nearest neighbours on backbone features: no training, so the number depends on nothing but the features."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cl.batch import Batch
+from cl.data.loader import EvalLoader
 from cl.evaluation.features import features_of
 from cl.evaluation.metrics import MeasuredModule
 
@@ -40,7 +40,7 @@ def knn_scores(bank: Tensor, labels: Tensor, queries: Tensor, k: int = K, temper
 class OnlineKNN(Callback):
     """kNN accuracy of the validation images in a bank of training images, every few epochs and after the last."""
 
-    def __init__(self, bank: Iterable[Batch], every: int) -> None:
+    def __init__(self, bank: EvalLoader, every: int) -> None:
         self.bank, self.every = bank, every
         self._queries: list[tuple[Tensor, Tensor]] = []
 
@@ -65,10 +65,10 @@ class OnlineKNN(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MeasuredModule)
-        if self._queries:
+        if self._due(trainer) and len(self.bank):
             bank, labels = features_of(pl_module, self.bank, pl_module.device)
             queries, targets = (torch.cat(each) for each in zip(*self._queries, strict=True))
             queries, targets = queries[targets >= 0], targets[targets >= 0]
-            if len(bank) and len(queries):
+            if len(queries):
                 right = knn_scores(bank, labels, queries).argmax(dim=1) == targets
-                pl_module.evaluated["knn/val_top1"] = right.double().mean().item()
+                pl_module.means.add("knn/val_top1", right.sum(), len(queries))

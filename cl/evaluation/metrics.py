@@ -7,6 +7,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from cl.distributed import every_dict
+
 
 def correct_within(logits: Tensor, target: Tensor, k: int) -> Tensor:
     """Scalar: how many rows of `logits` [B, C] have `target` [B] among their k largest. Target -1 is never right."""
@@ -31,10 +33,15 @@ class EpochMeans:
         pair = torch.stack([total, weight.double() if isinstance(weight, Tensor) else total.new_full((), weight)])
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
-    def compute(self) -> dict[str, float]:
-        """The means so far; names that never had any weight are absent."""
-        pairs = {name: pair.tolist() for name, pair in self._sums.items()}
-        return {name: total / weight for name, (total, weight) in pairs.items() if weight > 0}
+    def compute(self, everywhere: bool) -> dict[str, float]:
+        """The means so far, of all processes or of this one; names that never had any weight are absent."""
+        own: dict[str, tuple[float, float]] = {name: tuple(pair.tolist()) for name, pair in self._sums.items()}
+        sums: dict[str, tuple[float, float]] = {}
+        for each in every_dict(own) if everywhere else [own]:
+            for name, (total, weight) in each.items():
+                before = sums.get(name, (0.0, 0.0))
+                sums[name] = before[0] + total, before[1] + weight
+        return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
 
     def reset(self) -> None:
         self._sums.clear()
@@ -48,10 +55,11 @@ class MeasuredModule(LightningModule):
         self.means = EpochMeans()
         self.evaluated: dict[str, float] = {}  # what callbacks measured in this epoch
         self.remarks: list[str] = []  # what they have to say about it
+        self.row: dict[str, float] = {}  # of the last epoch that ended
 
-    def epoch_metrics(self) -> dict[str, float]:
-        """The row of this epoch so far."""
-        return self.means.compute() | self.evaluated
+    def epoch_metrics(self, everywhere: bool = True) -> dict[str, float]:
+        """The row of this epoch so far; all processes have to ask for it, or one for its own part."""
+        return self.means.compute(everywhere) | self.evaluated
 
     def on_train_epoch_start(self) -> None:
         self.means.reset()
@@ -59,10 +67,10 @@ class MeasuredModule(LightningModule):
         self.remarks.clear()
 
     def on_train_epoch_end(self) -> None:
-        metrics, schedule = self.epoch_metrics(), self.lr_schedulers()
-        self.log_dict(metrics)
+        self.row, schedule = self.epoch_metrics(), self.lr_schedulers()
+        self.log_dict(self.row)
         if isinstance(schedule, ReduceLROnPlateau):  # here, because Lightning does it after the checkpoint is written
-            schedule.step(metrics["loss"])
+            schedule.step(self.row["loss"])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if not isinstance(scheduler, ReduceLROnPlateau):

@@ -3,13 +3,20 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl.distributed import global_mean, world_size
+from cl.losses.precision import full_precision
 
+
+@full_precision
 def probe_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy over the labelled rows; 0, not NaN, where none is labelled.
+
+    The mean over processes is that of the global batch, also where they have different numbers of labels.
 
     Args:
         logits: [B, C] of the head on detached features.
         target: [B] int64, -1 for no label.
     """
-    total = F.cross_entropy(logits.float(), target, ignore_index=-1, reduction="sum")
-    return total / (target >= 0).sum().clamp(min=1)
+    total = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
+    labelled = global_mean((target >= 0).sum().to(total.dtype))  # a mean: 1 / W if there is one label in all
+    return total / labelled.clamp(min=1 / world_size())

@@ -54,7 +54,7 @@ class SaveLast(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.save_checkpoint(self.path)
-        if self.facts["program"] == "Pretrain":
+        if self.facts["program"] == "Pretrain" and trainer.is_global_zero:
             point_latest(self.path.parent)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from cl.config.programs import Linear, Pretrain
 from cl.errors import UserError
 
 
-def refuse_coming(config: Pretrain | Linear, processes: int) -> None:
+def refuse_coming(config: Pretrain | Linear) -> None:
     """UserError for the first flag that asks for something not built yet."""
     for part in vars(config).values():
         assert isinstance(part, Config)
@@ -15,6 +15,3 @@ def refuse_coming(config: Pretrain | Linear, processes: int) -> None:
                 raise UserError(f"{declared.spelling}: got {shown(value)}, which is not available yet")
     if config.backbone.encoder.startswith("timm/"):
         raise UserError(f"encoder: got {config.backbone.encoder}; timm's backbones are not available yet")
-    if processes > 1:
-        flag = "gpus" if config.device.gpus else "devices"
-        raise UserError(f"--{flag}: got {processes} processes, which is not available yet; expected one")

@@ -16,6 +16,15 @@ class Devices:
 
     accelerator: str  # "gpu" or "cpu"
     devices: int | list[int]
+    nodes: int = 1
+
+    @property
+    def processes(self) -> int:
+        return self.count * self.nodes
+
+    def local(self, number: int) -> int:
+        """The index of the device of this node's process `number`."""
+        return number if isinstance(self.devices, int) else self.devices[number]
 
     @property
     def count(self) -> int:
@@ -37,7 +46,7 @@ class Devices:
 def usable_devices(config: Pretrain | Linear) -> Devices:
     """The devices of the run; UserError if they are not there, or if a flag asks for what is still to come."""
     devices = choose_devices(config.device)
-    refuse_coming(config, devices.count)
+    refuse_coming(config)
     return devices
 
 
@@ -46,14 +55,14 @@ def choose_devices(config: DeviceConfig) -> Devices:
     present = torch.cuda.device_count()
     if config.gpus is not None:
         _check_indices(config.gpus, present)
-        return Devices("gpu", list(config.gpus))
+        return Devices("gpu", list(config.gpus), config.num_nodes)
     if config.accelerator == "gpu" and not present:
         raise UserError("--accelerator: got gpu, but torch finds no GPU on this machine; expected --accelerator cpu")
     accelerator = "gpu" if present and config.accelerator != "cpu" else "cpu"
     count = config.devices or 1
     if accelerator == "gpu" and count > present:
         raise UserError(f"--devices: got {count}, expected at most the {present} GPU(s) of this machine")
-    return Devices(accelerator, count)
+    return Devices(accelerator, count, config.num_nodes)
 
 
 def _check_indices(gpus: tuple[int, ...], present: int) -> None:

@@ -58,7 +58,7 @@ class Plan:
 def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
     """Everything that one should have seen before a long run."""
     optim = resolved.config.optim
-    processes = "1 process" if plan.devices.count == 1 else f"{plan.devices.count} processes"
+    processes = "1 process" if plan.devices.processes == 1 else f"{plan.devices.processes} processes"
     batch, warmup = plan.budget.global_batch, f", {plan.warmup} steps of warm-up" * bool(plan.warmup)
     rows = {
         "images": f"{plan.train_images} for training, {plan.val_images or 'none'} for validation, "

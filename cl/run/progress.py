@@ -3,6 +3,7 @@
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Progress(Callback):
             desc=self._title(trainer),
             leave=False,
             unit="step",
-            disable=not sys.stdout.isatty(),
+            disable=not (trainer.is_global_zero and sys.stdout.isatty()),
             file=sys.stdout,
         )
 
@@ -59,14 +60,14 @@ class Progress(Callback):
         self._batch_ended = time.perf_counter()
         assert isinstance(pl_module, MeasuredModule)
         if not self._bar.disable and self._batch_ended - self._refreshed > REFRESH:
-            self._bar.set_postfix_str(self._line(pl_module), refresh=False)
+            self._bar.set_postfix_str(self._line(pl_module.epoch_metrics(everywhere=False)), refresh=False)
             self._refreshed = self._batch_ended
         self._bar.update()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MeasuredModule)
         self._bar.close()
-        line = self._line(pl_module)
+        line = self._line(pl_module.epoch_metrics())
         if trainer.is_global_zero:
             print("\n".join([f"{self._title(trainer)}  {line}", *pl_module.remarks]), flush=True)
             training, whole = self._batch_ended - self._began, time.perf_counter() - self._began
@@ -76,8 +77,7 @@ class Progress(Callback):
     def _title(self, trainer: Trainer) -> str:
         return f"epoch {trainer.current_epoch + 1:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
 
-    def _line(self, module: MeasuredModule) -> str:
-        metrics = module.epoch_metrics()
+    def _line(self, metrics: Mapping[str, float]) -> str:
         speed = self._images / (self._batch_ended - self._began)
         measured = [f"{short} {shown_metric(name, metrics[name])}" for name, short in SHORT.items() if name in metrics]
         return "  ".join([f"loss {metrics['loss']:.3f}", *measured, f"{speed:.0f} images/s"])

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 
 from cl.cli import Resolved
 from cl.data.loader import TrainLoader
+from cl.distributed import rank
 from cl.run.checkpoint import AtomicCheckpointIO
 from cl.run.folder import plain_values
 from cl.run.loggers import CSVLog
@@ -50,18 +52,20 @@ def build_trainer(resolved: Resolved[Any], plan: Plan, folder: Path, callbacks: 
     quiet_lightning()
     run = resolved.config.run
     loggers: list[Logger] = [CSVLog(folder)]
-    if run.wandb or run.project:
+    if (run.wandb or run.project) and rank() == 0:
         loggers.append(WandbLog(run, folder, plain_values(resolved)))
     return Trainer(
         accelerator=plan.devices.accelerator,
         devices=plan.devices.devices,
+        num_nodes=plan.devices.nodes,
+        strategy="ddp" if plan.devices.processes > 1 else "auto",
         max_epochs=plan.budget.epochs,
         max_steps=plan.budget.steps,
         limit_train_batches=1 if run.fast_dev_run else None,
         limit_val_batches=1 if run.fast_dev_run else None,
         logger=loggers,
         callbacks=[Position(), StopAt(plan.budget.steps), *callbacks],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_checkpointing=True,

@@ -1,0 +1,107 @@
+"""One process per device: started here, by torchrun or by SLURM."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import torch
+
+from cl.config.programs import Linear, Pretrain
+from cl.data.sampler import Share
+from cl.distributed import connect, rank, world_size
+from cl.errors import UserError
+from cl.run.devices import Devices
+
+PATIENCE = 5  # seconds that a process has to end by itself when another one has failed
+
+
+def share_of(config: Pretrain | Linear, devices: Devices) -> Share:
+    """Start the processes of the run, unless something else did, and return this one's share of the work.
+
+    A dry run has one process, which plans for all.
+    """
+    if devices.processes == 1 or config.run.dry_run:
+        return Share(0, devices.processes)
+    _translate_slurm()
+    if "RANK" not in os.environ:
+        sys.exit(_start(devices))
+    started = int(os.environ["WORLD_SIZE"])
+    if started != devices.processes:
+        flag = "gpus" if config.device.gpus else "devices"
+        raise UserError(
+            f"--{flag}: got {devices.count} on {devices.nodes} node(s), expected the {started} processes that the "
+            "launcher started; --num_nodes and --devices have to say what it does"
+        )
+    if devices.accelerator == "gpu":
+        torch.cuda.set_device(devices.local(int(os.environ["LOCAL_RANK"])))
+    connect("nccl" if devices.accelerator == "gpu" else "gloo")
+    return Share(rank(), world_size())
+
+
+def _start(devices: Devices) -> int:
+    """Run this command once per device; the exit code of the first that fails, after which no other lives on."""
+    if devices.nodes > 1:
+        raise UserError(
+            f"--num_nodes: got {devices.nodes}, expected a launcher on each node, as in bash_files/torchrun.sh"
+        )
+    command = [sys.executable, *sys.orig_argv[1:]]
+    return wait_for([subprocess.Popen(command, env=each) for each in rank_environments(devices.count)])
+
+
+def rank_environments(count: int) -> list[dict[str, str]]:
+    """The environments of `count` processes on this machine, in torchrun's words."""
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    common = {"OMP_NUM_THREADS": threads, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    own = [{"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count)} for number in range(count)]
+    return [common | os.environ | each for each in own]
+
+
+def wait_for(processes: list["subprocess.Popen[bytes]"]) -> int:
+    """The exit code of the first process that fails, after which no other lives on; 0 if none does."""
+    try:
+        while True:
+            codes = [process.poll() for process in processes]
+            if any(codes) or all(code == 0 for code in codes):
+                return next((code if code > 0 else 1 for code in codes if code), 0)
+            time.sleep(0.1)
+    finally:
+        _end(processes)
+
+
+def _end(processes: list["subprocess.Popen[bytes]"]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _translate_slurm() -> None:
+    """Under srun, the names that torch and torchrun use."""
+    slurm = os.environ
+    if "RANK" in slurm or int(slurm.get("SLURM_NTASKS", "1")) < 2 or not shutil.which("scontrol"):
+        return
+    nodes = subprocess.run(
+        ["scontrol", "show", "hostnames", slurm["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
+    )
+    os.environ |= {
+        "RANK": slurm["SLURM_PROCID"],
+        "LOCAL_RANK": slurm["SLURM_LOCALID"],
+        "WORLD_SIZE": slurm["SLURM_NTASKS"],
+        "NODE_RANK": slurm["SLURM_NODEID"],
+        "MASTER_ADDR": nodes.stdout.split()[0],
+        "MASTER_PORT": str(20_000 + int(slurm["SLURM_JOB_ID"]) % 10_000),
+    }

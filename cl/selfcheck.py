@@ -1,0 +1,137 @@
+"""Do several processes compute what one would? python -m cl.selfcheck [--accelerator gpu]: a table, exit code 0 or 1.
+
+Every method's loss and every parameter's gradient, of two processes with different halves of a batch under DDP, against
+one process with the whole batch.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cl.batch import Batch
+from cl.cli import parse
+from cl.config.methods import METHODS
+from cl.config.programs import Pretrain
+from cl.distributed import connect, global_mean, rank, world_size
+from cl.methods import ContrastiveModule, build_method
+from cl.nn.batch_norm import synchronized
+from cl.optim.schedules import Budget
+from cl.run.launch import rank_environments, wait_for
+
+TOLERANCE = 1e-10  # relative, in float64
+IMAGES, CLASSES, PROCESSES = 12, 4, 2
+TINY = ["--width", "4", "--proj_hidden_dim", "16", "--crop_size", "8", "--small_crop_size", "6", "--gaussian_prob", "0"]
+CASES: dict[str, list[str]] = {name: ["--method", name] for name in METHODS}
+CASES |= {f"{name}, 2 + 6 crops": [*flags, "--multicrop"] for name, flags in CASES.items()}
+CASES["barlow_twins, D > B"] = ["--method", "barlow_twins", "--proj_output_dim", "32"]
+
+
+class Outcome(NamedTuple):
+    loss: Tensor  # of the global batch
+    gradients: dict[str, Tensor]
+
+
+def whole_batch(images: int, small: int, dtype: torch.dtype) -> Batch:
+    """Random views of 8 (and 6) pixels; a third of the images, unevenly placed, has no label."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, images, 3, 8, 8)] + [(small, images, 3, 6, 6)] * (small > 0)
+    views = tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
+    index = torch.arange(images)
+    return Batch(index, views, torch.where(index < images // 3, -1, index % CLASSES))
+
+
+def part_of(batch: Batch) -> Batch:
+    """This process's slice of the global batch."""
+    count = len(batch.index) // world_size()
+    own = slice(rank() * count, (rank() + 1) * count)
+    return Batch(batch.index[own], tuple(views[:, own] for views in batch.views), batch.target[own])
+
+
+class _Step(nn.Module):
+    """A method's training step as a forward pass, which is what DDP wraps."""
+
+    def __init__(self, module: ContrastiveModule[Any]) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.module.training_step(batch, 0)
+
+
+def outcome(flags: list[str], images: int, dtype: torch.dtype, device: torch.device, sync: bool = True) -> Outcome:
+    """Loss and gradients of the whole batch, by however many processes there are."""
+    config = parse(Pretrain, ["custom", "resnet18", *TINY, "--proj_output_dim", "8", *flags]).config
+    torch.manual_seed(0)
+    module = build_method(config, CLASSES, Budget(images, 1, 1)).to(device, dtype)
+    step: nn.Module = _Step(module)
+    if world_size() > 1:
+        step = DistributedDataParallel(synchronized(step, "gpu" if device.type == "cuda" else "cpu") if sync else step)
+    small = config.views.n_small_crops if config.views.multicrop else 0
+    loss = step(part_of(whole_batch(images, small, dtype)).to(device))
+    loss.backward()
+    gradients = {name: p.grad.detach().cpu() for name, p in module.named_parameters() if p.grad is not None}
+    return Outcome(global_mean(loss.detach()).cpu(), gradients)
+
+
+def largest_error(found: Outcome, expected: Outcome) -> tuple[float, float]:
+    """Relative errors of the loss and of the parameter whose gradient is furthest off."""
+    assert found.gradients.keys() == expected.gradients.keys()
+    errors = [
+        float((found.gradients[name] - gradient).norm() / gradient.norm().clamp(min=1e-30))
+        for name, gradient in expected.gradients.items()
+    ]
+    return float((found.loss - expected.loss).abs() / expected.loss.abs()), max(errors)
+
+
+def _part(folder: Path, accelerator: str) -> None:
+    """One of the processes: all cases, rank 0 writes what came out."""
+    several = accelerator == "gpu" and torch.cuda.device_count() >= PROCESSES
+    device = torch.device("cpu")
+    if accelerator == "gpu":
+        device = torch.device("cuda", int(os.environ["RANK"]) if several else 0)
+        torch.cuda.set_device(device)
+    connect("nccl" if several else "gloo")
+    found = {name: outcome(flags, IMAGES, torch.float64, device)._asdict() for name, flags in CASES.items()}
+    if rank() == 0:
+        torch.save(found, folder / "found.pt")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m cl.selfcheck", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args(argv)
+    if asked.accelerator == "gpu" and not torch.cuda.is_available():
+        print("error: --accelerator: got gpu, but torch finds no GPU on this machine", file=sys.stderr)
+        return 2
+    if asked.part is not None:
+        _part(asked.part, asked.accelerator)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "cl.selfcheck", "--accelerator", asked.accelerator, "--part", folder]
+        code = wait_for([subprocess.Popen(command, env=each) for each in rank_environments(PROCESSES)])
+        if code:
+            return 1
+        found = torch.load(Path(folder) / "found.pt", weights_only=True)
+    device = torch.device("cuda" if asked.accelerator == "gpu" else "cpu")
+    print(f"{PROCESSES} processes against one, float64, relative errors\n\n{'case':<28} {'loss':>8} {'gradient':>9}")
+    good = True
+    for name, flags in CASES.items():
+        errors = largest_error(Outcome(**found[name]), outcome(flags, IMAGES, torch.float64, device))
+        fine = max(errors) < TOLERANCE
+        good = good and fine
+        print(f"{name:<28} {errors[0]:>8.0e} {errors[1]:>9.0e}  {'equal' if fine else 'DIFFERENT'}")
+    print(f"\nSeveral processes {'compute' if good else 'do not compute'} what one would.")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
