@@ -1,9 +1,8 @@
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.distributed import gather, rank
-from cl.losses.blockwise import mean_log_sum_exp
+from cl.distributed import gather
+from cl.losses.blockwise import mean_cross_entropy
 from cl.losses.precision import full_precision
 
 
@@ -34,11 +33,6 @@ def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
     if z.ndim != 2 or ids.shape != z.shape[:1]:
         raise ValueError(f"z is {list(z.shape)} and ids is {list(ids.shape)}, expected [N, D] and [N]")
     z = F.normalize(z, dim=1)
-    everyone, every_id = gather(z), gather(ids)
-    _, group = every_id.unique(return_inverse=True)
-    own = group[rank() * len(z) : (rank() + 1) * len(z)]
-    sums = torch.zeros_like(everyone).index_add(0, group, everyone)  # of each id, in the first rows
-    positives = group.bincount(minlength=len(group))[own] - 1
-    weight = (positives > 0).to(z.dtype) / len(z)
-    attraction = (z * (sums[own] - z)).sum(dim=1) / temperature / positives.clamp(min=1)
-    return mean_log_sum_exp(z, everyone, weight, temperature) - (weight * attraction).sum()
+    _, group = gather(ids).unique(return_inverse=True)
+    positives = group.bincount(minlength=len(group))[group] - 1
+    return mean_cross_entropy(z, gather(z), group, positives, temperature)

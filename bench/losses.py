@@ -1,0 +1,184 @@
+"""Time and memory of the losses beside those of other toolkits: python bench/losses.py [--check].
+
+Forward and backward on the CPU, two views, float32. Times are CPU seconds of one thread (medians of interleaved runs);
+memory is what the process's peak grows by, each case in a process of its own (Linux). `--check` exits 1 below the
+targets.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl.losses import barlow_twins_loss, nt_xent_loss
+
+T = 0.1
+Loss = Callable[[Tensor, Tensor], Tensor]  # of two views, [B, D] each
+
+
+def cross_entropy(z1: Tensor, z2: Tensor) -> Tensor:
+    """NT-Xent as plain cross-entropy over the (2B)^2 similarities."""
+    z = F.normalize(torch.cat([z1, z2]))
+    similarity = (z @ z.T / T).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(similarity, torch.arange(len(z)).roll(len(z1)))
+
+
+def our_nt_xent(z1: Tensor, z2: Tensor) -> Tensor:
+    return nt_xent_loss(torch.cat([z1, z2]), torch.arange(len(z1)).repeat(2), T)
+
+
+def lightly_nt_xent(z1: Tensor, z2: Tensor) -> Tensor:
+    from lightly.loss import NTXentLoss
+
+    return NTXentLoss(T)(z1, z2)
+
+
+def classes(z: Tensor) -> Tensor:
+    return torch.arange(len(z)) % 10
+
+
+def our_supcon(z1: Tensor, z2: Tensor) -> Tensor:
+    return nt_xent_loss(torch.cat([z1, z2]), classes(z1).repeat(2), T)
+
+
+def pml_supcon(z1: Tensor, z2: Tensor) -> Tensor:
+    from pytorch_metric_learning.losses import SupConLoss
+
+    return SupConLoss(T)(torch.cat([z1, z2]), classes(z1).repeat(2))
+
+
+def our_barlow_twins(z1: Tensor, z2: Tensor) -> Tensor:
+    return barlow_twins_loss(z1, z2, 5e-3, 1.0)
+
+
+def lightly_barlow_twins(z1: Tensor, z2: Tensor) -> Tensor:
+    from lightly.loss import BarlowTwinsLoss
+
+    return BarlowTwinsLoss(5e-3)(z1, z2)
+
+
+LOSSES: dict[str, Loss] = {
+    "nt_xent": our_nt_xent,
+    "nt_xent of lightly": lightly_nt_xent,
+    "nt_xent as cross-entropy": cross_entropy,
+    "supcon": our_supcon,
+    "supcon of pytorch-metric-learning": pml_supcon,
+    "barlow_twins": our_barlow_twins,
+    "barlow_twins of lightly": lightly_barlow_twins,
+}
+
+
+class Target(NamedTuple):
+    """At this size, ours against a peer: at least `speed` times as fast, or at most `memory` times its peak."""
+
+    ours: str
+    peer: str
+    batch: int
+    dim: int
+    speed: float | None = None
+    memory: float | None = None
+
+
+TARGETS = [
+    Target("nt_xent", "nt_xent of lightly", 2048, 128, speed=3.5),
+    Target("nt_xent", "nt_xent as cross-entropy", 256, 128, speed=1 / 1.15),
+    Target("supcon", "supcon of pytorch-metric-learning", 2048, 128, speed=4.0),
+    Target("barlow_twins", "barlow_twins of lightly", 256, 8192, speed=20.0),
+    Target("barlow_twins", "barlow_twins of lightly", 256, 2048, speed=1.0),
+    Target("nt_xent", "nt_xent of lightly", 4096, 128, memory=0.1),
+]
+LARGEST, LARGEST_MIB = (16384, 128), 512  # the batch that ours has to manage, and within what
+
+
+def views(batch: int, dim: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(batch, dim, generator=generator)
+    return z.requires_grad_(), (z + torch.randn(batch, dim, generator=generator)).detach().requires_grad_()
+
+
+def once(loss: Loss, z: tuple[Tensor, Tensor]) -> float:
+    """CPU seconds of forward and backward."""
+    began = time.process_time()
+    loss(*z).backward()
+    return time.process_time() - began
+
+
+def compare(target: Target, repeats: int) -> tuple[float, float]:
+    """Median seconds of ours and of the peer, in turns."""
+    z = views(target.batch, target.dim)
+    pair = LOSSES[target.ours], LOSSES[target.peer]
+    for loss in pair:
+        once(loss, z)
+    times = [[once(loss, z) for loss in pair] for _ in range(repeats)]
+    ours, peer = (statistics.median(each) for each in zip(*times, strict=True))
+    return ours, peer
+
+
+def peak(name: str, batch: int, dim: int) -> tuple[float, float]:
+    """MiB that the peak grows by, and CPU seconds, in a process of its own."""
+    command = [sys.executable, __file__, "--peak", name, str(batch), str(dim)]
+    mib, seconds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(mib), float(seconds)
+
+
+def print_peak(name: str, batch: int, dim: int) -> None:
+    loss = LOSSES[name]
+    once(loss, views(8, dim))  # imports and first allocations
+    z = views(batch, dim)
+    # Not ru_maxrss: a process begins with its parent's.
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+    before = peak_kib()
+    seconds = once(loss, z)
+    print((peak_kib() - before) / 1024, seconds)
+
+
+def peak_kib() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="exit with 1 below a target")
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.peak:
+        print_peak(asked.peak[0], int(asked.peak[1]), int(asked.peak[2]))
+        return 0
+    torch.set_num_threads(1)  # a second one that waits for work counts as CPU time
+    missed = []
+    print(f"torch {torch.__version__}\n")
+    print("| loss | beside | B | D | ours | theirs | ratio | target |\n|---|---|---|---|---|---|---|---|")
+    for target in TARGETS:
+        row = f"| {target.ours} | {target.peer} | {target.batch} | {target.dim} |"
+        if target.speed is not None:
+            ours, peer = compare(target, repeats=101 if target.batch * target.dim < 10**5 else 7)
+            good = peer / ours >= target.speed
+            print(f"{row} {1000 * ours:.1f} ms | {1000 * peer:.1f} ms | {peer / ours:.2f}x | >= {target.speed:.2f}x |")
+        else:
+            assert target.memory is not None
+            ours, peer = (peak(name, target.batch, target.dim)[0] for name in (target.ours, target.peer))
+            good = ours <= target.memory * peer
+            print(f"{row} {ours:.0f} MiB | {peer:.0f} MiB | {ours / peer:.3f} | <= {target.memory} |")
+        missed += [] if good else [target]
+    mib, seconds = peak("nt_xent", *LARGEST)
+    size = " | ".join(map(str, LARGEST))
+    print(f"| nt_xent | | {size} | {mib:.0f} MiB, {seconds:.1f} s | | | <= {LARGEST_MIB} MiB |")
+    for target in missed:
+        print(f"below target: {target}")
+    failed = bool(missed) or mib > LARGEST_MIB
+    return 1 if asked.check and failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
