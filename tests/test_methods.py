@@ -171,5 +171,6 @@ def test_the_heads_are_the_papers() -> None:
 
 
 def test_simsiams_residual_branches_start_at_zero() -> None:
-    assert not build("simsiam").backbone.layer1[0].bn2.weight.any()
+    assert parse(Pretrain, ["cifar10", "resnet18", "--method", "simsiam"]).config.backbone.zero_init_residual
+    assert not build("simsiam", "--zero_init_residual").backbone.layer1[0].bn2.weight.any()
     assert build("simclr").backbone.layer1[0].bn2.weight.all()

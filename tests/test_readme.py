@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Run
 from tests.pictures import write_classes
 
 README = (ROOT / "README.md").read_text()
@@ -18,20 +18,28 @@ PROGRAMS = [line for line in COMMANDS if line.startswith("python main_")]
 
 
 def test_every_command_is_of_a_kind_that_a_test_or_ci_runs() -> None:
-    kinds = ("python main_", "pip install ", "pytest", "git clone ", "bash bash_files/", "python -m venv ", ". ")
+    kinds = (
+        "python main_",
+        "python -m cl.selfcheck",
+        "pip install ",
+        "pytest",
+        "git clone ",
+        "bash bash_files/",
+        "python -m venv ",
+        ". ",
+    )
     assert all(line.startswith(kinds) for line in COMMANDS), COMMANDS
 
 
-def test_the_programs_run_as_written(tmp_path: Path) -> None:
+def test_the_programs_run_as_written(run: Run, folder: Path) -> None:
     """One after the other in one folder, each for one batch."""
     assert len(PROGRAMS) >= 4
-    write_classes(tmp_path, {"my_photos": 70})
+    write_classes(folder, {"my_photos": 70})
     for line in PROGRAMS:
         _, program, *flags = shlex.split(line)
         short = [] if {"--help", "--dry_run"} & set(flags) else ["--fast_dev_run"]
-        command = [sys.executable, str(ROOT / program), *flags, *short]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, ""), line
+        code, _, err = run(program, *flags, *short)
+        assert (code, err) == (0, ""), line
 
 
 def test_the_scripts_run_as_written_up_to_the_missing_data(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ BY_MACHINE = [
     (PRETRAIN, [*DIGITS, "--accelerator", "gpu"], ["--accelerator: got gpu", "no GPU"]),
     (PRETRAIN, [*DIGITS, "--batch_size", "1438"], ["--batch_size: got 1438", "1437 training images"]),
     (PRETRAIN, [*DIGITS, "--warmup_epochs", "13"], ["--warmup_epochs: got 13"]),
-    (PRETRAIN, [*DIGITS, "--devices", "2", "--accelerator", "cpu"], ["--devices: got 2", "not available yet"]),
+    (PRETRAIN, [*DIGITS, "--num_nodes", "2", "--accelerator", "cpu"], ["--num_nodes: got 2", "torchrun.sh"]),
     (PRETRAIN, [*DIGITS, "--lars"], ["--lars: got it with --optimizer adamw", "expected --optimizer sgd"]),
     (PRETRAIN, [*DIGITS, "--small_scale", "0.1"], ["--small_scale: got 0.1", "two numbers"]),
     (PRETRAIN, [*DIGITS, "--small_scale", "0.2", "0.1"], ["--small_scale: got 0.2 0.1", "two numbers in order"]),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cl.batch import Batch
 from tests.conftest import ROOT, TINY, Run
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
@@ -53,6 +54,16 @@ def test_a_run_leaves_its_folder_and_says_what_comes_next(run: Run, folder: Path
         .splitlines()[-1]
         .endswith(f"main_linear.py digits resnet18 --pretrained_feature_extractor trained_models/{made.name}")
     )
+
+
+def test_the_reduce_schedule_keeps_its_state_in_the_checkpoint(run: Run, folder: Path) -> None:
+    flags = ["--epochs", "2", "--scheduler", "reduce", "--run_id", "reduced", "--max_steps", "44"]
+    code, _, err = run(PRETRAIN, *QUICK, *flags)
+    assert (code, err) == (0, "")
+    saved = torch.load(folder / "trained_models/reduced/last.ckpt", weights_only=True)["lr_schedulers"][0]
+    losses = [float(row["loss"]) for row in table(folder / "trained_models/reduced/metrics.csv")]
+    assert saved["last_epoch"] == 2
+    assert saved["best"] == pytest.approx(min(losses), rel=1e-5)
 
 
 def test_metrics_have_a_row_per_epoch_and_nothing_timed(pretrained: Path) -> None:
@@ -135,7 +146,13 @@ def test_each_epoch_reads_the_sampler_of_that_epoch(run: Run, folder: Path, monk
 
     seen: list[int] = []
     read = TrainReader.__getitems__
-    monkeypatch.setattr(TrainReader, "__getitems__", lambda self, pairs: seen.append(pairs[0][0]) or read(self, pairs))
+
+    def spied(self: TrainReader, pairs: list[tuple[int, int]]) -> Batch:
+        if len(pairs) == 700:  # the diagnostics read the views of epoch 0, in batches of other sizes
+            seen.append(pairs[0][0])
+        return read(self, pairs)
+
+    monkeypatch.setattr(TrainReader, "__getitems__", spied)
     assert run(PRETRAIN, *QUICK, "--epochs", "3", "--batch_size", "700")[0] == 0
     assert seen == [0, 0, 1, 1, 2, 2]
 
