@@ -26,12 +26,11 @@ def main(argv: Sequence[str]) -> None:
     from cl.evaluation.knn import TEMPERATURE, K, OnlineKNN
     from cl.evaluation.plots import SEARCHED, SaveNeighbours, SaveViews
     from cl.methods import build_method
-    from cl.nn.batch_norm import synchronized
     from cl.run.checkpoint import SaveLast
     from cl.run.closing import close, next_step
     from cl.run.devices import usable_devices
     from cl.run.folder import open_run_folder
-    from cl.run.launch import share_of
+    from cl.run.launch import prepare, share_of
     from cl.run.plan import Plan, banner, dry_run
     from cl.run.progress import Progress
     from cl.run.trainer import build_trainer
@@ -39,7 +38,9 @@ def main(argv: Sequence[str]) -> None:
     devices = usable_devices(config)
     share = share_of(config, devices)
     splits = first_rank_first(lambda: load(config.data))
-    data = ImageData(splits, LoaderSettings(config.data, pretrain_views(config.views), config.run.seed, share))
+    batches = config.optim.accumulate, config.batches_per_loss
+    feed = LoaderSettings(config.data, pretrain_views(config.views), config.run.seed, share, *batches)
+    data = ImageData(splits, feed)
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"{config.method.method} on {config.data.dataset}", config, data, devices)
     method = build_method(config, plan.classes, plan.budget)
@@ -51,8 +52,7 @@ def main(argv: Sequence[str]) -> None:
         write_bad(folder / "bad_images.csv", splits.bad)
     if config.run.dry_run:
         return print(dry_run(method, data, devices.first, folder))
-    if share.world_size > 1 and config.device.sync_batchnorm:
-        synchronized(method, devices.accelerator)
+    prepare(method, config.device, devices)
 
     few = config.data.batch_size if config.run.fast_dev_run else None
     some, watched = stratified(splits.train, few or SEARCHED), stratified(splits.val or splits.train, few or IMAGES)

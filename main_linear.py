@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.closing import close
     from cl.run.devices import usable_devices
     from cl.run.folder import open_run_folder
-    from cl.run.launch import share_of
+    from cl.run.launch import prepare, share_of
     from cl.run.plan import Plan, banner, dry_run
     from cl.run.progress import Progress
     from cl.run.trainer import build_trainer
@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
     if config.run.dry_run:
         return print(dry_run(linear, data, devices.first, folder))
 
+    prepare(linear, config.device, devices)
     progress = Progress(folder)
     trainer = build_trainer(resolved, plan, folder, [progress, SaveLast(folder, config, splits)])
     trainer.fit(linear, data)

@@ -19,6 +19,7 @@ class MethodConfig(Config):
 
     implementation: ClassVar[str]  # "module:Class"
     uses_labels: ClassVar[bool] = False
+    compares_images: ClassVar[bool] = True  # False: an image's loss does not depend on the others of its batch
 
     method: Annotated[str, METHOD] = ""
 
@@ -74,6 +75,7 @@ class SimSiamConfig(MethodConfig):
     """SimSiam (arXiv 2011.10566)."""
 
     implementation: ClassVar[str] = "cl.methods.simsiam:SimSiam"
+    compares_images: ClassVar[bool] = False
 
     method: Annotated[str, METHOD] = "simsiam"
     proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 2048

@@ -64,7 +64,10 @@ class PretrainOptimConfig(OptimConfig):
     lars_eta: Annotated[float, Flag("trust coefficient of LARS", above=0)] = 1e-3
     lars_clip: Annotated[bool, Flag("let LARS only lower the rate: --lr is then a cap")] = False
     lr_scheduler_for_pred_head: Annotated[bool, Flag("schedule the predictor's rate like the others")] = True
-    accumulate: Annotated[int, Flag("steps of gradients per optimizer step", low=1, coming=True)] = 1
+    accumulate: Annotated[int, Flag("batches per optimizer step; the global batch grows with it", low=1)] = 1
+    exact_negatives: Annotated[
+        bool, Flag("one loss over all the batches of --accumulate, for a second forward pass instead of their memory")
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,6 +35,12 @@ class Pretrain:
     device: DeviceConfig
     run: RunConfig
 
+    @property
+    def batches_per_loss(self) -> int:
+        """How many batches of --accumulate have one loss: without --exact_negatives each has its own."""
+        exact = self.optim.exact_negatives and self.method.compares_images
+        return self.optim.accumulate if exact else 1
+
 
 @dataclass(frozen=True)
 class Linear:

@@ -21,8 +21,8 @@ class DeviceConfig(Config):
     )
     devices: Annotated[int | None, Flag("number of GPUs, or of processes on a CPU", low=1, takes_back=("gpus",))] = None
     num_nodes: Annotated[int, Flag("machines", low=1)] = 1
-    precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"), coming=True)] = "32"
-    compile: Annotated[bool, Flag("compile the network", coming=True)] = False
+    precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"))] = "32"
+    compile: Annotated[bool, Flag("compile the backbone (torch.compile)")] = False
     deterministic: Annotated[bool, Flag("only kernels that give the same bits twice", coming=True)] = False
     sync_batchnorm: Annotated[bool, Flag("batch statistics over all processes, if there are several")] = True
 

@@ -22,6 +22,8 @@ class LoaderSettings:
     views: Views
     seed: int
     share: Share
+    accumulate: int = 1  # batches per optimizer step
+    together: int = 1  # of those, how many the loader yields at once
 
 
 class ImageData(LightningDataModule):
@@ -32,15 +34,18 @@ class ImageData(LightningDataModule):
         self.splits, self.settings = splits, settings
         self._loaders: list[TrainLoader | EvalLoader] = []
         data, share = settings.data, settings.share
-        self.sampler = TrainSampler(len(splits.train), data.batch_size, settings.seed, share, data.last_batch_fill)
+        batch, apart = data.batch_size * settings.together, settings.accumulate // settings.together
+        self.sampler = TrainSampler(len(splits.train), batch, settings.seed, share, data.last_batch_fill, apart)
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.sampler)
+        """Of the optimizer."""
+        return len(self.sampler) * self.settings.together // self.settings.accumulate
 
     @property
     def global_batch(self) -> int:
-        return self.settings.data.batch_size * self.settings.share.world_size
+        """Images of an optimizer step."""
+        return self.settings.data.batch_size * self.settings.share.world_size * self.settings.accumulate
 
     def train_dataloader(self) -> TrainLoader:
         reader = TrainReader(self.splits.train, self.settings.views, self.splits.norm, self.settings.seed)

@@ -25,17 +25,20 @@ class TrainSampler:
 
     No index comes twice in an epoch, and every process has floor(N / (W B)) batches; which images are left out differs
     from epoch to epoch. With `fill` the last batch is filled up from the permutation's beginning instead, so that every
-    index comes at least once.
+    index comes at least once. The number of batches is a multiple of `accumulate`.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int, share: Share, fill: bool = False) -> None:
+    def __init__(
+        self, images: int, batch_size: int, seed: int, share: Share, fill: bool = False, accumulate: int = 1
+    ) -> None:
         self.images, self.batch_size, self.seed, self.share = images, batch_size, seed, share
-        global_batch = batch_size * share.world_size
-        self.batches = -(-images // global_batch) if fill else images // global_batch
+        global_batch = batch_size * share.world_size * accumulate
+        self.batches = accumulate * (-(-images // global_batch) if fill else images // global_batch)
         if global_batch > images:
             raise UserError(
-                f"--batch_size: got {batch_size} on {share.world_size} process(es), expected a global batch of at most "
-                f"the {images} training images"
+                f"--batch_size: got {batch_size} on {share.world_size} process(es)"
+                + f" with --accumulate {accumulate}" * (accumulate > 1)
+                + f", expected a global batch of at most the {images} training images"
             )
         self.epoch = 0
         self.start = 0  # batches of this epoch that are already done

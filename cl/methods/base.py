@@ -1,9 +1,11 @@
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cl.backbones import build_backbone
 from cl.batch import Batch
@@ -12,6 +14,7 @@ from cl.config.programs import Pretrain
 from cl.distributed import rank
 from cl.evaluation.metrics import MeasuredModule
 from cl.evaluation.probe import probe_loss
+from cl.nn.batch_norm import frozen_statistics
 from cl.nn.heads import linear_head
 from cl.optim import optimizer_of, with_schedule
 from cl.optim.groups import Group
@@ -71,6 +74,16 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         return output.loss + self._online_loss(self.online_head, features[0].detach(), batch.target)
 
     def _encode(self, views: Tensor) -> Tensor:
+        """[V, B, C, H, W] -> [V, B, F], under --exact_negatives a batch at a time whose activations are not kept."""
+        parts = views.chunk(self.config.batches_per_loss, dim=1)
+        if len(parts) == 1:
+            return self._forward_views(views)
+        again = lambda: (nullcontext(), frozen_statistics(self.backbone))  # noqa: E731  (a repetition is no new batch)
+        return torch.cat(
+            [checkpoint(self._forward_views, part, use_reentrant=False, context_fn=again) for part in parts], dim=1
+        )
+
+    def _forward_views(self, views: Tensor) -> Tensor:
         """[V, B, C, H, W] -> [V, B, F]. In one forward, batch norm sees all views of a resolution together."""
         if not self.views_together:
             return torch.stack([self(view) for view in views])
@@ -93,10 +106,10 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
             self.add_accuracy("online_linear/val", self.online_head(features), batch.target)
         return features
 
-    def on_train_batch_start(self, batch: Batch, _: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Randomness inside the network (dropout) is a function of the step, so that a resumed run draws the same.
-        step_seed = (self.config.run.seed * 1_000_003 + self.trainer.global_step) * 65_537 + rank()
-        torch.manual_seed(step_seed % 2**63)
+        step_seed = (self.config.run.seed * 1_000_003 + self.trainer.current_epoch) * 1_000_003 + batch_idx
+        torch.manual_seed((step_seed * 65_537 + rank()) % 2**63)
 
     def configure_optimizers(self) -> Any:
         optim, batch = self.config.optim, self.budget.global_batch

@@ -1,5 +1,8 @@
 """Batch norm whose statistics are those of the global batch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -36,6 +39,20 @@ class GlobalBatchNorm(_BatchNorm):
             rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, rate)
             self.running_var.lerp_(variance * count / max(1, count - 1), rate)
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch norms normalise as they do in training, but remember nothing: for a forward pass that is a repetition."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, count in kept:
+        norm.momentum, norm.num_batches_tracked = 0.0, count.clone() if count is not None else None
+    try:
+        yield
+    finally:  # a repetition is broken off, by an exception, when all that was asked for is there
+        for norm, momentum, count in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def synchronized(network: nn.Module, accelerator: str) -> nn.Module:

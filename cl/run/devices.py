@@ -46,6 +46,8 @@ class Devices:
 def usable_devices(config: Pretrain | Linear) -> Devices:
     """The devices of the run; UserError if they are not there, or if a flag asks for what is still to come."""
     devices = choose_devices(config.device)
+    if config.device.precision == "16-mixed" and devices.accelerator == "cpu":
+        raise UserError("--precision: got 16-mixed on a CPU, expected 32 or bf16-mixed")
     refuse_coming(config)
     return devices
 

@@ -6,15 +6,21 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 
 from cl.config.programs import Linear, Pretrain
+from cl.config.run import DeviceConfig
 from cl.data.sampler import Share
 from cl.distributed import connect, rank, world_size
 from cl.errors import UserError
+from cl.evaluation.linear import LinearEvaluation
+from cl.methods import ContrastiveModule
+from cl.nn.batch_norm import synchronized
 from cl.run.devices import Devices
 
+Trained = ContrastiveModule[Any] | LinearEvaluation
 PATIENCE = 5  # seconds that a process has to end by itself when another one has failed
 
 
@@ -39,6 +45,16 @@ def share_of(config: Pretrain | Linear, devices: Devices) -> Share:
         torch.cuda.set_device(devices.local(int(os.environ["LOCAL_RANK"])))
     connect("nccl" if devices.accelerator == "gpu" else "gloo")
     return Share(rank(), world_size())
+
+
+def prepare(module: Trained, config: DeviceConfig, devices: Devices) -> None:
+    """Make a network ready for the devices: batch norm over all processes, channels last on GPUs, compiled."""
+    if devices.processes > 1 and config.sync_batchnorm:
+        synchronized(module, devices.accelerator)
+    if devices.accelerator == "gpu":
+        module.to(memory_format=torch.channels_last)
+    if config.compile:
+        module.backbone.compile()  # in place: checkpoints keep their names
 
 
 def _start(devices: Devices) -> int:

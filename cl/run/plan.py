@@ -12,6 +12,7 @@ import torch
 import cl
 from cl.cli import Resolved
 from cl.config.flags import fields_of, shown
+from cl.config.methods import SimCLRConfig
 from cl.config.programs import Linear, Pretrain
 from cl.data.datamodule import ImageData
 from cl.data.view_spec import Norm
@@ -44,6 +45,7 @@ class Plan:
     budget: Budget
     warmup: int
     devices: Devices
+    accumulate: int  # losses per optimizer step
 
     @classmethod
     def of(cls, title: str, config: Pretrain | Linear, data: ImageData, devices: Devices) -> "Plan":
@@ -52,7 +54,8 @@ class Plan:
         wanted = config.online.knn_bank if isinstance(config, Pretrain) else 0
         bank = min(config.data.batch_size if config.run.fast_dev_run else wanted or labelled, labelled)
         counts = len(splits.train), labelled, bank, len(splits.val or ()), len(splits.classes)
-        return cls(title, *counts, splits.norm, splits.notes, budget, Schedule.of(config.optim, budget).warmup, devices)
+        warmup, apart = Schedule.of(config.optim, budget).warmup, data.settings.accumulate // data.settings.together
+        return cls(title, *counts, splits.norm, splits.notes, budget, warmup, devices, apart)
 
 
 def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
@@ -60,6 +63,8 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
     optim = resolved.config.optim
     processes = "1 process" if plan.devices.processes == 1 else f"{plan.devices.processes} processes"
     batch, warmup = plan.budget.global_batch, f", {plan.warmup} steps of warm-up" * bool(plan.warmup)
+    accumulated = batch // (resolved.config.data.batch_size * plan.devices.processes)
+    processes += f" x {accumulated} accumulated" * (accumulated > 1)
     rows = {
         "images": f"{plan.train_images} for training, {plan.val_images or 'none'} for validation, "
         + (f"{plan.classes} classes" if plan.classes else "no labels"),
@@ -71,12 +76,19 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
         "device": str(plan.devices),
         "run folder": str(folder),
     }
+    if isinstance(resolved.config, Pretrain) and isinstance(resolved.config.method, SimCLRConfig):
+        rows["anchors"] = f"each view is compared with {_others(resolved.config, plan)} views of other images"
     if isinstance(resolved.config, Pretrain) and plan.classes and plan.val_images:
         rows["kNN bank"] = f"{plan.bank} of {plan.labelled} labelled training images"
     rows |= {origin: ", ".join(flags) for origin, flags in _flags_by_origin(resolved).items()}
     lines = [f"cl {cl.__version__}: {plan.title}"]
     lines += [line for name, text in rows.items() for line in _row(name, text)]
     return "\n".join(lines + [line for text in warnings_of(resolved, plan) for line in _row("warning", text)])
+
+
+def _others(config: Pretrain, plan: Plan) -> int:
+    views = config.views.n_crops + config.views.n_small_crops * config.views.multicrop
+    return views * (plan.budget.global_batch // plan.accumulate - 1)
 
 
 def _row(name: str, text: str) -> list[str]:

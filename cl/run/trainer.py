@@ -58,6 +58,8 @@ def build_trainer(resolved: Resolved[Any], plan: Plan, folder: Path, callbacks: 
         accelerator=plan.devices.accelerator,
         devices=plan.devices.devices,
         num_nodes=plan.devices.nodes,
+        accumulate_grad_batches=plan.accumulate,
+        precision=resolved.config.device.precision,
         strategy="ddp" if plan.devices.processes > 1 else "auto",
         max_epochs=plan.budget.epochs,
         max_steps=plan.budget.steps,
