@@ -18,22 +18,17 @@ def main(argv: Sequence[str]) -> None:
     from cl.backbones.weights import start_from
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
-    from cl.data.image_sets import stratified
     from cl.data.manifest import write_bad
     from cl.data.view_spec import pretrain_views
     from cl.distributed import first_rank_first, from_first
-    from cl.evaluation.diagnostics import IMAGES, Diagnostics
-    from cl.evaluation.knn import TEMPERATURE, K, OnlineKNN
-    from cl.evaluation.plots import SEARCHED, SaveNeighbours, SaveViews
     from cl.methods import build_method
-    from cl.run.checkpoint import SaveLast
     from cl.run.closing import close, next_step
     from cl.run.devices import usable_devices
     from cl.run.folder import open_run_folder
     from cl.run.launch import prepare, share_of
     from cl.run.plan import Plan, banner, dry_run
-    from cl.run.progress import Progress
     from cl.run.trainer import build_trainer
+    from cl.run.watch import watch
 
     devices = usable_devices(config)
     share = share_of(config, devices)
@@ -54,36 +49,18 @@ def main(argv: Sequence[str]) -> None:
         return print(dry_run(method, data, devices.first, folder))
     prepare(method, config.device, devices)
 
-    few = config.data.batch_size if config.run.fast_dev_run else None
-    some, watched = stratified(splits.train, few or SEARCHED), stratified(splits.val or splits.train, few or IMAGES)
-    watch = data.views_loader(watched)
-    diagnostics = Diagnostics(watch, method.embed, plan.budget.steps, config.online.stop_on_collapse)
-    progress = Progress(folder)
-    callbacks = [
-        diagnostics,
-        progress,
-        OnlineKNN(data.bank_loader(plan.bank), config.online.knn_every),
-        SaveViews(splits.train, splits.norm, folder / "views.png"),
-        SaveNeighbours(some, data.eval_loader(some), splits.classes, folder / "neighbours.png"),
-        SaveLast(folder, config, splits),
-    ]
-    trainer = build_trainer(resolved, plan, folder, callbacks)
+    watched = watch(config, method, data, plan, folder)
+    trainer = build_trainer(resolved, plan, folder, watched.callbacks)
     trainer.fit(method, data)
 
-    if share.rank > 0:
-        sys.exit(diagnostics.stopped)
-    columns = {
-        "online linear": "online_linear/val_top1",
-        f"kNN (k {min(K, plan.bank) or K}, T {TEMPERATURE})": "knn/val_top1",
-        "std x sqrt(d)": "health/std",
-        "rank": "health/rank",
-    }
-    print("\n" + close(folder, columns, method.row, progress.images_per_second))
-    if diagnostics.last:
-        print("\n" + diagnostics.last.text)
-    if diagnostics.stopped:
+    if share.rank == 0:
+        print("\n" + close(folder, watched.columns, method.row, watched.progress.images_per_second))
+        if watched.diagnostics.last:
+            print("\n" + watched.diagnostics.last.text)
+        if not watched.diagnostics.stopped:
+            print("\n" + next_step(resolved, folder, labelled=bool(splits.classes)))
+    if watched.diagnostics.stopped:
         sys.exit(1)
-    print("\n" + next_step(resolved, folder, labelled=bool(splits.classes)))
 
 
 if __name__ == "__main__":

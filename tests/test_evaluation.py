@@ -49,8 +49,10 @@ def test_probe_loss_is_the_mean_over_labelled_rows_and_zero_without_any() -> Non
     logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
     target = torch.tensor([0, -1, 2, -1, 3, 1])
     expected = nn.functional.cross_entropy(logits[target >= 0], target[target >= 0])
-    torch.testing.assert_close(probe_loss(logits, target), expected)
-    nothing = probe_loss(logits, torch.full((6,), -1))
+    loss, total = probe_loss(logits, target)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(total, 4 * expected)
+    nothing, _ = probe_loss(logits, torch.full((6,), -1))
     nothing.backward()
     assert nothing == 0
     assert logits.grad is not None

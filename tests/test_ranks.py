@@ -192,7 +192,7 @@ def test_global_batch_norm_is_batch_norm_of_the_global_batch(pools: dict[int, Ra
 
 def labelled_loss(logits: Tensor, target: Tensor) -> Tensor:
     size, rank = distributed.world_size(), distributed.rank()
-    return distributed.global_mean(probe_loss(logits.chunk(size)[rank], target.chunk(size)[rank]))
+    return distributed.global_mean(probe_loss(logits.chunk(size)[rank], target.chunk(size)[rank])[0])
 
 
 def test_the_online_heads_loss_is_that_of_all_labels_wherever_they_are(pools: dict[int, Ranks]) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from cl.batch import Batch
 from tests.conftest import ROOT, TINY, Run
+from tests.pictures import write_classes
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
 QUICK = ["digits", "resnet18", *TINY]
@@ -155,6 +156,17 @@ def test_each_epoch_reads_the_sampler_of_that_epoch(run: Run, folder: Path, monk
     monkeypatch.setattr(TrainReader, "__getitems__", spied)
     assert run(PRETRAIN, *QUICK, "--epochs", "3", "--batch_size", "700")[0] == 0
     assert seen == [0, 0, 1, 1, 2, 2]
+
+
+def test_flags_without_effect_are_named(run: Run, folder: Path) -> None:
+    write_classes(folder, {"flat": 70})
+    flags = ["--lars_eta", "0.1", "--n_small_crops", "2", "--supervised", "--crop_size", "16", "--gaussian_prob", "0"]
+    code, out, err = run(PRETRAIN, "custom", "resnet18", "--train_dir", "flat", *TINY, *flags, "--dry_run")
+    assert (code, err) == (0, "")
+    said = " ".join(out.split())
+    assert "--lars_eta has no effect without --lars" in said
+    assert "--n_small_crops has no effect without --multicrop" in said
+    assert "supcon learns from labels, and there are none" in said
 
 
 def test_dry_run_shows_everything_and_trains_nothing(run: Run, folder: Path) -> None:

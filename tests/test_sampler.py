@@ -91,3 +91,10 @@ def test_evaluation_sees_every_image_once(images: int, batch: int, world: int) -
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(UserError, match="--batch_size: got 6 on 2 process"):
         TrainSampler(11, 6, seed=0, share=Share(0, 2))
+
+
+def test_batches_come_in_whole_groups_of_an_optimizer_step() -> None:
+    assert len(TrainSampler(100, 8, seed=0, share=Share(0, 1), accumulate=5)) == 10  # of twelve
+    assert len(TrainSampler(100, 8, seed=0, share=Share(0, 1), fill=True, accumulate=5)) == 15
+    with pytest.raises(UserError, match=r"--batch_size: got 6 on 2 process.* with --accumulate 3, expected"):
+        TrainSampler(30, 6, seed=0, share=Share(0, 2), accumulate=3)

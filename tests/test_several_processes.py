@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cl.run import launch
 from tests.conftest import ROOT
 from tests.pictures import write_classes
 
@@ -112,3 +113,31 @@ def test_selfcheck_says_that_two_processes_compute_what_one_would() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "DIFFERENT" not in done.stdout
     assert done.stdout.rstrip().endswith("Several processes compute what one would.")
+
+
+def test_slurms_words_become_torchruns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scontrol").write_text("#!/bin/sh\nprintf 'node7\\nnode8\\n'\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    made = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "NODE_RANK": "1"}
+    made |= {"MASTER_ADDR": "node7", "MASTER_PORT": "24321"}
+    for name in made:  # so that they are put back
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    slurm = {"PROCID": "5", "LOCALID": "1", "NTASKS": "8", "NODEID": "1", "JOB_ID": "4321", "JOB_NODELIST": "node[7-8]"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    launch._translate_slurm()
+    assert {name: os.environ[name] for name in made} == made
+
+
+def test_torchrun_starts_the_processes_of_a_recipe(images: Path) -> None:
+    recipe = images / "recipe.sh"
+    recipe.write_text(f'exec {sys.executable} {ROOT}/main_contrastive.py {" ".join(PRETRAIN)} --batch_size 6 "$@"\n')
+    command = ["bash", str(ROOT / "bash_files/torchrun.sh"), str(recipe), "--fast_dev_run", "--run_id", "torchrun"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GPUS": "2", "PORT": "0"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(command, cwd=images, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "6 x 2 processes = 12 images a step" in done.stdout
+    assert done.stdout.count("epoch 1/1") == 1

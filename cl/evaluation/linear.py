@@ -38,9 +38,8 @@ class LinearEvaluation(MeasuredModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         logits = self(batch.views[0][0])
-        loss = probe_loss(logits, batch.target)
-        labelled = (batch.target >= 0).sum()
-        self.means.add("loss", loss * labelled, labelled)
+        loss, total = probe_loss(logits, batch.target)
+        self.means.add("loss", total, (batch.target >= 0).sum())
         self.add_accuracy("offline_linear/train", logits, batch.target)
         return loss
 

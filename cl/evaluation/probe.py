@@ -8,7 +8,7 @@ from cl.losses.precision import full_precision
 
 
 @full_precision
-def probe_loss(logits: Tensor, target: Tensor) -> Tensor:
+def probe_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy over the labelled rows; 0, not NaN, where none is labelled.
 
     The mean over processes is that of the global batch, also where they have different numbers of labels.
@@ -16,7 +16,10 @@ def probe_loss(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: [B, C] of the head on detached features.
         target: [B] int64, -1 for no label.
+
+    Returns:
+        The loss, and the sum over this process's labelled rows for whoever counts.
     """
     total = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
     labelled = global_mean((target >= 0).sum().to(total.dtype))  # a mean: 1 / W if there is one label in all
-    return total / labelled.clamp(min=1 / world_size())
+    return total / labelled.clamp(min=1 / world_size()), total

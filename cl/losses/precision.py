@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
     """Autocast is off inside `loss`, and its half-precision tensors are promoted to float32; float64 stays.
 
     Similarities near 1 / temperature = 10 have steps of 0.06 in bfloat16, and batch norm in float16 overflowed after
@@ -18,7 +19,7 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """
 
     @wraps(loss)
-    def promoted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def promoted(*args: P.args, **kwargs: P.kwargs) -> R:
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             named = {name: _promote(value) for name, value in kwargs.items()}
             return cast(Any, loss)(*map(_promote, args), **named)

@@ -94,8 +94,8 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         """The online head's loss on the detached features [V, B, F] of the full-size views."""
         logits = head(rearrange(features, "v b f -> (v b) f"))
         target = target.repeat(len(features))
-        loss, labelled = probe_loss(logits, target), (target >= 0).sum()
-        self.means.add("online_linear/loss", loss * labelled, labelled)
+        loss, total = probe_loss(logits, target)
+        self.means.add("online_linear/loss", total, (target >= 0).sum())
         self.add_accuracy("online_linear/train", logits, target)
         return loss
 

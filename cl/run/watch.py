@@ -1,0 +1,48 @@
+"""What looks at a pretraining while it runs, in the order in which it looks."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytorch_lightning import Callback
+
+from cl.config.programs import Pretrain
+from cl.data.datamodule import ImageData
+from cl.data.image_sets import stratified
+from cl.evaluation.diagnostics import IMAGES, Diagnostics
+from cl.evaluation.knn import TEMPERATURE, K, OnlineKNN
+from cl.evaluation.plots import SEARCHED, SaveNeighbours, SaveViews
+from cl.methods import ContrastiveModule
+from cl.run.checkpoint import SaveLast
+from cl.run.plan import Plan
+from cl.run.progress import Progress
+
+
+class Watch(NamedTuple):
+    callbacks: list[Callback]
+    diagnostics: Diagnostics
+    progress: Progress
+    columns: dict[str, str]  # of the closing table: heading -> metric
+
+
+def watch(config: Pretrain, method: ContrastiveModule[Any], data: ImageData, plan: Plan, folder: Path) -> Watch:
+    """Diagnostics, progress, kNN, pictures and checkpoints of a run."""
+    splits = data.splits
+    few = config.data.batch_size if config.run.fast_dev_run else None
+    some, watched = stratified(splits.train, few or SEARCHED), stratified(splits.val or splits.train, few or IMAGES)
+    views, stop = data.views_loader(watched), config.online.stop_on_collapse
+    diagnostics, progress = Diagnostics(views, method.embed, plan.budget.steps, stop), Progress(folder)
+    callbacks = [
+        diagnostics,
+        progress,
+        OnlineKNN(data.bank_loader(plan.bank), config.online.knn_every),
+        SaveViews(splits.train, splits.norm, folder / "views.png"),
+        SaveNeighbours(some, data.eval_loader(some), splits.classes, folder / "neighbours.png"),
+        SaveLast(folder, config, splits),
+    ]
+    columns = {
+        "online linear": "online_linear/val_top1",
+        f"kNN (k {min(K, plan.bank) or K}, T {TEMPERATURE})": "knn/val_top1",
+        "std x sqrt(d)": "health/std",
+        "rank": "health/rank",
+    }
+    return Watch(callbacks, diagnostics, progress, columns)
