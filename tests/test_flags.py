@@ -114,9 +114,17 @@ def test_data_set_and_method_beat_data_set_beats_flags_beat_method(monkeypatch: 
     assert (without.config.views.hue, without.origins["hue"]) == (0.1, "simclr preset")
 
 
+def test_a_typed_optimizer_brings_its_own_rates_unless_they_are_typed() -> None:
+    resolved = parse(Pretrain, ["cifar10", "resnet18", "--optimizer", "adamw", "--classifier_lr", "0.5"])
+    assert (resolved.config.optim.lr, resolved.origins["lr"]) == (1e-3, "adamw preset")
+    assert (resolved.config.optim.classifier_lr, resolved.origins["classifier_lr"]) == (0.5, "typed")
+    assert parse(Pretrain, ["cifar10", "resnet18", "--optimizer", "sgd"]).origins["lr"] == "cifar10 preset"
+
+
 def test_every_preset_sets_a_declared_field_to_an_allowed_value() -> None:
     declared = {d.name for config in ALL for d in fields_of(config)}
     layers = [presets.PRETRAIN_DATASETS, presets.PRETRAIN_METHODS, presets.PRETRAIN_FLAGS, presets.LINEAR_DATASETS]
+    layers.append(presets.PRETRAIN_OPTIMIZERS)
     for preset in [*(preset for layer in layers for preset in layer.values()), *presets.PRETRAIN_BOTH.values()]:
         assert set(preset) <= declared
     for dataset in DATASETS:

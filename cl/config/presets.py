@@ -1,7 +1,7 @@
 """Defaults that depend on the data set, the method or another flag, keyed by field name.
 
-A typed flag beats the preset of data set and method together, that beats the data set's, the flags', the method's, and
-that the field's own default.
+A typed flag beats the preset of a typed optimizer, that beats the one of data set and method together, the data set's,
+the flags', the method's, and that the field's own default.
 """
 
 from collections.abc import Mapping
@@ -70,6 +70,11 @@ PRETRAIN_BOTH: Mapping[tuple[str, str], Preset] = {
     },
     ("cifar10", "simsiam"): {"lr": 0.03},
     ("cifar100", "simsiam"): {"lr": 0.03},
+}
+# A rate of sgd is none of Adam's: whoever types --optimizer gets these in the place of the data set's.
+PRETRAIN_OPTIMIZERS: Mapping[str, Preset] = {
+    "adam": {"lr": 1e-3, "classifier_lr": 1e-2},
+    "adamw": {"lr": 1e-3, "classifier_lr": 1e-2},
 }
 PRETRAIN_FLAGS: Mapping[str, Preset] = {
     "multicrop": {"min_scale": 0.14},  # SwAV, arXiv 2006.09882

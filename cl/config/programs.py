@@ -16,6 +16,7 @@ from cl.config.presets import (
     PRETRAIN_DATASETS,
     PRETRAIN_FLAGS,
     PRETRAIN_METHODS,
+    PRETRAIN_OPTIMIZERS,
     Preset,
 )
 from cl.config.run import DeviceConfig, RunConfig
@@ -71,8 +72,10 @@ def layers_of(program: type[Pretrain] | type[Linear], typed: Preset, method: str
     if program is Linear:
         return {"typed": typed, f"{dataset} preset": LINEAR_DATASETS.get(dataset, {})}
     both = PRETRAIN_BOTH.get((dataset, method or ""), {})
+    optimizer = typed.get("optimizer", "")
     first = {
         "typed": typed,
+        f"{optimizer} preset": PRETRAIN_OPTIMIZERS.get(optimizer, {}),
         f"{dataset} {method} preset": both,
         f"{dataset} preset": PRETRAIN_DATASETS.get(dataset, {}),
     }
