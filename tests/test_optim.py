@@ -62,6 +62,11 @@ def test_the_run_is_as_long_as_epochs_or_max_steps_whichever_ends_first() -> Non
     assert Budget.of(RunConfig(epochs=3, max_steps=500), 256, STEPS).steps == 60
 
 
+def test_a_rehearsal_of_one_step_has_no_warm_up_however_long_the_typed_one() -> None:
+    budget = Budget.of(RunConfig(fast_dev_run=True), 256, STEPS)
+    assert Schedule.of(OptimConfig(warmup_epochs=10), budget).warmup == 0
+
+
 def test_a_group_keeps_its_own_rate_and_decay_under_the_common_schedule() -> None:
     optimizer = optimizer_of(OptimConfig(optimizer="adamw"), [group(0.2, 0.05), group(2.0)])
     made = with_schedule(optimizer, Schedule("cosine", 10, 5))
