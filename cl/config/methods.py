@@ -9,7 +9,6 @@ from cl.errors import UserError
 METHODS: dict[str, type["MethodConfig"]] = {}  # filled at the end of this file
 METHOD = Flag("what is learned from the views", choices=METHODS, consts={"--supervised": "supcon"})
 PROJ_OUTPUT_DIM = Flag("outputs of the projector", aliases=("--encoding_dim",), low=1)
-
 TEMPERATURE = Flag("temperature of the softmax over similarities", above=0)
 
 
