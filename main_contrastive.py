@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.begin import begin
     from cl.run.closing import close, next_step
     from cl.run.devices import usable_devices
-    from cl.run.launch import share_of
+    from cl.run.launch import own_device, share_of
     from cl.run.plan import Plan
     from cl.run.trainer import build_trainer
     from cl.run.watch import watch
@@ -33,7 +33,8 @@ def main(argv: Sequence[str]) -> None:
     share = share_of(config, devices)
     splits = first_rank_first(lambda: load(config.data))
     batches = config.optim.accumulate, config.batches_per_loss
-    feed = LoaderSettings(config.data, pretrain_views(config.views), config.run.seed, share, *batches)
+    views, device = pretrain_views(config.views), own_device(devices)
+    feed = LoaderSettings(config.data, views, config.run.seed, share, device, *batches)
     data = ImageData(splits, feed)
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"{config.method.method} on {config.data.dataset}", config, data, devices)

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.checkpoint import SaveLast, load_pretrained
     from cl.run.closing import close
     from cl.run.devices import usable_devices
-    from cl.run.launch import share_of
+    from cl.run.launch import own_device, share_of
     from cl.run.plan import Plan
     from cl.run.progress import Progress
     from cl.run.trainer import build_trainer
@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> None:
     if config.views.crop_size != pretrained.crop_size:
         note = f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {pretrained.crop_size} pixels"
         splits = replace(splits, notes=(*splits.notes, note))
-    data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, share))
+    views, device = linear_views(config.views), own_device(devices)
+    data = ImageData(splits, LoaderSettings(config.data, views, config.run.seed, share, device))
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
     linear = LinearEvaluation(pretrained.backbone, plan.classes, config.optim, plan.budget)

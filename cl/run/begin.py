@@ -24,7 +24,7 @@ def begin(
         print(banner(resolved, plan, folder), flush=True)
         write_bad(folder / "bad_images.csv", data.splits.bad)
     if config.run.dry_run:
-        print(dry_run(module, data, plan.devices.first, folder))
+        print(dry_run(module, data, plan.devices.device(0), folder))
         return None
     prepare(module, config.device, plan.devices)
     return folder
