@@ -106,12 +106,17 @@ class Dali(Executor):
         return finish(what.index, what.target, self.device, self.norm, pixels)
 
     def _feed(self) -> list[Any]:
-        """The inputs of the next batch, when DALI asks for them: encoded images, then the places of each view."""
+        """The inputs of the next batch, when DALI asks for them: encoded images, then the place and edges of each view."""
         read = next(self._coming)
         self._begun.append(read)
         data, begins = read.data.numpy(), [0, *read.ends[:-1]]
         images = [data[begin:end] for begin, end in zip(begins, read.ends, strict=True)]
-        return [images, *(places for rows in read.rows for places in _places(rows, len(images)))]
+        inputs: list[Any] = [images]
+        for rows in read.rows:
+            views = (each.reshape(-1, len(images), *each.shape[1:]) for each in _places(rows))
+            for places, edges in zip(*views, strict=True):
+                inputs += [places, edges]
+        return inputs
 
     def _next_views(self) -> list[Tensor]:
         from nvidia.dali.plugin.pytorch import feed_ndarray
@@ -130,19 +135,19 @@ class Dali(Executor):
         from nvidia.dali.pipeline import Pipeline
 
         on_gpu, grey, batch = self.decode_on.type == "cuda", self.channels == 1, len(first.index)
-        counts = [len(_places(rows, batch)) for rows in first.rows]
+        counts = [len(rows.crops.flip) // batch for rows in first.rows]
         pipeline = Pipeline(batch, self.threads, self.decode_on.index if on_gpu else None)
         with pipeline:
-            encoded, *places = fn.external_source(source=self._feed, num_outputs=1 + sum(counts))
+            encoded, *places = fn.external_source(source=self._feed, num_outputs=1 + 2 * sum(counts))
             image = fn.decoders.image(
                 encoded,
                 device="mixed" if on_gpu else "cpu",
                 output_type=types.GRAY if grey else types.RGB,
                 adjust_orientation=False,  # a turned photograph comes upright, as PPM
             )
-            remaining = iter(places)
+            pairs = zip(places[::2], places[1::2], strict=True)
             stacks = [
-                fn.stack(*(_view(image, place, rows.size) for place in islice(remaining, count)))
+                fn.stack(*(_view(image, place, edges, rows.size) for place, edges in islice(pairs, count)))
                 for rows, count in zip(first.rows, counts, strict=True)
             ]
             pipeline.set_outputs(*stacks)
@@ -150,19 +155,52 @@ class Dali(Executor):
         return pipeline
 
 
-def _places(rows: Rows, images: int) -> NDArray[np.int32]:
-    """[V, B, 9]: of each view its box, what that is resized to, the corner of the window, whether it is mirrored."""
+def _places(rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Of N views: box, margin, resized size, corner of the window, mirrored or not [N, 11]; and edges [N, 2, S].
+
+    At the edge of a crop, torch's antialiasing takes the mean over the pixels that there are, DALI's repeats the last.
+    So DALI gets a margin of zeros to look at, and what they took away is given back by a factor on the lines of the
+    edge: `edges`, down and across.
+    """
     box, resized, corner, flip = rows.crops
-    return np.concatenate([box, resized, corner, flip[:, None]], axis=1).astype(np.int32).reshape(-1, images, 9)
+    scale = np.maximum(box[:, 2:] / resized, 1.0)  # [N, 2] input pixels to an output pixel
+    margin = np.where(scale > 1, np.ceil(scale), 0).astype(np.int64)  # an enlarged edge is that pixel, with both
+    pixel = np.arange(-margin.max(), 2 * margin.max() + 1) + 0.5
+    weights = np.maximum(
+        0.0, 1 - np.abs(pixel - scale[:, :, None] / 2) / scale[:, :, None]
+    )  # of the first output pixel
+    missing = weights.sum(axis=2) / weights[:, :, pixel > 0].sum(axis=2)  # [N, 2]; by symmetry also of the last one
+    line = np.arange(rows.size) + corner[:, :, None]  # [N, 2, S] in the resized image
+    edge = (line == 0) | (line == resized[:, :, None] - 1)
+    places = np.concatenate([box, margin, resized, corner, flip[:, None]], axis=1)
+    return places.astype(np.int32), np.where(edge, missing[:, :, None], 1.0).astype(np.float32)
 
 
-def _view(image: Any, place: Any, size: int) -> Any:
+def _view(image: Any, place: Any, edges: Any, size: int) -> Any:
     """DALI's graph of one view."""
     from nvidia.dali import fn, types
 
-    whole: Any = {"axes": (0, 1), "normalized_anchor": False, "normalized_shape": False}
-    box = fn.slice(image, place[0:2], place[2:4], **whole)
-    to = fn.cast(place[4:6], dtype=types.FLOAT)
-    resized = fn.resize(box, size=to, interp_type=types.INTERP_LINEAR, antialias=True)
-    window = fn.slice(resized, place[6:8], [size, size], **whole)
-    return fn.transpose(fn.flip(window, horizontal=place[8]), perm=[2, 0, 1])
+    pixels: Any = {"axes": (0, 1), "normalized_anchor": False, "normalized_shape": False}
+    start, shape, margin, resized, corner, mirrored = (
+        place[0:2],
+        place[2:4],
+        place[4:6],
+        place[6:8],
+        place[8:10],
+        place[10],
+    )
+    box = fn.slice(image, start, shape, **pixels)
+    box = fn.slice(box, -margin, shape + 2 * margin, out_of_bounds_policy="pad", fill_values=[0], **pixels)
+    view = fn.resize(
+        box,
+        size=fn.cast(resized, dtype=types.FLOAT),
+        roi_start=fn.cast(margin, dtype=types.FLOAT),
+        roi_end=fn.cast(margin + shape, dtype=types.FLOAT),
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
+        dtype=types.FLOAT,
+    )
+    window = fn.slice(view, corner, [size, size], **pixels)
+    window = window * fn.reshape(edges[0], shape=[size, 1, 1]) * fn.reshape(edges[1], shape=[1, size, 1])
+    view = fn.flip(fn.cast(window, dtype=types.UINT8), horizontal=mirrored)  # the cast rounds
+    return fn.transpose(view, perm=[2, 0, 1])
