@@ -106,7 +106,7 @@ class Dali(Executor):
         return finish(what.index, what.target, self.device, self.norm, pixels)
 
     def _feed(self) -> list[Any]:
-        """The inputs of the next batch, when DALI asks for them: encoded images, then the place and edges of each view."""
+        """The inputs of the next batch, when DALI asks for them: encoded images, then place and edges of each view."""
         read = next(self._coming)
         self._begun.append(read)
         data, begins = read.data.numpy(), [0, *read.ends[:-1]]

@@ -106,7 +106,7 @@ def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
         (d.name, values[d.name])
         for part, values in parts.items()
         for d in fields_of(part)
-        if values[d.name] not in (None, ()) and d.flag.coming is not True
+        if values[d.name] not in (None, ()) and not d.flag.coming
     ]
     origins = sorted(set(resolved.origins.values()), key=lambda origin: (origin == "default", origin != "typed"))
     return {
