@@ -23,6 +23,7 @@ def cropped(image: Tensor, crops: Crops, row: int, size: int) -> Tensor:
     """View `row` of `image` uint8 [C, H, W] -> uint8 [C, size, size], with torchvision's resize bit for bit."""
     (top, left, height, width), (y, x) = crops.box[row].tolist(), crops.corner[row].tolist()
     box = image[None, :, top : top + height, left : left + width]
+    box = box.contiguous(memory_format=torch.channels_last)  # worth its copy: a fifth less in all
     resized = F.interpolate(box, crops.resized[row].tolist(), mode="bilinear", antialias=True)[0]
     view = resized[:, y : y + size, x : x + size]
     return view.flip(-1) if crops.flip[row] else view
