@@ -22,22 +22,24 @@ def main(argv: Sequence[str]) -> None:
     from cl.data.view_spec import linear_views
     from cl.distributed import first_rank_first, from_first
     from cl.evaluation.linear import LinearEvaluation
-    from cl.run.checkpoint import SaveLast, load_pretrained
+    from cl.run.checkpoint import SaveLast
     from cl.run.closing import close
     from cl.run.devices import usable_devices
     from cl.run.folder import open_run_folder
     from cl.run.launch import prepare, share_of
     from cl.run.plan import Plan, banner, dry_run
+    from cl.run.pretrained import load_pretrained
     from cl.run.progress import Progress
     from cl.run.trainer import build_trainer
 
     devices = usable_devices(config)
     share = share_of(config, devices)
     pretrained = load_pretrained(config)
-    splits = replace(first_rank_first(lambda: load(config.data)).labelled(), norm=pretrained.norm)
+    splits = first_rank_first(lambda: load(config.data)).labelled()
+    splits = replace(splits, norm=pretrained.norm or splits.norm)
     if not splits.classes:
         raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
-    if config.views.crop_size != pretrained.crop_size:
+    if pretrained.crop_size not in (None, config.views.crop_size):
         note = f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {pretrained.crop_size} pixels"
         splits = replace(splits, notes=(*splits.notes, note))
     data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, share))
@@ -46,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     linear = LinearEvaluation(pretrained.backbone, plan.classes, config.optim, plan.budget)
     folder = from_first(lambda: open_run_folder(resolved, "linear"))
     if share.rank == 0:
-        print(banner(resolved, plan, folder), flush=True)
+        print(banner(resolved, plan, folder, pretrained.report), flush=True)
         write_bad(folder / "bad_images.csv", splits.bad)
     if config.run.dry_run:
         return print(dry_run(linear, data, devices.first, folder))

@@ -1,0 +1,68 @@
+"""timm's networks without their classifier; timm is imported when one is asked for."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from cl.backbones.backbone import Backbone
+from cl.errors import UserError
+
+
+def timm_backbone(name: str, sizes: Mapping[str, int], channels: int) -> Backbone:
+    """The network `name`, for --crop_size and all other `sizes` (flag -> side of its views), which are tried out."""
+    net = create(name, sizes["crop_size"], channels)
+    for flag, size in sizes.items():
+        features = _features(net, name, flag, size, channels)
+    backbone = cast(Backbone, net.train())
+    backbone.num_features = features  # timm's own is not what its MobileNets return: 576, but 1024 after their head
+    return backbone
+
+
+def check_name(name: str, said: str) -> None:
+    """UserError with the nearest names unless timm has a network `name`, with or without the tag of its weights."""
+    import timm
+
+    known = sorted({*timm.list_models(), *timm.list_pretrained()})
+    if name not in known:
+        near = [f"timm/{each}" for each in difflib.get_close_matches(name, known, n=3)]
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() has its names"
+        raise UserError(f"{said}: got timm/{name}, which timm {timm.__version__} does not have; {hint}")
+
+
+def create(name: str, crop_size: int, channels: int, pretrained: bool = False) -> nn.Module:
+    """timm's own network; where it is built for one size of images, for this one, and for others if it can be."""
+    import timm
+
+    ways: tuple[dict[str, Any], ...] = ({"img_size": crop_size, "dynamic_img_size": True}, {"img_size": crop_size}, {})
+    for size in ways:
+        try:
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **size)
+        except TypeError as error:
+            if not size or "unexpected keyword argument" not in str(error):
+                raise
+        except (AssertionError, ArithmeticError, RuntimeError, ValueError) as error:
+            if pretrained:
+                raise
+            raise _other_size(name, "crop_size", crop_size, error) from None
+    raise AssertionError("the last way has no size that a network could refuse")
+
+
+def _features(net: nn.Module, name: str, flag: str, size: int, channels: int) -> int:
+    """How many features the network returns of an image of `size` pixels; UserError if it takes none."""
+    net.eval()
+    try:
+        with torch.no_grad():
+            features = net(torch.zeros(1, channels, size, size))
+    except (AssertionError, ArithmeticError, RuntimeError, ValueError) as error:
+        raise _other_size(name, flag, size, error) from None
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        raise UserError(f"encoder: got timm/{name}, which has no pooled features; expected a network that has")
+    return features.shape[1]
+
+
+def _other_size(name: str, flag: str, size: int, error: Exception) -> UserError:
+    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    return UserError(f"--{flag}: got views of {size} pixels, expected ones that timm/{name} takes ({reason})")
