@@ -93,6 +93,7 @@ def test_a_single_image_has_no_neighbours(
         ("run images --out images", "--out: got images, expected a file"),
         ("run images --out f.npz --neighbours -1", "--neighbours: got -1, expected at least 0"),
         ("run images --out f.npz --batch_size 1", "--batch_size: got 1"),
+        ("run images --out f.npz", "FOLDER: got images, expected images that decode; none of its 1 files does"),
         ("images/page.jpg images --out f.npz", "RUN: got images/page.jpg; images/page.jpg cannot be read as weights"),
     ],
 )
@@ -100,12 +101,13 @@ def test_a_mistake_is_one_line(
     words: str,
     says: str,
     trained: Path,
-    images: Path,
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (folder / "empty").mkdir()
+    for name in ("empty", "images"):
+        (folder / name).mkdir()
+    (folder / "images/page.jpg").write_text("<html></html>")
     code, out, err = call(capsys, monkeypatch, *words.split())
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"error: {says}")
