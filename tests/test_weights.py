@@ -176,7 +176,9 @@ def test_a_checkpoint_of_others_loads_with_every_key_and_says_so(name: str, tmp_
     weights = found.backbone.state_dict()
     assert all(torch.equal(weights[key], W[key]) for key in weights)
     assert f"120 of 120 keys of resnet18 matched: {f'under {prefix}, ' * bool(prefix)}" in found.report
-    assert f"; left over: {rest}; assumed: the data set's normalisation and views of 224 pixels" in found.report
+    assert (
+        f"; left over: {rest}; assumed: the data set's normalisation, views of 224 pixels, a 3x3 stem" in found.report
+    )
     assert (found.norm, found.crop_size) == (None, None)
 
 
@@ -233,6 +235,7 @@ def test_objects_that_hold_values_are_passed_over_without_their_package(
     ("kind", "encoder", "flags", "says"),
     [
         ("resnet34", "resnet18", [], "belong to no layer of it (layer1.2.conv1.weight, "),
+        ("numbered resnet34", "resnet18", [], "belong to no layer of it (layer1.2.conv1.weight, "),
         ("resnet18", "resnet50", [], "are missing (layer1.0.conv3.weight, "),
         ("resnet18", "resnet18", ["--in_channels", "1"], "takes 3 channels, expected --in_channels 3"),
         ("resnet18", "timm/resnet50", [], "are missing (layer1.0.conv3.weight, "),
@@ -242,7 +245,10 @@ def test_objects_that_hold_values_are_passed_over_without_their_package(
 def test_less_or_more_than_the_whole_backbone_is_refused(
     kind: str, encoder: str, flags: list[str], says: str, tmp_path: Path
 ) -> None:
-    tensors = {"x": torch.zeros(1)} if kind == "nothing" else torchvision.models.get_model(kind).state_dict()
+    tensors = (
+        {"x": torch.zeros(1)} if kind == "nothing" else torchvision.models.get_model(kind.split()[-1]).state_dict()
+    )
+    tensors = numbered(tensors) if "numbered" in kind else tensors
     torch.save(tensors, tmp_path / "file.pth")
     with pytest.raises(UserError) as error:
         evaluated(tmp_path / "file.pth", encoder, *flags)
@@ -321,7 +327,7 @@ def test_the_banner_says_what_was_found_in_others_weights(run: Run, folder: Path
     assert (code, err) == (0, "")
     said = " ".join(out.split())
     assert "weights 120 of 120 keys of resnet18 matched: under encoder.*, SupContrast's names" in said
-    assert "assumed: the data set's normalisation and views of 8 pixels" in said
+    assert "assumed: the data set's normalisation, views of 8 pixels, a 3x3 stem with padding 1 and no max-pool" in said
     code, out, err = run(PRETRAIN, *QUICK, "--init_from", "ckpt.pth")
     assert (code, err) == (0, "")
     assert "weights 120 of 120 keys of resnet18 matched" in " ".join(out.split())

@@ -18,19 +18,23 @@ class Found(NamedTuple):
     prefix: str  # that they had
     layout: str  # in words
     others: tuple[str, ...]  # keys that are no part of it
+    more: tuple[
+        str, ...
+    ] = ()  # of those, keys of further layers: a ResNet-34 has every key of a ResNet-18, and is none
 
 
 def find_backbone(wanted: Collection[str], tensors: Mapping[str, Any]) -> Found:
     """The prefix and the layout under which most of the `wanted` names are there."""
     keys = {key: value for key, value in tensors.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    best = Found({}, "", "", tuple(map(str, tensors)))
+    parts, best = {name.split(".")[0] for name in wanted}, Found({}, "", "", tuple(map(str, tensors)))
     for prefix in _prefixes(keys):
         for layout, rename in LAYOUTS.items():
             names = {rename(key.removeprefix(prefix)): key for key in keys if key.startswith(prefix)}
             weights = {name: keys[names[name]] for name in wanted if name in names}
             if len(weights) > len(best.weights):
                 used = {names[name] for name in weights}
-                best = Found(weights, prefix, layout, tuple(str(key) for key in tensors if key not in used))
+                more = tuple(name for name in names if name not in weights and name.split(".")[0] in parts)
+                best = Found(weights, prefix, layout, tuple(str(key) for key in tensors if key not in used), more)
     return best
 
 

@@ -10,12 +10,21 @@ from torch import Tensor, nn
 from cl.backbones.backbone import Backbone
 from cl.errors import UserError
 
+UNFIT = (AssertionError, ArithmeticError, RuntimeError, ValueError)  # what networks raise for sizes they do not take
+
 
 def timm_backbone(name: str, sizes: Mapping[str, int], channels: int) -> Backbone:
     """The network `name`, for --crop_size and all other `sizes` (flag -> side of its views), which are tried out."""
-    net = create(name, sizes["crop_size"], channels)
-    for flag, size in sizes.items():
-        features = _features(net, name, flag, size, channels)
+    flag, size = "crop_size", sizes["crop_size"]
+    try:
+        net = create(name, size, channels).eval()
+        for flag, size in sizes.items():  # noqa: B007  (the refusal names the flag)
+            features = _features(net, name, size, channels)
+    except UNFIT as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"--{flag}: got views of {size} pixels, expected ones that timm/{name} takes ({reason})"
+        ) from None
     backbone = cast(Backbone, net.train())
     backbone.num_features = features  # timm's own is not what its MobileNets return: 576, but 1024 after their head
     return backbone
@@ -43,26 +52,13 @@ def create(name: str, crop_size: int, channels: int, pretrained: bool = False) -
         except TypeError as error:
             if not size or "unexpected keyword argument" not in str(error):
                 raise
-        except (AssertionError, ArithmeticError, RuntimeError, ValueError) as error:
-            if pretrained:
-                raise
-            raise _other_size(name, "crop_size", crop_size, error) from None
     raise AssertionError("the last way has no size that a network could refuse")
 
 
-def _features(net: nn.Module, name: str, flag: str, size: int, channels: int) -> int:
-    """How many features the network returns of an image of `size` pixels; UserError if it takes none."""
-    net.eval()
-    try:
-        with torch.no_grad():
-            features = net(torch.zeros(1, channels, size, size))
-    except (AssertionError, ArithmeticError, RuntimeError, ValueError) as error:
-        raise _other_size(name, flag, size, error) from None
+def _features(net: nn.Module, name: str, size: int, channels: int) -> int:
+    """How many features the network returns of an image of `size` pixels."""
+    with torch.no_grad():
+        features = net(torch.zeros(1, channels, size, size))
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise UserError(f"encoder: got timm/{name}, which has no pooled features; expected a network that has")
     return features.shape[1]
-
-
-def _other_size(name: str, flag: str, size: int, error: Exception) -> UserError:
-    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-    return UserError(f"--{flag}: got views of {size} pixels, expected ones that timm/{name} takes ({reason})")

@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Mapping
 from typing import Any
-from urllib.error import URLError
 
 from torch import Tensor
 
 from cl.backbones.backbone import Backbone
 from cl.backbones.layouts import COUNTER, Found, find_backbone, left_over
 from cl.backbones.read import read_weights
-from cl.backbones.timm import check_name, create
+from cl.backbones.timm import UNFIT, check_name, create
 from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
 
@@ -33,9 +32,8 @@ def load_whole(backbone: Backbone, tensors: Mapping[str, Any], said: str, encode
     found = find_backbone(wanted, tensors)
     missing = [key for key in wanted if key not in found.weights and not key.endswith(COUNTER)]
     other = [key for key, value in found.weights.items() if value.shape != wanted[key].shape]
-    more = _more_of_it(found, wanted)
-    if missing or other or more:
-        raise UserError(f"{said}, expected all weights of {encoder}; {_wrong(found, wanted, missing, other, more)}")
+    if missing or other or found.more:
+        raise UserError(f"{said}, expected all weights of {encoder}; {_wrong(found, wanted, missing, other)}")
     backbone.load_state_dict(found.weights, strict=False)  # counters alone can be missing
     place = f"under {found.prefix}*, " if found.prefix else ""
     counters = f" (the others are {COUNTER})" * (len(found.weights) < len(wanted))
@@ -43,22 +41,15 @@ def load_whole(backbone: Backbone, tensors: Mapping[str, Any], said: str, encode
     return f"{said}; left over: {left_over(found)}"
 
 
-def _more_of_it(found: Found, wanted: Mapping[str, Tensor]) -> list[str]:
-    """Keys of further layers: a ResNet-34 holds every key of a ResNet-18, and is none."""
-    parts = {key.split(".")[0] for key in wanted}
-    inside = [key.removeprefix(found.prefix) for key in found.others if key.startswith(found.prefix)]
-    return [key for key in inside if key.split(".")[0] in parts]
-
-
-def _wrong(found: Found, wanted: Mapping[str, Tensor], missing: list[str], other: list[str], more: list[str]) -> str:
+def _wrong(found: Found, wanted: Mapping[str, Tensor], missing: list[str], other: list[str]) -> str:
     """What is wrong in a line, with the first keys and the flag to change."""
-    counts = {"are missing": missing, "have another shape": other, "belong to no layer of it": more}
+    counts = {"are missing": missing, "have another shape": other, "belong to no layer of it": found.more}
     parts = [
         f"{len(keys)} {what} ({', '.join(keys[:SHOWN])}{', ...' * (len(keys) > SHOWN)})"
         for what, keys in counts.items()
         if keys
     ]
-    return ", ".join(parts) + f"; {_hint(found, wanted) if not missing and not more else 'another encoder?'}"
+    return ", ".join(parts) + f"; {_hint(found, wanted) if not missing and not found.more else 'another encoder?'}"
 
 
 def _hint(found: Found, wanted: Mapping[str, Tensor]) -> str:
@@ -90,7 +81,7 @@ def _published(named: str, config: BackboneConfig, crop_size: int, channels: int
 
             return get_model(config.encoder, weights="DEFAULT").state_dict()
         return create(named.removeprefix("timm/"), crop_size, channels, pretrained=True).state_dict()
-    except (URLError, OSError, RuntimeError) as error:
+    except (OSError, *UNFIT) as error:
         reason = str(error).splitlines()[0][:100]
         raise UserError(
             f"--init_from: got {named}, which could not be downloaded ({reason}); expected a file"

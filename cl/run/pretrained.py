@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -47,9 +47,12 @@ def load_pretrained(config: Linear) -> Pretrained:
     weights = read_weights(named, flag)
     card = card_in(weights, f"{flag}: got {named}")
     if card is None:
-        backbone = _built_for(weights, config)
+        stem, width = _stem_and_width(weights, config)
+        made = BackboneConfig(encoder.encoder, stem=stem, width=width)
+        backbone = build_backbone(made, config.views.crop_size, channels)
         report = load_whole(backbone, weights.tensors, f"{flag}: got {named}", encoder.encoder)
-        assumed = f"the data set's normalisation and views of {config.views.crop_size} pixels"
+        assumed = f"the data set's normalisation, views of {config.views.crop_size} pixels"
+        assumed += ", a 3x3 stem with padding 1 and no max-pool" * (stem == "small")
         return Pretrained(backbone, None, None, f"{report}; assumed: {assumed}")
     if encoder.encoder != card.encoder:
         raise UserError(f"encoder: got {encoder.encoder}, expected {card.encoder}, which {weights.file} holds")
@@ -60,16 +63,14 @@ def load_pretrained(config: Linear) -> Pretrained:
     return Pretrained(backbone, (card.mean, card.std), card.crop_size, report)
 
 
-def _built_for(weights: Weights, config: Linear) -> Backbone:
-    """A backbone with the stem and the width of others' weights, which the shape of the first convolution tells."""
-    made = BackboneConfig(config.backbone.encoder)
-    size, channels = config.views.crop_size, config.data.in_channels
-    backbone = build_backbone(made, size, channels)
-    first = find_backbone(backbone.state_dict(), weights.tensors).weights.get("conv1.weight")
-    if made.timm_name is None and first is not None and first.ndim == 4 and first.shape[2] in (3, 7):
-        stem = "small" if first.shape[2] == 3 else "large"
-        return build_backbone(replace(made, stem=stem, width=first.shape[0]), size, channels)
-    return backbone
+def _stem_and_width(weights: Weights, config: Linear) -> tuple[str, int]:
+    """Of a ResNet of others, by the shape of its first convolution; the defaults where there is none."""
+    default = BackboneConfig(config.backbone.encoder)
+    names = build_backbone(default, config.views.crop_size, config.data.in_channels).state_dict()
+    first = find_backbone(names, weights.tensors).weights.get("conv1.weight")
+    if default.timm_name is not None or first is None or first.ndim != 4 or first.shape[2] not in (3, 7):
+        return default.stem, default.width
+    return "small" if first.shape[2] == 3 else "large", first.shape[0]
 
 
 def card_in(weights: Weights, said: str) -> Card | None:
@@ -125,7 +126,7 @@ class Transform:
 
 
 class LoadedBackbone(Backbone):
-    """A trained backbone in evaluation mode, with its card and the transform of its images."""
+    """A trained backbone in evaluation mode and without gradients, with its card and the transform of its images."""
 
     card: Card
     transform: Transform
