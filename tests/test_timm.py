@@ -116,6 +116,9 @@ def test_pretraining_and_evaluation_of_a_vision_transformer(run: Run, folder: Pa
     code, out, err = run("main_linear.py", "digits", f"timm/{VIT}", *given)
     assert (code, err) == (0, "")
     assert f"150 of 150 keys of timm/{VIT} matched: under backbone.*" in " ".join(out.split())
+    code, out, err = run("main_linear.py", "digits", f"timm/{VIT}", *given, "--crop_size", "32")
+    assert (code, err) == (0, "")
+    assert "--crop_size 32, but the backbone was pretrained at 16 pixels" in " ".join(out.split())
     code, out, err = run("main_linear.py", "digits", f"timm/{VIT}", *given, "--crop_size", "20")
     assert (code, err.count("\n")) == (2, 1)
     assert "--crop_size: got views of 20 pixels" in err

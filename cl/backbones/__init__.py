@@ -14,4 +14,4 @@ def build_backbone(config: BackboneConfig, crop_size: int, channels: int = 3, al
     """The network that the flags name, for views of `crop_size` pixels and of the sizes that other flags ask for."""
     if config.timm_name is None:
         return ResNetBackbone(config, crop_size, channels)  # takes every size
-    return timm_backbone(config.timm_name, {"crop_size": crop_size, **also}, channels)
+    return timm_backbone(config.timm_name, crop_size, channels, also)

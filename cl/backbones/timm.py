@@ -13,13 +13,14 @@ from cl.errors import UserError
 UNFIT = (AssertionError, ArithmeticError, RuntimeError, ValueError)  # what networks raise for sizes they do not take
 
 
-def timm_backbone(name: str, sizes: Mapping[str, int], channels: int) -> Backbone:
-    """The network `name`, for --crop_size and all other `sizes` (flag -> side of its views), which are tried out."""
-    flag, size = "crop_size", sizes["crop_size"]
+def timm_backbone(name: str, crop_size: int, channels: int, also: Mapping[str, int]) -> Backbone:
+    """The network `name` for views of `crop_size` pixels; those and the sizes of `also`, by flag, are tried out."""
+    flag, size = "crop_size", crop_size
     try:
-        net = create(name, size, channels).eval()
-        for flag, size in sizes.items():  # noqa: B007  (the refusal names the flag)
-            features = _features(net, name, size, channels)
+        net = create(name, crop_size, channels).eval()
+        features = _features(net, name, crop_size, channels)
+        for flag, size in also.items():  # noqa: B007  (the refusal names the flag)
+            _features(net, name, size, channels)
     except UNFIT as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -36,41 +36,35 @@ class Pretrained(NamedTuple):
 
 def load_pretrained(config: Linear) -> Pretrained:
     """What `--pretrained_feature_extractor` names: ours as it was trained, others' as the flags say."""
-    named, encoder, channels = (
-        config.linear.pretrained_feature_extractor or "",
-        config.backbone,
-        config.data.in_channels,
-    )
-    flag = "--pretrained_feature_extractor"
+    named, encoder, channels = config.linear.pretrained_feature_extractor, config.backbone, config.data.in_channels
     if encoder.timm_name is not None:
         check_name(encoder.timm_name, "encoder")
-    weights = read_weights(named, flag)
-    card = card_in(weights, f"{flag}: got {named}")
+    said = f"--pretrained_feature_extractor: got {named}"
+    weights = read_weights(named or "", "--pretrained_feature_extractor")
+    card = card_in(weights, said)
     if card is None:
-        stem, width = _stem_and_width(weights, config)
-        made = BackboneConfig(encoder.encoder, stem=stem, width=width)
-        backbone = build_backbone(made, config.views.crop_size, channels)
-        report = load_whole(backbone, weights.tensors, f"{flag}: got {named}", encoder.encoder)
-        assumed = f"the data set's normalisation, views of {config.views.crop_size} pixels"
-        assumed += ", a 3x3 stem with padding 1 and no max-pool" * (stem == "small")
-        return Pretrained(backbone, None, None, f"{report}; assumed: {assumed}")
+        return _others(weights, config, said)
     if encoder.encoder != card.encoder:
         raise UserError(f"encoder: got {encoder.encoder}, expected {card.encoder}, which {weights.file} holds")
     if channels != card.in_channels:
         raise UserError(f"--in_channels: got {channels}, expected {card.in_channels}, which the backbone takes")
     backbone = card.build({"crop_size": config.views.crop_size})
-    report = load_whole(backbone, weights.tensors, f"{flag}: got {named}", card.encoder)
+    report = load_whole(backbone, weights.tensors, said, card.encoder)
     return Pretrained(backbone, (card.mean, card.std), card.crop_size, report)
 
 
-def _stem_and_width(weights: Weights, config: Linear) -> tuple[str, int]:
-    """Of a ResNet of others, by the shape of its first convolution; the defaults where there is none."""
-    default = BackboneConfig(config.backbone.encoder)
-    names = build_backbone(default, config.views.crop_size, config.data.in_channels).state_dict()
-    first = find_backbone(names, weights.tensors).weights.get("conv1.weight")
-    if default.timm_name is not None or first is None or first.ndim != 4 or first.shape[2] not in (3, 7):
-        return default.stem, default.width
-    return "small" if first.shape[2] == 3 else "large", first.shape[0]
+def _others(weights: Weights, config: Linear, said: str) -> Pretrained:
+    """A backbone of others: a ResNet's stem and width are those of its first convolution, all else is assumed."""
+    made, size, channels = BackboneConfig(config.backbone.encoder), config.views.crop_size, config.data.in_channels
+    backbone = build_backbone(made, size, channels)
+    first = find_backbone(backbone.state_dict(), weights.tensors).weights.get("conv1.weight")
+    assumed = f"assumed: the data set's normalisation, views of {size} pixels"
+    if made.timm_name is None and first is not None and first.ndim == 4 and first.shape[2] in (3, 7):
+        stem = "small" if first.shape[2] == 3 else "large"
+        backbone = build_backbone(replace(made, stem=stem, width=first.shape[0]), size, channels)
+        assumed += ", a 3x3 stem with padding 1 and no max-pool" * (stem == "small")
+    report = load_whole(backbone, weights.tensors, said, made.encoder)
+    return Pretrained(backbone, None, None, f"{report}; {assumed}")
 
 
 def card_in(weights: Weights, said: str) -> Card | None:
