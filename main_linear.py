@@ -22,21 +22,23 @@ def main(argv: Sequence[str]) -> None:
     from cl.distributed import first_rank_first
     from cl.evaluation.linear import LinearEvaluation
     from cl.run.begin import begin
-    from cl.run.checkpoint import SaveLast, load_pretrained
+    from cl.run.checkpoint import SaveLast
     from cl.run.closing import close
     from cl.run.devices import usable_devices
     from cl.run.launch import own_device, share_of
     from cl.run.plan import Plan
+    from cl.run.pretrained import load_pretrained
     from cl.run.progress import Progress
     from cl.run.trainer import build_trainer
 
     devices = usable_devices(config)
     share = share_of(config, devices)
     pretrained = load_pretrained(config)
-    splits = replace(first_rank_first(lambda: load(config.data)).labelled(), norm=pretrained.norm)
+    splits = first_rank_first(lambda: load(config.data)).labelled()
+    splits = replace(splits, norm=pretrained.norm or splits.norm)
     if not splits.classes:
         raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
-    if config.views.crop_size != pretrained.crop_size:
+    if pretrained.crop_size not in (None, config.views.crop_size):
         note = f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {pretrained.crop_size} pixels"
         splits = replace(splits, notes=(*splits.notes, note))
     views, device = linear_views(config.views), own_device(devices)
@@ -44,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
     linear = LinearEvaluation(pretrained.backbone, plan.classes, config.optim, plan.budget)
-    folder = begin(resolved, "linear", plan, linear, data)
+    folder = begin(resolved, "linear", plan, linear, data, pretrained.report)
     if folder is None:
         return
 

@@ -21,7 +21,7 @@ class LinearConfig(Config):
     """Which backbone linear evaluation freezes."""
 
     pretrained_feature_extractor: Annotated[
-        str | None, Flag("run folder or checkpoint of the backbone to evaluate (required)")
+        str | None, Flag("run folder, or file of weights, ours or others', to evaluate (required)")
     ] = None
 
     def __post_init__(self) -> None:

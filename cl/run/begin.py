@@ -15,13 +15,21 @@ from cl.run.plan import Plan, banner, dry_run
 
 
 def begin(
-    resolved: Resolved[Any], kind: str, plan: Plan, module: ContrastiveModule[Any] | LinearEvaluation, data: ImageData
+    resolved: Resolved[Any],
+    kind: str,
+    plan: Plan,
+    module: ContrastiveModule[Any] | LinearEvaluation,
+    data: ImageData,
+    weights: str = "",
 ) -> Path | None:
-    """The run folder, with `module` ready to train in it; None after a dry run, which ends here."""
+    """The run folder, with `module` ready to train in it; None after a dry run, which ends here.
+
+    `weights` says what the backbone starts from.
+    """
     config = resolved.config
     folder = from_first(lambda: open_run_folder(resolved, kind))
     if rank() == 0:
-        print(banner(resolved, plan, folder), flush=True)
+        print(banner(resolved, plan, folder, weights), flush=True)
         write_bad(folder / "bad_images.csv", data.splits.bad)
     if config.run.dry_run:
         print(dry_run(module, data, plan.devices.device(0), folder))

@@ -13,5 +13,3 @@ def refuse_coming(config: Pretrain | Linear) -> None:
             value = part.__dict__[declared.name]
             if declared.flag.coming and value != declared.default:
                 raise UserError(f"{declared.spelling}: got {shown(value)}, which is not available yet")
-    if config.backbone.encoder.startswith("timm/"):
-        raise UserError(f"encoder: got {config.backbone.encoder}; timm's backbones are not available yet")
