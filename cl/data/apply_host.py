@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cl.batch import Batch
 from cl.data.apply_device import finish
+from cl.data.decode import Opened
 from cl.data.image_sets import ImageSet
 from cl.data.loader import Executor
 from cl.data.rows import Crops, Look, Rows
@@ -51,9 +52,9 @@ class Host(Executor):
 
     def read(self, pairs: list[Pair]) -> Cropped:
         epoch, index = pairs[0][0], np.array([i for _, i in pairs])
-        images = [self.images.read(i) for i in index.tolist()]
-        rows = self.look.rows(epoch, index, np.array([image.shape[1:] for image in images]))
-        views = tuple(_all_cropped(images, each) for each in rows)
+        images = [self.images.open(i) for i in index.tolist()]
+        rows = self.look.rows(epoch, index, np.array([[image.height, image.width] for image in images]))
+        views = _all_cropped(images, rows, channels=len(self.norm[0]))
         return Cropped(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), views, rows)
 
     def finish(self, read: Cropped) -> Batch:
@@ -61,9 +62,13 @@ class Host(Executor):
         return finish(read.index, read.target, self.device, self.norm, views)
 
 
-def _all_cropped(images: list[Tensor], rows: Rows) -> Tensor:
-    n = len(rows.crops.flip)
-    views = torch.empty(n, len(images[0]), rows.size, rows.size, dtype=torch.uint8)
-    for row in range(n):
-        views[row] = cropped(images[row % len(images)], rows.crops, row, rows.size)
-    return views
+def _all_cropped(images: list[Opened], rows: tuple[Rows, ...], channels: int) -> tuple[Tensor, ...]:
+    """Image after image, each decoded while the processor's cache has room for it and gone before the next."""
+    counts = [len(each.crops.flip) for each in rows]
+    views = [torch.empty(n, channels, r.size, r.size, dtype=torch.uint8) for n, r in zip(counts, rows, strict=True)]
+    for number, opened in enumerate(images):
+        image = opened.pixels()
+        for same_size, each in zip(views, rows, strict=True):
+            for row in range(number, len(same_size), len(images)):
+                same_size[row] = cropped(image, each.crops, row, each.size)
+    return tuple(views)

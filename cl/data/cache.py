@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cl.data.decode import Encoded, as_ppm
+from cl.data.decode import Encoded, Opened, as_ppm
 from cl.data.draws import Ints
 from cl.data.image_sets import FileSet
 from cl.data.manifest import cache_folder, stamp
@@ -154,6 +154,10 @@ class CachedSet:
         else:
             pixels = simplejpeg.decode_jpeg(data, "RGB" if self.channels == 3 else "GRAY")
         return torch.from_numpy(np.asarray(pixels)).permute(2, 0, 1)
+
+    def open(self, index: int) -> Opened:
+        height, width = self._index[index, 2:].tolist()
+        return Opened(height, width, lambda: self.read(index))
 
     def encoded(self, index: int) -> Encoded:
         data, height, width = self._bytes(index)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cl.data.decode import Encoded, as_ppm, plain, read_image
+from cl.data.decode import Encoded, Opened, as_ppm, opened, plain, read_image
 from cl.data.draws import Ints, hash_words
 from cl.data.view_spec import Norm
 
@@ -25,6 +25,9 @@ class ImageSet(Protocol):
 
     def read(self, index: int) -> Tensor:
         """The image as uint8 [C, H, W]."""
+
+    def open(self, index: int) -> Opened:
+        """The image's size, and the image when it is wanted."""
 
     def encoded(self, index: int) -> Encoded:
         """The image for a decoder other than ours."""
@@ -60,6 +63,9 @@ class ArraySet:
     def read(self, index: int) -> Tensor:
         return self.images[index]
 
+    def open(self, index: int) -> Opened:
+        return Opened(self.images.shape[2], self.images.shape[3], lambda: self.read(index))
+
     def encoded(self, index: int) -> Encoded:
         return as_ppm(self.images[index])
 
@@ -87,6 +93,9 @@ class FileSet:
     def read(self, index: int) -> Tensor:
         return read_image(self.path(index), self.channels)
 
+    def open(self, index: int) -> Opened:
+        return opened(self.path(index).read_bytes(), self.channels)
+
     def encoded(self, index: int) -> Encoded:
         return plain(self.path(index).read_bytes(), self.channels)
 
@@ -102,6 +111,9 @@ class Subset:
 
     def read(self, index: int) -> Tensor:
         return self.images.read(int(self.chosen[index]))
+
+    def open(self, index: int) -> Opened:
+        return self.images.open(int(self.chosen[index]))
 
     def encoded(self, index: int) -> Encoded:
         return self.images.encoded(int(self.chosen[index]))
