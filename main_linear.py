@@ -21,15 +21,16 @@ def main(argv: Sequence[str]) -> None:
     from cl.data.manifest import write_bad
     from cl.data.view_spec import linear_views
     from cl.distributed import first_rank_first, from_first
+    from cl.evaluation.frozen import check_unchanged, copy_of
     from cl.evaluation.linear import LinearEvaluation
-    from cl.run.checkpoint import SaveLast, load_pretrained
-    from cl.run.closing import close
+    from cl.evaluation.shares import GridData, with_labels
+    from cl.run.checkpoint import load_pretrained
+    from cl.run.closing import close, picked, probe_table
     from cl.run.devices import usable_devices
     from cl.run.folder import open_run_folder
     from cl.run.launch import prepare, share_of
     from cl.run.plan import Plan, banner, dry_run
-    from cl.run.progress import Progress
-    from cl.run.trainer import build_trainer
+    from cl.run.protocols import PROTOCOLS, Evaluation, leave
 
     devices = usable_devices(config)
     share = share_of(config, devices)
@@ -40,10 +41,13 @@ def main(argv: Sequence[str]) -> None:
     if config.views.crop_size != pretrained.crop_size:
         note = f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {pretrained.crop_size} pixels"
         splits = replace(splits, notes=(*splits.notes, note))
-    data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, share))
+    splits = with_labels(splits, config.linear.label_fraction, config.run.seed)
+    settings = LoaderSettings(config.data, linear_views(config.views), config.run.seed, share)
+    data = GridData(splits, settings) if config.holds_out else ImageData(splits, settings)
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
-    linear = LinearEvaluation(pretrained.backbone, plan.classes, config.optim, plan.budget)
+    before = copy_of(pretrained.backbone)
+    linear = LinearEvaluation(pretrained.backbone, plan.classes, config, plan.budget)
     folder = from_first(lambda: open_run_folder(resolved, "linear"))
     if share.rank == 0:
         print(banner(resolved, plan, folder), flush=True)
@@ -52,14 +56,19 @@ def main(argv: Sequence[str]) -> None:
         return print(dry_run(linear, data, devices.first, folder))
 
     prepare(linear, config.device, devices)
-    progress = Progress(folder)
-    trainer = build_trainer(resolved, plan, folder, [progress, SaveLast(folder, config, splits)])
-    trainer.fit(linear, data)
+    evaluation = Evaluation(resolved, plan, splits, data, linear, folder)
+    images_per_second = PROTOCOLS[config.linear.protocol](evaluation)
+    if not config.linear.finetune:
+        check_unchanged(linear.backbone, before)
 
     if share.rank > 0:
         return
-    columns = {"offline linear": "offline_linear/val_top1", "top-5": "offline_linear/val_top5"}
-    print("\n" + close(folder, columns, linear.row, progress.images_per_second))
+    leave(linear, folder)
+    columns = {linear.name.replace("_", " "): f"{linear.name}/val_top1", "top-5": f"{linear.name}/val_top5"}
+    print("\n" + close(folder, columns, linear.row, images_per_second))
+    for text in (probe_table(linear.row, len(splits.train)), picked(linear)):
+        if text:
+            print("\n" + text)
 
 
 if __name__ == "__main__":

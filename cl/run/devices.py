@@ -36,6 +36,11 @@ class Devices:
             return torch.device("cpu")
         return torch.device("cuda", 0 if isinstance(self.devices, int) else self.devices[0])
 
+    @property
+    def own(self) -> torch.device:
+        """This process's: of several GPUs `share_of` has made it the current one."""
+        return self.first if self.processes == 1 or self.accelerator == "cpu" else torch.device("cuda")
+
     def __str__(self) -> str:
         if self.accelerator == "cpu":
             return f"CPU, {torch.get_num_threads()} threads"
