@@ -110,6 +110,6 @@ LINEAR_DATASETS: Mapping[str, Preset] = {
 # different norms need (0.1 to 30 across methods, swav#38). An epoch takes a fraction of a second: there is no hurry.
 CACHED: Preset = {"epochs": 100}
 CACHED_GRID: Preset = {
-    "lr": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
-    "weight_decay": (0.0, 1e-5, 1e-4, 1e-3),
+    "lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    "weight_decay": (0.0, 1e-4, 1e-3),
 }
