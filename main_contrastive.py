@@ -15,45 +15,49 @@ def main(argv: Sequence[str]) -> None:
 
     import torch  # here and below: --help and refusals need not wait six seconds for it
 
+    from cl.backbones.timm import check_name
     from cl.backbones.weights import start_from
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
-    from cl.data.manifest import write_bad
     from cl.data.view_spec import pretrain_views
-    from cl.distributed import first_rank_first, from_first
+    from cl.distributed import first_rank_first
     from cl.methods import build_method
+    from cl.run.begin import begin
+    from cl.run.checkpoint import facts_of
     from cl.run.closing import close, next_step
     from cl.run.devices import usable_devices
-    from cl.run.folder import open_run_folder
-    from cl.run.launch import prepare, share_of
-    from cl.run.plan import Plan, banner, dry_run
+    from cl.run.export import export
+    from cl.run.launch import own_device, share_of
+    from cl.run.plan import Plan
+    from cl.run.pretrained import card_of
     from cl.run.trainer import build_trainer
     from cl.run.watch import watch
 
     devices = usable_devices(config)
+    if config.backbone.timm_name is not None:
+        check_name(config.backbone.timm_name, "encoder")
     share = share_of(config, devices)
     splits = first_rank_first(lambda: load(config.data))
     batches = config.optim.accumulate, config.batches_per_loss
-    feed = LoaderSettings(config.data, pretrain_views(config.views), config.run.seed, share, *batches)
+    views, device = pretrain_views(config.views), own_device(devices)
+    feed = LoaderSettings(config.data, views, config.run.seed, share, device, *batches)
     data = ImageData(splits, feed)
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"{config.method.method} on {config.data.dataset}", config, data, devices)
     method = build_method(config, plan.classes, plan.budget)
+    weights = ""
     if config.backbone.init_from:
-        start_from(method.backbone, config.backbone)
-    folder = from_first(lambda: open_run_folder(resolved, config.method.method))
-    if share.rank == 0:
-        print(banner(resolved, plan, folder), flush=True)
-        write_bad(folder / "bad_images.csv", splits.bad)
-    if config.run.dry_run:
-        return print(dry_run(method, data, devices.first, folder))
-    prepare(method, config.device, devices)
+        weights = start_from(method.backbone, config.backbone, config.views.crop_size, config.data.in_channels)
+    folder = begin(resolved, config.method.method, plan, method, data, weights)
+    if folder is None:
+        return
 
     watched = watch(config, method, data, plan, folder)
     trainer = build_trainer(resolved, plan, folder, watched.callbacks)
     trainer.fit(method, data)
 
     if share.rank == 0:
+        export(method.backbone, card_of(facts_of(config, splits), method.row), folder)
         print("\n" + close(folder, watched.columns, method.row, watched.progress.images_per_second))
         if watched.diagnostics.last:
             print("\n" + watched.diagnostics.last.text)

@@ -18,46 +18,42 @@ def main(argv: Sequence[str]) -> None:
 
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
-    from cl.data.manifest import write_bad
     from cl.data.view_spec import linear_views
-    from cl.distributed import first_rank_first, from_first
+    from cl.distributed import first_rank_first
     from cl.evaluation.frozen import check_unchanged, copy_of
     from cl.evaluation.linear import LinearEvaluation
     from cl.evaluation.shares import GridData, with_labels
-    from cl.run.checkpoint import load_pretrained
+    from cl.run.begin import begin
     from cl.run.closing import close, picked, probe_table
     from cl.run.devices import usable_devices
-    from cl.run.folder import open_run_folder
-    from cl.run.launch import prepare, share_of
-    from cl.run.plan import Plan, banner, dry_run
+    from cl.run.launch import own_device, share_of
+    from cl.run.plan import Plan
+    from cl.run.pretrained import load_pretrained
     from cl.run.protocols import PROTOCOLS, Evaluation, leave
 
     devices = usable_devices(config)
     share = share_of(config, devices)
     pretrained = load_pretrained(config)
-    splits = replace(first_rank_first(lambda: load(config.data)).labelled(), norm=pretrained.norm)
+    splits = first_rank_first(lambda: load(config.data)).labelled()
+    splits = replace(splits, norm=pretrained.norm or splits.norm)
     if not splits.classes:
         raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
-    if config.views.crop_size != pretrained.crop_size:
+    if pretrained.crop_size not in (None, config.views.crop_size):
         note = f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {pretrained.crop_size} pixels"
         splits = replace(splits, notes=(*splits.notes, note))
     splits = with_labels(splits, config.linear.label_fraction, config.run.seed)
-    settings = LoaderSettings(config.data, linear_views(config.views), config.run.seed, share)
+    views, device = linear_views(config.views), own_device(devices)
+    settings = LoaderSettings(config.data, views, config.run.seed, share, device)
     data = GridData(splits, settings) if config.holds_out else ImageData(splits, settings)
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
     before = copy_of(pretrained.backbone)
     linear = LinearEvaluation(pretrained.backbone, plan.classes, config, plan.budget)
-    folder = from_first(lambda: open_run_folder(resolved, "linear"))
-    if share.rank == 0:
-        print(banner(resolved, plan, folder), flush=True)
-        write_bad(folder / "bad_images.csv", splits.bad)
-    if config.run.dry_run:
-        return print(dry_run(linear, data, devices.first, folder))
+    folder = begin(resolved, "linear", plan, linear, data, pretrained.report)
+    if folder is None:
+        return
 
-    prepare(linear, config.device, devices)
-    evaluation = Evaluation(resolved, plan, splits, data, linear, folder)
-    images_per_second = PROTOCOLS[config.linear.protocol](evaluation)
+    images_per_second = PROTOCOLS[config.linear.protocol](Evaluation(resolved, plan, data, linear, folder))
     if not config.linear.finetune:
         check_unchanged(linear.backbone, before)
 
@@ -65,10 +61,9 @@ def main(argv: Sequence[str]) -> None:
         return
     leave(linear, folder)
     columns = {linear.name.replace("_", " "): f"{linear.name}/val_top1", "top-5": f"{linear.name}/val_top5"}
-    print("\n" + close(folder, columns, linear.row, images_per_second))
-    for text in (probe_table(linear.row, len(splits.train)), picked(linear)):
-        if text:
-            print("\n" + text)
+    table = close(folder, columns, linear.row, images_per_second)
+    for text in filter(None, (table, probe_table(linear.row, len(splits.train)), picked(linear))):
+        print("\n" + text)
 
 
 if __name__ == "__main__":

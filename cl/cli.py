@@ -63,6 +63,8 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
         typed["method"] = method  # also where --supervised made it supcon
     values, origins = settle(parts, layers_of(program, typed, method))
     built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
+    if program is Pretrain:
+        built["backbone"].refuse_typed(typed)
     return Resolved(program(**built), origins, tuple(argv))
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from cl.config.optim import LinearOptimConfig
 from cl.config.programs import Linear
 from cl.config.run import RunConfig
 from cl.data.datasets import digits
-from cl.data.loader import EvalReader, TrainReader
+from cl.data.resident import Resident
+from cl.data.rows import CentreView
 from cl.data.sampler import Pair, Share, TrainSampler
 from cl.data.view_spec import EvalSpec
 from cl.evaluation.cached import BothFlips, Course, fit, train_heads
@@ -212,20 +214,16 @@ def pretrained(folder: Path, backbone_file: Path) -> None:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
-    """Which images of the two digits splits were read, as (training and evaluation) views."""
-    sizes, seen = {360: "val", 1437: "train"}, {"val": [], "train": [], "views": []}  # type: ignore[var-annotated]
-    evaluate, train = EvalReader.__getitems__, TrainReader.__getitems__
+    """Which images were read: for evaluation, by what they are part of, and as augmented views."""
+    parts, seen = {360: "val", 1437: "train"}, {"val": [], "train": [], "views": []}  # type: ignore[var-annotated]
+    read = Resident.read
 
-    def evaluated(self: EvalReader, pairs: list[Pair]) -> Batch:
-        seen.setdefault(sizes.get(len(self.images), "held out"), []).extend(i for _, i in pairs)
-        return evaluate(self, pairs)
+    def spied(self: Resident, pairs: list[Pair]) -> Any:
+        part = parts.get(len(self.targets), "held out") if isinstance(self.look, CentreView) else "views"
+        seen.setdefault(part, []).extend(i for _, i in pairs)
+        return read(self, pairs)
 
-    def trained(self: TrainReader, pairs: list[Pair]) -> Batch:
-        seen["views"].extend(i for _, i in pairs)
-        return train(self, pairs)
-
-    monkeypatch.setattr(EvalReader, "__getitems__", evaluated)
-    monkeypatch.setattr(TrainReader, "__getitems__", trained)
+    monkeypatch.setattr(Resident, "read", spied)
     return seen
 
 
@@ -257,7 +255,9 @@ def accuracy_of(head: Path) -> float:
     backbone = build_backbone(BackboneConfig("resnet18", width=4), 8).eval()
     backbone.load_state_dict({key[9:]: value for key, value in weights.items() if key.startswith("backbone.")})
     splits, layer = digits(), load_file(head)
-    batch = EvalReader(splits.val, EvalSpec(8), splits.norm).__getitems__([(0, i) for i in range(360)])
+    assert splits.val is not None
+    executor = Resident(splits.val, CentreView(EvalSpec(8)), splits.norm, torch.device("cpu"))
+    batch = executor.finish(executor.read([(0, i) for i in range(360)]))
     with torch.no_grad():
         guesses = (backbone(batch.views[0][0]) @ layer["weight"].T + layer["bias"]).argmax(dim=1)
     return float((guesses == batch.target).double().mean())

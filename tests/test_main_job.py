@@ -32,3 +32,22 @@ def test_cifar10_folders_are_pretrained_and_evaluated(run: Run, folder: Path) ->
     assert (code, err) == (0, "")
     summary = json.loads((folder / "trained_models/linear/summary.json").read_text())
     assert summary["offline_linear/val_top1"] > 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not SHARED.exists(), reason="the images lie beside the project only where it is developed")
+@pytest.mark.parametrize("loader", ["fast", "torchvision", "dali"])
+def test_photographs_train_with_every_loader(run: Run, folder: Path, loader: str) -> None:
+    """Class folders of 400 x 533 pixels, 2 x 224 + 6 x 96, on a CPU: two steps, then the evaluation of 20 images."""
+    subprocess.run([sys.executable, str(SHARED), "images", "--clothing"], check=True)
+    images = ["--data_folder", "images/clothing", "--train_dir", "train", "--val_dir", "val", "--limit_eval", "20"]
+    images += ["--loader", loader, "--batch_size", "8", "--max_steps", "2"]
+    flags = ["--multicrop", "--width", "8", "--knn_bank", "20", "--run_id", "photographs"]
+    code, out, err = run("main_contrastive.py", "custom", "resnet18", *images, *flags)
+    print(out)
+    assert (code, err) == (0, "")
+    assert (folder / "trained_models/photographs/views.png").exists()
+    evaluate = ["--pretrained_feature_extractor", "trained_models/photographs", "--run_id", "linear"]
+    code, _, err = run("main_linear.py", "custom", "resnet18", *images, *evaluate)
+    assert (code, err) == (0, "")

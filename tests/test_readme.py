@@ -5,11 +5,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from cl import embed
 from tests.conftest import ROOT, Run
-from tests.pictures import write_classes
+from tests.pictures import plain, write_classes
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
@@ -21,6 +24,7 @@ def test_every_command_is_of_a_kind_that_a_test_or_ci_runs() -> None:
     kinds = (
         "python main_",
         "python -m cl.selfcheck",
+        "python -m cl.embed",
         "pip install ",
         "pytest",
         "git clone ",
@@ -31,7 +35,7 @@ def test_every_command_is_of_a_kind_that_a_test_or_ci_runs() -> None:
     assert all(line.startswith(kinds) for line in COMMANDS), COMMANDS
 
 
-def test_the_programs_run_as_written(run: Run, folder: Path) -> None:
+def test_the_programs_run_as_written_and_so_does_what_uses_their_backbone(run: Run, folder: Path) -> None:
     """One after the other in one folder, each for one batch."""
     assert len(PROGRAMS) >= 4
     write_classes(folder, {"my_photos": 70})
@@ -40,6 +44,14 @@ def test_the_programs_run_as_written(run: Run, folder: Path) -> None:
         short = [] if {"--help", "--dry_run"} & set(flags) else ["--fast_dev_run"]
         code, _, err = run(program, *flags, *short)
         assert (code, err) == (0, ""), line
+    plain(1).save(folder / "photo.jpg")
+    (block,) = [block for language, block in BLOCKS if language == "python"]
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["features"].shape == (1, names["backbone"].num_features)
+    (line,) = [line for line in COMMANDS if line.startswith("python -m cl.embed ")]
+    embed.main(shlex.split(line)[3:])
+    assert len(np.load(folder / "features.npz")["paths"]) == 70
 
 
 def test_the_scripts_run_as_written_up_to_the_missing_data(tmp_path: Path) -> None:
@@ -48,11 +60,6 @@ def test_the_scripts_run_as_written_up_to_the_missing_data(tmp_path: Path) -> No
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2, line
         assert done.stderr.startswith("error: --data_folder: got /nowhere"), done.stderr
-
-
-def test_python_blocks_run(tmp_path: Path) -> None:
-    for block in [block for language, block in BLOCKS if language == "python"]:
-        subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True)
 
 
 def test_ci_runs_the_readmes_install_and_test_commands() -> None:

@@ -49,6 +49,9 @@ BY_ARGV = [  # program, flags, what the line must say
     (PRETRAIN, [*DIGITS, "--lr", "-1e-3"], ["--lr: got -0.001", "at least 0"]),
     (PRETRAIN, [*DIGITS, "--seed", "99999999999"], ["--seed: got 99999999999", "at most 2147483647"]),
     (PRETRAIN, [*DIGITS, "--width", "1000000"], ["--width: got 1000000", "at most 4096"]),
+    (PRETRAIN, ["digits", "timm/resnet18", "--width", "64"], ["--width: got it with timm/resnet18", "resnet50 only"]),
+    (PRETRAIN, ["digits", "timm/resnet18", "--stem", "auto"], ["--stem: got it with timm/resnet18"]),
+    (PRETRAIN, ["digits", "timm/vit_small", "--no_zero_init_residual"], ["--zero_init_residual: got it with timm/vit"]),
     (PRETRAIN, [*DIGITS, "--run_id", "x" * 300], ["--run_id: got xxx", "at most 100"]),
     (PRETRAIN, ["cifar10", "resnet18", "--labels", "l.csv"], ["--labels: got l.csv without --train_dir"]),
     (PRETRAIN, ["custom", "resnet18", "--train_dir", "x" * 300], ["--train_dir: got xxx", "can be read"]),
@@ -94,8 +97,11 @@ BY_MACHINE = [
     (PRETRAIN, [*DIGITS, "--small_scale", "0.1"], ["--small_scale: got 0.1", "two numbers"]),
     (PRETRAIN, [*DIGITS, "--small_scale", "0.2", "0.1"], ["--small_scale: got 0.2 0.1", "two numbers in order"]),
     (PRETRAIN, ["stl10", "resnet18", "--multicrop", "--small_crop_size", "12"], ["views of 12 pixels"]),
-    (PRETRAIN, [*DIGITS, "--dali"], ["--loader: got dali", "not available yet"]),
-    (PRETRAIN, ["digits", "timm/vit_tiny_patch16_224"], ["encoder: got timm/vit_tiny", "not available yet"]),
+    (PRETRAIN, [*DIGITS, "--deterministic"], ["--deterministic: got True", "not available yet"]),
+    (PRETRAIN, [*DIGITS, "--dali", "--dali_device", "gpu"], ["--dali_device: got gpu", "expected cpu"]),
+    (PRETRAIN, ["digits", "timm/vit_tiny_patch16_244"], ["encoder: got timm/vit_tiny", "did you mean timm/vit_tiny"]),
+    (PRETRAIN, ["digits", "timm/vit_tiny_patch16_224"], ["--crop_size: got views of 8 pixels", "patch size (16)"]),
+    (LINEAR, ["digits", "timm/resnet19", *RUN], ["encoder: got timm/resnet19", "timm/resnet18"]),
     (PRETRAIN, [*DIGITS, "--init_from", "x"], ["--init_from: got x", "there is no x"]),
     (LINEAR, [*DIGITS, *RUN], ["--pretrained_feature_extractor: got run", "no run"]),
 ]  # fmt: skip
@@ -181,12 +187,17 @@ def test_an_unreadable_checkpoint_is_refused(
 FACTS = {
     "schema": 1,
     "program": "Pretrain",
-    "config": {"views": {"crop_size": 8}, "data": {"in_channels": 3}, "backbone": {"encoder": "resnet18"}},
+    "config": {
+        "views": {"crop_size": 8},
+        "data": {"in_channels": 3},
+        "backbone": {"encoder": "resnet18"},
+        "method": {"method": "simclr"},
+    },
+    "classes": ("a", "b"),
     "norm": ((0.5,) * 3, (0.5,) * 3),
 }
 OTHERS = {
-    "no facts": {"state_dict": {"weight": torch.zeros(3)}},
-    "no weights": {"cl": FACTS, "state_dict": None},
+    "facts of another kind": {"cl": 1, "state_dict": {}},
     "no norm": {"cl": FACTS | {"norm": None}, "state_dict": {}},
     "no size": {"cl": FACTS | {"config": {}}, "state_dict": {}},
     "unknown field": {"cl": FACTS | {"config": FACTS["config"] | {"backbone": {"new": 1}}}, "state_dict": {}},  # type: ignore[operator]

@@ -1,7 +1,11 @@
-"""Weights to start from load whole or not at all, and nothing is unpickled that could run code."""
+"""Weights load whole or not at all, whoever wrote them, and nothing is unpickled that could run code."""
 
+import argparse
 import pickle
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from urllib.error import URLError
 
 import pytest
@@ -10,12 +14,16 @@ import torchvision
 from safetensors.torch import save_file
 
 from cl.backbones import build_backbone
-from cl.backbones.weights import start_from
+from cl.backbones.weights import load_whole, start_from
+from cl.cli import parse
 from cl.config.backbone import BackboneConfig
+from cl.config.programs import Linear
 from cl.errors import UserError
+from cl.run.pretrained import Pretrained, load_pretrained
 from tests.conftest import TINY, Run
 
-PRETRAIN = "main_contrastive.py"
+PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
+Dict = Mapping[str, torch.Tensor]
 QUICK = ["digits", "resnet18", *TINY, "--fast_dev_run"]
 
 
@@ -28,7 +36,7 @@ def started(source: str, **config: object) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     made = BackboneConfig("resnet18", init_from=source, **config)  # type: ignore[arg-type]
     backbone = build_backbone(made, 224)
-    start_from(backbone, made)
+    start_from(backbone, made, 224, 3)
     return backbone.state_dict()
 
 
@@ -87,28 +95,239 @@ def test_timms_weights_fit_under_torchvisions_names() -> None:
     )
 
 
+def small(width: int = 4, seed: int = 2, **config: object) -> dict[str, torch.Tensor]:
+    """The weights of a narrow ResNet-18 with a 3x3 stem, as torchvision would name them, with a classifier."""
+    torch.manual_seed(seed)
+    made = BackboneConfig("resnet18", width=width, stem="small", **config)  # type: ignore[arg-type]
+    return build_backbone(made, 32).state_dict() | {"fc.weight": torch.zeros(3, 8 * width), "fc.bias": torch.zeros(3)}
+
+
+def under(prefix: str, weights: Dict) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in weights.items()}
+
+
+def supcontrast(weights: Dict) -> dict[str, torch.Tensor]:
+    return {key.replace("downsample", "shortcut"): value for key, value in weights.items() if not key.startswith("fc.")}
+
+
+def numbered(weights: Dict) -> dict[str, torch.Tensor]:
+    """As nn.Sequential(*children) names them, without the classifier."""
+    children = [name for name, _ in torchvision.models.resnet18().named_children()]
+    split = {key: key.partition(".") for key in weights if not key.startswith("fc.")}
+    return {f"{children.index(head)}.{rest}": weights[key] for key, (head, _, rest) in split.items()}
+
+
+W, MORE = small(), small(seed=3)  # what is wanted, and a second network that may lie beside it
+V = torch.zeros(2)
+LAYOUTS = {  # what the file holds, the prefix that must be named, what is left over
+    "torchvision": (W, "", "fc (2)"),
+    "MoCo": (
+        {"state_dict": under("module.encoder_k.", MORE) | under("module.encoder_q.", W) | {"module.queue": V}},
+        "module.encoder_q.*",
+        "encoder_k (122), fc (2), queue (1)",
+    ),
+    "MoCo v3": (
+        {"state_dict": under("module.momentum_encoder.", MORE) | under("module.base_encoder.", W)},
+        "module.base_encoder.*",
+        "momentum_encoder (122), fc (2)",
+    ),
+    "SimSiam": (
+        {"arch": "x", "state_dict": under("module.encoder.", W | {"fc.3.bias": V}) | {"module.predictor.0.bias": V}},
+        "module.encoder.*",
+        "fc (3), predictor (1)",
+    ),
+    "Barlow Twins": (
+        {"epoch": 3, "model": under("module.backbone.", W) | under("module.projector.", MORE)},
+        "module.backbone.*",
+        "fc (2), projector (122)",
+    ),
+    "SupContrast": ({"model": under("encoder.", supcontrast(W))}, "encoder.*", "nothing"),
+    "SupContrast on several GPUs": (
+        {"opt": argparse.Namespace(lr=0.1), "model": under("encoder.module.", supcontrast(W)) | {"head.0.bias": V}},
+        "encoder.module.*",
+        "head (1)",
+    ),
+    "solo-learn": (
+        {"state_dict": under("backbone.", W) | under("momentum_backbone.", MORE) | {"classifier.bias": V}},
+        "backbone.*",
+        "fc (2), momentum_backbone (122), classifier (1)",
+    ),
+    "old solo-learn": ({"state_dict": under("encoder.", W)}, "encoder.*", "fc (2)"),
+    "lightly": (
+        {"state_dict": under("backbone.", W) | {"projection_head.bias": V}},
+        "backbone.*",
+        "fc (2), projection_head (1)",
+    ),
+    "lightly, numbered": ({"state_dict": under("backbone.", numbered(W))}, "backbone.*", "nothing"),
+    "compiled": (under("_orig_mod.module.backbone.", W), "_orig_mod.module.backbone.*", "fc (2)"),
+}  # fmt: skip
+
+
+def evaluated(source: Path, encoder: str = "resnet18", *flags: str) -> Pretrained:
+    typed = ["custom", encoder, "--train_dir", "x", "--pretrained_feature_extractor", str(source), *flags]
+    return load_pretrained(parse(Linear, typed).config)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_checkpoint_of_others_loads_with_every_key_and_says_so(name: str, tmp_path: Path) -> None:
+    content, prefix, rest = LAYOUTS[name]
+    torch.save(content, tmp_path / "file.ckpt")
+    found = evaluated(tmp_path / "file.ckpt")
+    weights = found.backbone.state_dict()
+    assert all(torch.equal(weights[key], W[key]) for key in weights)
+    assert f"120 of 120 keys of resnet18 matched: {f'under {prefix}, ' * bool(prefix)}" in found.report
+    assert (
+        f"; left over: {rest}; assumed: the data set's normalisation, views of 224 pixels, a 3x3 stem" in found.report
+    )
+    assert (found.norm, found.crop_size) == (None, None)
+
+
+def test_lightlys_own_resnet_computes_what_it_computes_there_or_is_refused(tmp_path: Path) -> None:
+    """As a Sequential of its children it has lost a ReLU, so that our network of its weights is another one."""
+    models = pytest.importorskip("lightly.models")
+    torch.manual_seed(0)
+    theirs = models.ResNetGenerator("resnet-18", width=0.0625).eval()
+    torch.save({"state_dict": under("backbone.", theirs.state_dict())}, tmp_path / "named.ckpt")
+    children = torch.nn.Sequential(*list(theirs.children())[:-1])
+    torch.save({"state_dict": under("backbone.", children.state_dict())}, tmp_path / "numbered.ckpt")
+    theirs.linear = torch.nn.Identity()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(evaluated(tmp_path / "named.ckpt").backbone.eval()(images), theirs(images), atol=1e-6)
+    with pytest.raises(UserError, match="are missing"):
+        evaluated(tmp_path / "numbered.ckpt")
+
+
+def test_the_file_says_which_stem_and_width_it_has(tmp_path: Path) -> None:
+    save_file(resnet18(), tmp_path / "large.safetensors")
+    save_file(small(8), tmp_path / "small.safetensors")
+    large, narrow = (evaluated(tmp_path / f"{name}.safetensors").backbone for name in ("large", "small"))
+    assert (tuple(large.conv1.weight.shape), large.num_features) == ((64, 3, 7, 7), 512)
+    assert (tuple(narrow.conv1.weight.shape), narrow.num_features) == ((8, 3, 3, 3), 64)
+    assert isinstance(narrow.maxpool, torch.nn.Identity)
+
+
+def test_counters_alone_may_be_missing(tmp_path: Path) -> None:
+    torch.save({k: v for k, v in W.items() if not k.endswith("num_batches_tracked")}, tmp_path / "old.pth")
+    assert (
+        "100 of 120 keys of resnet18 matched (the others are num_batches_tracked)"
+        in evaluated(tmp_path / "old.pth").report
+    )
+
+
+def test_objects_that_hold_values_are_passed_over_without_their_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """solo-learn's checkpoints hold omegaconf's objects."""
+    module = ModuleType("omegaconf.dictconfig")
+    exec(
+        "class DictConfig:\n    def __init__(self): self.lr = 1\n    __module__ = 'omegaconf.dictconfig'",
+        module.__dict__,
+    )
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "omegaconf.dictconfig", module)
+        patched.setitem(sys.modules, "omegaconf", ModuleType("omegaconf"))
+        torch.save({"state_dict": under("backbone.", W), "hyper_parameters": module.DictConfig()}, tmp_path / "a.ckpt")
+    assert "120 of 120" in evaluated(tmp_path / "a.ckpt").report
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoder", "flags", "says"),
+    [
+        ("resnet34", "resnet18", [], "belong to no layer of it (layer1.2.conv1.weight, "),
+        ("numbered resnet34", "resnet18", [], "belong to no layer of it (layer1.2.conv1.weight, "),
+        ("resnet18", "resnet50", [], "are missing (layer1.0.conv3.weight, "),
+        ("resnet18", "resnet18", ["--in_channels", "1"], "takes 3 channels, expected --in_channels 3"),
+        ("resnet18", "timm/resnet50", [], "are missing (layer1.0.conv3.weight, "),
+        ("nothing", "resnet18", [], "100 are missing (conv1.weight, bn1.weight, bn1.bias, ...)"),
+    ],
+)
+def test_less_or_more_than_the_whole_backbone_is_refused(
+    kind: str, encoder: str, flags: list[str], says: str, tmp_path: Path
+) -> None:
+    tensors = (
+        {"x": torch.zeros(1)} if kind == "nothing" else torchvision.models.get_model(kind.split()[-1]).state_dict()
+    )
+    tensors = numbered(tensors) if "numbered" in kind else tensors
+    torch.save(tensors, tmp_path / "file.pth")
+    with pytest.raises(UserError) as error:
+        evaluated(tmp_path / "file.pth", encoder, *flags)
+    assert "\n" not in str(error.value)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"stem": "large", "width": 4}, "has 3 x 3 pixels, expected another --stem"),
+        ({"stem": "small", "width": 8}, "has 4 outputs, expected --width 4"),
+    ],
+)
+def test_a_refusal_names_the_flag_to_change(config: dict[str, object], says: str) -> None:
+    backbone = build_backbone(BackboneConfig("resnet18", **config), 32)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=says):
+        load_whole(backbone, W, "--init_from: got x", "resnet18")
+
+
 class Hostile:
-    """Runs code when it is unpickled."""
+    """Writes a file when it is unpickled."""
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (exec, ("raise SystemExit('code ran')",))
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (Path.write_text, (Path("code_ran"), "yes"))
 
 
-@pytest.mark.parametrize("kind", ["hostile", "half", "page", "list", "missing key", "other width", "empty folder"])
-def test_anything_else_is_refused_in_one_line(kind: str, run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
-    file = tmp_path_factory.mktemp("given") / "weights.pth"
-    weights = build_backbone(BackboneConfig("resnet18", width=8 if kind == "other width" else 4), 8).state_dict()
-    if kind == "missing key":
-        weights.pop("layer4.1.bn2.weight")
-    torch.save([1] if kind == "list" else weights, file)
-    if kind == "hostile":
+FLAGS = {
+    PRETRAIN: [*QUICK, "--init_from"],
+    LINEAR: ["digits", "resnet18", "--fast_dev_run", "--pretrained_feature_extractor"],
+}
+
+
+@pytest.mark.parametrize("program", FLAGS)
+@pytest.mark.parametrize(
+    "kind",
+    ["pickle.pth", "beside.ckpt", "half.pth", "half.safetensors", "page.pth", "page.safetensors", "list.pth",
+     "missing key.pth", "other shape.pth", "empty folder"],
+)  # fmt: skip
+def test_anything_else_is_refused_in_one_line(
+    kind: str, program: str, run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("given") / kind
+    changed = {
+        "missing key.pth": {"layer4.1.bn2.weight": 0},
+        "other shape.pth": {"layer4.1.bn2.weight": torch.zeros(7)},
+    }
+    weights = W | changed.get(kind, {})
+    weights = {"list.pth": [1], "beside.ckpt": {"state_dict": W, "extra": Hostile()}}.get(kind, weights)
+    if kind == "half.safetensors":
+        save_file(weights, file)
+    elif kind != "empty folder":
+        torch.save(weights, file)
+    if kind == "pickle.pth":
         file.write_bytes(pickle.dumps(Hostile()))
-    if kind == "half":
+    if kind.startswith("half"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    if kind == "page":
+    if kind.startswith("page"):
         file.write_text("<html>404</html>")
-    named = file.parent / "nothing" if kind == "empty folder" else file
-    code, _, err = run(PRETRAIN, *QUICK, "--init_from", str(named))
-    assert (code, err.count("\n")) == (2, 1)
-    assert err.startswith(f"error: --init_from: got {named}")
-    assert {"missing key": "1 are missing", "other width": "have another shape"}.get(kind, "") in err
+    named = file.parent if kind == "empty folder" else file
+    code, out, err = run(program, *FLAGS[program], str(named))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {FLAGS[program][-1]}: got {named}")
+    says = {
+        "missing key.pth": "1 are missing",
+        "other shape.pth": "1 have another shape",
+        "empty folder": "there is no",
+    }
+    assert says.get(kind, "cannot be read as weights") in err
+    assert list(folder.iterdir()) == []
+
+
+def test_the_banner_says_what_was_found_in_others_weights(run: Run, folder: Path) -> None:
+    torch.save({"model": under("encoder.", supcontrast(W))}, folder / "ckpt.pth")
+    code, out, err = run(LINEAR, *FLAGS[LINEAR], "ckpt.pth")
+    assert (code, err) == (0, "")
+    said = " ".join(out.split())
+    assert "weights 120 of 120 keys of resnet18 matched: under encoder.*, SupContrast's names" in said
+    assert "assumed: the data set's normalisation, views of 8 pixels, a 3x3 stem with padding 1 and no max-pool" in said
+    code, out, err = run(PRETRAIN, *QUICK, "--init_from", "ckpt.pth")
+    assert (code, err) == (0, "")
+    assert "weights 120 of 120 keys of resnet18 matched" in " ".join(out.split())

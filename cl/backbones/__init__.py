@@ -1,5 +1,17 @@
 """Backbones: images in, features out."""
 
-from cl.backbones.resnet import Backbone, build_backbone
+from collections.abc import Mapping
+
+from cl.backbones.backbone import Backbone
+from cl.backbones.resnet import ResNetBackbone
+from cl.backbones.timm import timm_backbone
+from cl.config.backbone import BackboneConfig
 
 __all__ = ["Backbone", "build_backbone"]
+
+
+def build_backbone(config: BackboneConfig, crop_size: int, channels: int = 3, also: Mapping[str, int] = {}) -> Backbone:
+    """The network that the flags name, for views of `crop_size` pixels and of the sizes that other flags ask for."""
+    if config.timm_name is None:
+        return ResNetBackbone(config, crop_size, channels)  # takes every size
+    return timm_backbone(config.timm_name, crop_size, channels, also)

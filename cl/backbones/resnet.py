@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from cl.backbones.backbone import Backbone
 from cl.config.backbone import BackboneConfig
 
 LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
@@ -13,10 +14,8 @@ LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
 }
 
 
-class Backbone(ResNet):
+class ResNetBackbone(ResNet, Backbone):
     """Images [B, C, H, W] -> features [B, num_features]. Weights have torchvision's names and start."""
-
-    num_features: int
 
     def __init__(self, config: BackboneConfig, crop_size: int, channels: int) -> None:
         block, layers = LAYERS[config.encoder]
@@ -42,8 +41,3 @@ class Backbone(ResNet):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)
-
-
-def build_backbone(config: BackboneConfig, crop_size: int, channels: int = 3) -> Backbone:
-    """The network that the flags name, for views of `crop_size` pixels."""
-    return Backbone(config, crop_size, channels)

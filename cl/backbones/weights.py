@@ -1,88 +1,87 @@
-"""Weights that a backbone starts from, or that are evaluated: always whole, never unpickled into code."""
+"""Weights that a backbone starts from, or that are evaluated: always whole."""
 
-import warnings
+import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from cl.backbones.resnet import Backbone
+from cl.backbones.backbone import Backbone
+from cl.backbones.layouts import COUNTER, Found, find_backbone, left_over
+from cl.backbones.read import read_weights
+from cl.backbones.timm import UNFIT, check_name, create
 from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
 
-LAST = "last.ckpt"  # the newest checkpoint of a run folder
-PREFIX = "backbone."  # of the backbone in this toolkit's checkpoints
+SHOWN = 3  # keys in a refusal
 
 
-def read_checkpoint(named: str, flag: str) -> tuple[Path, dict[str, Any]]:
-    """The content of a run folder's newest checkpoint, or of a file; UserError names the flag."""
-    try:
-        file = Path(named) / LAST if Path(named).is_dir() else Path(named)
-        there = file.is_file()
-    except OSError as error:
-        raise UserError(f"--{flag}: got {named}, which cannot be looked up ({error.strerror})") from None
-    if not there:
-        raise UserError(f"--{flag}: got {named}, expected a run folder or a file of weights; there is no {file}")
-    try:
-        with warnings.catch_warnings():  # torch warns of what it then refuses
-            warnings.simplefilter("ignore")
-            content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except Exception as error:  # what torch raises for bytes that are no checkpoint is open: IndexError, EOFError, ...
-        raise UserError(f"--{flag}: got {named}; {file} cannot be read as weights ({type(error).__name__})") from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"--{flag}: got {named}; {file} cannot be read as weights (it holds a {type(content).__name__})"
-        )
-    return file, content
-
-
-def start_from(backbone: Backbone, config: BackboneConfig) -> None:
-    """Load what `--init_from` names into `backbone`: every weight of it, or UserError."""
+def start_from(backbone: Backbone, config: BackboneConfig, crop_size: int, channels: int) -> str:
+    """Load what `--init_from` names into `backbone`: every weight of it, or UserError. Says what was loaded."""
     named = config.init_from or ""
     if named == "torchvision" or named.startswith("timm/"):
-        weights = _published(named, config.encoder)
+        tensors: Mapping[str, Any] = _published(named, config, crop_size, channels)
     else:
-        _, content = read_checkpoint(named, "init_from")
-        weights = backbone_weights(content.get("state_dict", content))
-    load_whole(backbone, weights, f"--init_from: got {named}")
+        tensors = read_weights(named, "--init_from").tensors
+    return load_whole(backbone, tensors, f"--init_from: got {named}", config.encoder)
 
 
-def backbone_weights(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone's part of a state dict: what has our prefix, else all of it."""
-    ours = {key.removeprefix(PREFIX): value for key, value in weights.items() if key.startswith(PREFIX)}
-    return ours or dict(weights)
-
-
-def load_whole(backbone: Backbone, weights: Mapping[str, Any], said: str) -> None:
-    """Every weight of the backbone, with its shape, or UserError that lists what is wrong; a classifier is left out."""
+def load_whole(backbone: Backbone, tensors: Mapping[str, Any], said: str, encoder: str) -> str:
+    """Find the backbone in a state dict and load every weight of it, or UserError. Says what was found, and where."""
     wanted = backbone.state_dict()
-    missing = [key for key in wanted if key not in weights]
-    found = {key: weights[key] for key in wanted if key in weights}
-    others = [key for key, value in found.items() if not isinstance(value, Tensor) or value.shape != wanted[key].shape]
-    if missing or others:
-        wrong = ", ".join((missing + others)[:3])
-        raise UserError(
-            f"{said}, expected all {len(wanted)} weights of this backbone: {len(missing)} are missing, {len(others)} "
-            f"have another shape ({wrong}); the same encoder, --stem, --width and --in_channels?"
-        )
-    backbone.load_state_dict(found)
+    found = find_backbone(wanted, tensors)
+    missing = [key for key in wanted if key not in found.weights and not key.endswith(COUNTER)]
+    other = [key for key, value in found.weights.items() if value.shape != wanted[key].shape]
+    if missing or other or found.more:
+        raise UserError(f"{said}, expected all weights of {encoder}; {_wrong(found, wanted, missing, other)}")
+    backbone.load_state_dict(found.weights, strict=False)  # counters alone can be missing
+    place = f"under {found.prefix}*, " if found.prefix else ""
+    counters = f" (the others are {COUNTER})" * (len(found.weights) < len(wanted))
+    said = f"{len(found.weights)} of {len(wanted)} keys of {encoder} matched{counters}: {place}{found.layout}"
+    return f"{said}; left over: {left_over(found)}"
 
 
-def _published(named: str, encoder: str) -> dict[str, Tensor]:
+def _wrong(found: Found, wanted: Mapping[str, Tensor], missing: list[str], other: list[str]) -> str:
+    """What is wrong in a line, with the first keys and the flag to change."""
+    counts = {"are missing": missing, "have another shape": other, "belong to no layer of it": found.more}
+    parts = [
+        f"{len(keys)} {what} ({', '.join(keys[:SHOWN])}{', ...' * (len(keys) > SHOWN)})"
+        for what, keys in counts.items()
+        if keys
+    ]
+    return ", ".join(parts) + f"; {_hint(found, wanted) if not missing and not found.more else 'another encoder?'}"
+
+
+def _hint(found: Found, wanted: Mapping[str, Tensor]) -> str:
+    """The flag that the first shape that differs speaks of."""
+    if "pos_embed" in wanted:
+        return "another --crop_size or --in_channels?"
+    given, ours = (
+        list(each["conv1.weight"].shape) if "conv1.weight" in each else [] for each in (found.weights, wanted)
+    )
+    if not given or given == ours or len(given) != len(ours):
+        return "another encoder or --in_channels?"
+    if given[2:] != ours[2:]:
+        return f"its first convolution has {given[2]} x {given[3]} pixels, expected another --stem"
+    if given[1] != ours[1]:
+        return f"its first convolution takes {given[1]} channels, expected --in_channels {given[1]}"
+    return f"its first convolution has {given[0]} outputs, expected --width {given[0]}"
+
+
+def _published(named: str, config: BackboneConfig, crop_size: int, channels: int) -> dict[str, Tensor]:
     """torchvision's or timm's weights, downloaded where they are not in the user's cache."""
+    if named == "torchvision" and config.timm_name is not None:
+        raise UserError(f"--init_from: got torchvision with {config.encoder}, expected {config.encoder}")
+    if named != "torchvision":
+        check_name(named.removeprefix("timm/"), "--init_from")
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # its retries are lines beside our one
     try:
         if named == "torchvision":
             from torchvision.models import get_model
 
-            return get_model(encoder, weights="DEFAULT").state_dict()
-        import timm
-
-        return timm.create_model(named.removeprefix("timm/"), pretrained=True).state_dict()
-    except (URLError, OSError, RuntimeError) as error:
+            return get_model(config.encoder, weights="DEFAULT").state_dict()
+        return create(named.removeprefix("timm/"), crop_size, channels, pretrained=True).state_dict()
+    except (OSError, *UNFIT) as error:
         reason = str(error).splitlines()[0][:100]
         raise UserError(
             f"--init_from: got {named}, which could not be downloaded ({reason}); expected a file"

@@ -1,3 +1,4 @@
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -5,6 +6,7 @@ from cl.config.flags import Config, Flag
 from cl.errors import UserError
 
 RESNETS = ("resnet18", "resnet50")
+RESNETS_ONLY = ("stem", "width", "zero_init_residual")  # fields that say nothing about timm's networks
 SMALL_IMAGE = 64  # pixels: up to here the 224-pixel stem would throw most of the image away
 
 
@@ -20,6 +22,11 @@ class EncoderConfig(Config):
         super().__post_init__()
         if self.encoder not in RESNETS and not self.encoder.startswith("timm/"):
             raise UserError(f"encoder: got {self.encoder}, expected one of {', '.join(RESNETS)} or timm/NAME")
+
+    @property
+    def timm_name(self) -> str | None:
+        """timm's name of the network, None for torchvision's."""
+        return self.encoder.removeprefix("timm/") if self.encoder.startswith("timm/") else None
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,12 @@ class BackboneConfig(EncoderConfig):
         None
     )
     zero_init_residual: Annotated[bool, Flag("start each residual branch at zero")] = False
+
+    def refuse_typed(self, typed: Collection[str]) -> None:
+        """UserError for a typed flag that only ResNets have; a preset may well set one."""
+        for flag in RESNETS_ONLY:
+            if self.timm_name is not None and flag in typed:
+                raise UserError(f"--{flag}: got it with {self.encoder}, expected it with {' or '.join(RESNETS)} only")
 
     def small_stem(self, crop_size: int) -> bool:
         return self.stem == "small" or (self.stem == "auto" and crop_size <= SMALL_IMAGE)

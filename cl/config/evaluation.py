@@ -24,7 +24,7 @@ class LinearConfig(Config):
     """Which backbone is evaluated, and how."""
 
     pretrained_feature_extractor: Annotated[
-        str | None, Flag("run folder or checkpoint of the backbone to evaluate (required)")
+        str | None, Flag("run folder, or file of weights, ours or others', to evaluate (required)")
     ] = None
     protocol: Annotated[
         str,

@@ -27,7 +27,7 @@ class Flag:
     consts: Mapping[str, str] = field(default_factory=dict)  # {"--dali": "dali"}: a flag that stands for a value
     positional: bool = False
     takes_back: tuple[str, ...] = ()  # fields that say the same in another way: the last one typed wins
-    coming: bool | tuple[str, ...] = False  # the feature, or these choices of it, are still to come
+    coming: bool = False  # the feature is still to come
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Config], title: str,
     group = parser.add_argument_group(title)
     for declared in fields_of(config):
         flag, name = declared.flag, declared.name
-        text = f"{flag.help}{_still_to_come(flag)} [{defaults[name]}]".replace("%", "%%")
+        text = f"{flag.help}{' (not available yet)' * flag.coming} [{defaults[name]}]".replace("%", "%%")
         if flag.positional:
             group.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=text, metavar=name)
             continue
@@ -162,12 +162,6 @@ class _Remember(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         namespace.__dict__.pop(self.dest, None)
         namespace.__dict__[self.dest] = self.const if self.nargs == 0 else values
-
-
-def _still_to_come(flag: Flag) -> str:
-    if not flag.coming:
-        return ""
-    return f" ({', '.join(flag.coming) + ': ' if isinstance(flag.coming, tuple) else ''}not available yet)"
 
 
 def convert(declared: Field, typed: str | list[str]) -> Any:

@@ -6,8 +6,9 @@ import numpy as np
 
 from cl.data.datamodule import ImageData, LoaderSettings
 from cl.data.draws import Ints, hash_words
-from cl.data.image_sets import Splits, Subset
+from cl.data.image_sets import ImageSet, Splits, Subset
 from cl.data.loader import EvalLoader
+from cl.data.sampler import TrainSampler
 from cl.errors import UserError
 
 HELD_OUT = 0.1  # of the training images pick one pair of a grid, always the same ones
@@ -24,11 +25,16 @@ def share_of_each_class(targets: Ints, share: float, seed: int, spare: int = 0) 
     )
 
 
+def part_of(images: ImageSet, chosen: Ints) -> ImageSet:
+    """Some of `images`; of a part, the part that it is of the whole, which loaders know best."""
+    return Subset(images.images, images.chosen[chosen]) if isinstance(images, Subset) else Subset(images, chosen)
+
+
 def with_labels(splits: Splits, fraction: float, seed: int) -> Splits:
     """`splits` with so much of the training images, and a note if that is not all."""
     if fraction == 1:
         return splits
-    train = Subset(splits.train, share_of_each_class(splits.train.targets, fraction, seed))
+    train = part_of(splits.train, share_of_each_class(splits.train.targets, fraction, seed))
     note = f"--label_fraction {fraction:g} leaves {len(train)} of {len(splits.train)} training images"
     return replace(splits, train=train, notes=(*splits.notes, note))
 
@@ -45,9 +51,12 @@ class GridData(ImageData):
     """Trains on nine tenths of the training images; what it validates on is the tenth that picks."""
 
     def __init__(self, splits: Splits, settings: LoaderSettings) -> None:
-        rest, picking = held_out(splits.train.targets)
-        self.picking = Subset(splits.train, picking)
-        super().__init__(replace(splits, train=Subset(splits.train, rest)), settings)
+        super().__init__(splits, settings)
+        self.whole = self.splits.train
+        rest, picking = (part_of(self.whole, chosen) for chosen in held_out(self.whole.targets))
+        self.splits, self.picking = replace(self.splits, train=rest), picking
+        batch, fill = settings.data.batch_size, settings.data.last_batch_fill
+        self.sampler = TrainSampler(len(rest), batch, settings.seed, settings.share, fill)
 
     def val_dataloader(self) -> EvalLoader:
         return self.eval_loader(self.picking)

@@ -48,7 +48,9 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         super().__init__()
         self.config, self.budget = config, budget
         self.method = cast(M, config.method)
-        self.backbone = build_backbone(config.backbone, config.views.crop_size, config.data.in_channels)
+        views = config.views
+        small = {"multicrop with --small_crop_size": views.small_crop_size} if views.multicrop else {}
+        self.backbone = build_backbone(config.backbone, views.crop_size, config.data.in_channels, small)
         self.online_head = linear_head(self.backbone.num_features, classes) if classes else None
         self.predictor: nn.Module | None = None  # a method's, if it has one
 

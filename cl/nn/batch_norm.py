@@ -18,7 +18,7 @@ class GlobalBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
-            return super().forward(input)
+            return self._then(super().forward(input))
         over = [dim for dim in range(input.ndim) if dim != 1]
         shape = [1, -1] + [1] * (input.ndim - 2)
         x = input if input.dtype == torch.float64 else input.float()  # statistics in half precision are none
@@ -29,7 +29,13 @@ class GlobalBatchNorm(_BatchNorm):
         normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return normalised.to(input.dtype)
+        return self._then(normalised.to(input.dtype))
+
+    def _then(self, normalised: Tensor) -> Tensor:
+        """The activation that timm's norms have inside."""
+        for child in self.children():
+            normalised = child(normalised)
+        return normalised
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -58,6 +64,10 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
 def synchronized(network: nn.Module, accelerator: str) -> nn.Module:
     """`network` with every batch norm over all processes: torch's own on GPUs."""
     if accelerator == "gpu":
+        if any(isinstance(module, _BatchNorm) and any(module.children()) for module in network.modules()):
+            from timm.layers.norm_act import convert_sync_batchnorm  # torch's own drops the activation
+
+            return convert_sync_batchnorm(network)
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     if isinstance(network, _BatchNorm):
         return _global(network)
@@ -72,4 +82,6 @@ def _global(norm: _BatchNorm) -> GlobalBatchNorm:
     made.to(next(norm.buffers())).train(norm.training).load_state_dict(norm.state_dict())
     for name, parameter in norm.named_parameters():
         made.register_parameter(name, parameter)
+    for name, child in norm.named_children():
+        made.add_module(name, child)
     return made

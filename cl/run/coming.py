@@ -10,8 +10,6 @@ def refuse_coming(config: Pretrain | Linear) -> None:
     for part in vars(config).values():
         assert isinstance(part, Config)
         for declared in fields_of(type(part)):
-            value, coming = part.__dict__[declared.name], declared.flag.coming
-            if value in coming if isinstance(coming, tuple) else coming and value != declared.default:
+            value = part.__dict__[declared.name]
+            if declared.flag.coming and value != declared.default:
                 raise UserError(f"{declared.spelling}: got {shown(value)}, which is not available yet")
-    if config.backbone.encoder.startswith("timm/"):
-        raise UserError(f"encoder: got {config.backbone.encoder}; timm's backbones are not available yet")

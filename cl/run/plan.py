@@ -11,6 +11,7 @@ import torch
 
 import cl
 from cl.cli import Resolved
+from cl.config.backbone import RESNETS_ONLY
 from cl.config.flags import fields_of, shown
 from cl.config.methods import SimCLRConfig
 from cl.config.optim import OptimConfig
@@ -48,6 +49,7 @@ class Plan:
     warmup: int
     devices: Devices
     accumulate: int  # losses per optimizer step
+    loader: str  # how images reach the device
 
     @classmethod
     def of(cls, title: str, config: Pretrain | Linear, data: ImageData, devices: Devices) -> "Plan":
@@ -56,15 +58,12 @@ class Plan:
         wanted = config.online.knn_bank if isinstance(config, Pretrain) else 0
         bank = min(config.data.batch_size if config.run.fast_dev_run else wanted or labelled, labelled)
         counts = len(splits.train), labelled, bank, len(splits.val or ()), len(splits.classes)
-        warmup, apart = (
-            Schedule.of(config.optim.pairs[0], budget).warmup,
-            data.settings.accumulate // data.settings.together,
-        )
-        return cls(title, *counts, splits.norm, splits.notes, budget, warmup, devices, apart)
+        schedule, apart = Schedule.of(config.optim.pairs[0], budget), data.settings.accumulate // data.settings.together
+        return cls(title, *counts, splits.norm, splits.notes, budget, schedule.warmup, devices, apart, str(data))
 
 
-def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
-    """Everything that one should have seen before a long run."""
+def banner(resolved: Resolved[Any], plan: Plan, folder: Path, weights: str = "") -> str:
+    """Everything that one should have seen before a long run; `weights`: what the backbone starts from."""
     optim = resolved.config.optim
     processes = "1 process" if plan.devices.processes == 1 else f"{plan.devices.processes} processes"
     batch, warmup = plan.budget.global_batch, f", {plan.warmup} steps of warm-up" * bool(plan.warmup)
@@ -78,8 +77,11 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
         "steps": f"{plan.budget.steps_per_epoch} an epoch, {plan.budget.steps} in all",
         "learning rate": f"{_rates(optim.pairs, batch)} ({optim.optimizer}, {optim.scheduler}{warmup})",
         "device": str(plan.devices),
+        "loader": plan.loader,
         "run folder": str(folder),
     }
+    if weights:
+        rows["weights"] = weights
     if isinstance(resolved.config, Pretrain) and isinstance(resolved.config.method, SimCLRConfig):
         rows["anchors"] = f"each view is compared with {_others(resolved.config, plan)} views of other images"
     if isinstance(resolved.config, Pretrain) and plan.classes and plan.val_images:
@@ -113,12 +115,13 @@ def _row(name: str, text: str) -> list[str]:
 
 def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
     """The flags that have a value, by where it came from: typed, preset, default."""
+    idle = RESNETS_ONLY if resolved.config.backbone.timm_name else ()
     parts = {type(part): vars(part) for part in vars(resolved.config).values()}
     usable = [
         (d.name, values[d.name])
         for part, values in parts.items()
         for d in fields_of(part)
-        if values[d.name] not in (None, ()) and d.flag.coming is not True
+        if values[d.name] not in (None, ()) and not d.flag.coming and d.name not in idle
     ]
     origins = sorted(set(resolved.origins.values()), key=lambda origin: (origin == "default", origin != "typed"))
     return {

@@ -1,0 +1,226 @@
+"""Views per CPU-second, ours beside others': python bench/data.py --data_folder DIR [--check].
+
+DIR holds class folders `clothing/train` (JPEGs of about 400 x 533 pixels) and `cifar10/train` (32 x 32). Every row is
+one core: torch has one thread, times are CPU seconds of the whole process, medians of interleaved rounds. A peer makes
+its views in its own way and in its own code, from the same files. `--check` exits 1 below the targets.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from cl.data.apply_dali import Dali
+from cl.data.apply_host import Host
+from cl.data.cache import cached
+from cl.data.image_sets import ArraySet, FileSet, ImageSet
+from cl.data.loader import Executor
+from cl.data.resident import Resident, in_memory
+from cl.data.rows import RandomViews
+from cl.data.view_spec import Norm, Views, ViewSpec
+
+CPU = torch.device("cpu")
+NORM: Norm = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+JITTER: dict[str, Any] = {
+    "jitter_prob": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "grey_prob": 0.2,
+}  # fmt: skip
+SMALL_SCALE = (0.05, 0.14)
+
+
+class Case(NamedTuple):
+    """What is made of each image: so many views of a size, as (views, size, scale of the crop)."""
+
+    name: str
+    folder: str
+    images: int
+    views: tuple[tuple[int, int, tuple[float, float]], ...]
+
+    @property
+    def count(self) -> int:
+        return sum(number for number, _, _ in self.views)
+
+
+CASES = [
+    Case("2 x 32", "cifar10/train", 256, ((2, 32, (0.08, 1.0)),)),
+    Case("2 x 224", "clothing/train", 48, ((2, 224, (0.08, 1.0)),)),
+    Case("2 x 224 + 6 x 96", "clothing/train", 32, ((2, 224, (0.14, 1.0)), (6, 96, SMALL_SCALE))),
+]
+
+
+class Target(NamedTuple):
+    """In this case, a row has to be so many times as fast as another one."""
+
+    case: str
+    row: str
+    beside: str
+    factor: float
+
+
+BASE = "PIL + torchvision v1"
+FAST, CACHE, FLOOR = "cl fast, worker", "cl fast, worker, raw256", "one decode per image"
+TARGETS = [
+    Target("2 x 32", "cl fast, everything", BASE, 6.5),
+    Target("2 x 224", FAST, BASE, 7.0),
+    Target("2 x 224", FAST, FLOOR, 0.4),
+    Target("2 x 224", CACHE, BASE, 14.0),
+    Target("2 x 224 + 6 x 96", FAST, BASE, 5.0),
+]
+
+
+def ours(case: Case) -> RandomViews:
+    """SimCLR's views; a blur only from 96 pixels on."""
+    specs = [
+        tuple(ViewSpec(size, scale, blur_prob=0.5 if size >= 96 else 0.0, **JITTER) for _ in range(number))
+        for number, size, scale in case.views
+    ]
+    views: Views = tuple(specs)
+    return RandomViews(views, seed=0)
+
+
+def worker(executor: Executor, images: ImageSet) -> Callable[[], Any]:
+    return lambda: executor.read([(0, i) for i in range(len(images))])
+
+
+def everything(executor: Executor, images: ImageSet) -> Callable[[], Any]:
+    return lambda: list(executor.batches([executor.read([(0, i) for i in range(len(images))])]))
+
+
+def blur(image: Image.Image) -> Image.Image:
+    """Of PIL, as the toolkits of v1 have it."""
+    return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
+
+def with_v1(size: int, scale: tuple[float, float]) -> Callable[[Image.Image], Tensor]:
+    steps = [v1.RandomResizedCrop(size, scale, interpolation=v1.InterpolationMode.BILINEAR)]
+    steps += [v1.RandomApply([v1.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8), v1.RandomGrayscale(0.2)]
+    steps += [v1.RandomApply([v1.Lambda(blur)], 0.5)] if size >= 96 else []
+    return v1.Compose([*steps, v1.RandomHorizontalFlip(), v1.ToTensor(), v1.Normalize(*NORM)])
+
+
+def with_v2(size: int, scale: tuple[float, float]) -> Callable[[Tensor], Tensor]:
+    steps: list[Any] = [v2.RandomResizedCrop(size, scale, antialias=True), v2.ToDtype(torch.float32, scale=True)]
+    steps += [v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8), v2.RandomGrayscale(0.2)]
+    kernel = ViewSpec(size).blur_kernel
+    steps += [v2.RandomApply([v2.GaussianBlur(kernel, (0.1, 2.0))], 0.5)] if size >= 96 else []
+    return v2.Compose([*steps, v2.RandomHorizontalFlip(), v2.Normalize(*NORM)])
+
+
+def with_lightly(size: int, scale: tuple[float, float]) -> Callable[[Image.Image], Tensor]:
+    from lightly.transforms.simclr_transform import SimCLRViewTransform
+
+    return SimCLRViewTransform(size, min_scale=scale[0], gaussian_blur=0.5 if size >= 96 else 0.0)
+
+
+def with_kornia(size: int, scale: tuple[float, float]) -> Callable[[Tensor], Tensor]:
+    """Batched: the images of a batch have to have one size, which is the views'."""
+    import kornia.augmentation as K
+
+    kernel = ViewSpec(size).blur_kernel
+    steps: list[Any] = [K.RandomResizedCrop((size, size), scale), K.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8)]
+    steps += [K.RandomGrayscale(p=0.2)]
+    steps += [K.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=0.5)] if size >= 96 else []
+    mean, std = (torch.tensor(each) for each in NORM)
+    return K.AugmentationSequential(*steps, K.RandomHorizontalFlip(), K.Normalize(mean, std))
+
+
+def per_image(case: Case, paths: list[Path], open_: Callable[[Path], Any], make: Any) -> Callable[[], Any]:
+    """An image is opened once, then each view made of it, as in solo-learn and lightly."""
+    made = [make(size, scale) for number, size, scale in case.views for _ in range(number)]
+    return lambda: [[each(image) for each in made] for image in map(open_, paths)]
+
+
+def by_pil(path: Path) -> Image.Image:
+    return Image.open(path).convert("RGB")
+
+
+def rows_of(case: Case, root: Path, caches: str) -> dict[str, Callable[[], Any]]:
+    """By name, what makes all views of all images of a case once."""
+    names = sorted(str(path.relative_to(root)) for path in root.glob("*/*.jpg"))
+    names = names[:: max(1, len(names) // case.images)][: case.images]
+    files, paths = FileSet(root, names, np.zeros(len(names), np.int64), 3), [root / name for name in names]
+    look, encoded = ours(case), [path.read_bytes() for path in paths]
+    rows = {
+        BASE: per_image(case, paths, by_pil, with_v1),
+        "torchvision v2": per_image(case, paths, files_reader(files, names), with_v2),
+        "lightly": per_image(case, paths, by_pil, with_lightly),
+        "cl dali, everything": everything(Dali(files, look, NORM, CPU, CPU, threads=1), files),
+        FAST: worker(Host(files, look, NORM, CPU), files),
+        "cl fast, worker and device": everything(Host(files, look, NORM, CPU), files),
+        FLOOR: lambda: [simplejpeg.decode_jpeg(data) for data in encoded],
+    }
+    if case.folder.startswith("cifar10"):
+        there = in_memory(files)
+        assert isinstance(there, ArraySet)
+        batch = there.images.float() / 255
+        (_, size, scale), *_ = case.views
+        augment = with_kornia(size, scale)
+        rows["kornia, batched"] = lambda: [augment(batch) for _ in range(case.count)]
+        rows["cl fast, everything"] = everything(Resident(there, look, NORM, CPU), there)
+    else:
+        for kind in ("jpeg256", "raw256"):
+            small = cached(files, kind, caches, workers=0)
+            rows[f"{FAST}, {kind}"] = worker(Host(small, look, NORM, CPU), small)
+    return rows
+
+
+def files_reader(files: FileSet, names: list[str]) -> Callable[[Path], Tensor]:
+    number = {files.root / name: i for i, name in enumerate(names)}
+    return lambda path: files.read(number[path])
+
+
+def measured(rows: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median CPU seconds of each row, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for turn in range(rounds + 1):
+        for name, run in rows.items():
+            began = time.process_time()
+            run()
+            if turn:  # the first one imports, builds and warms up
+                times[name].append(time.process_time() - began)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data_folder", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--check", action="store_true", help="exit with 1 below a target")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    speed: dict[tuple[str, str], float] = {}
+    print(f"torch {torch.__version__}; views (of the decode: images times views) per CPU-second\n")
+    print("| views | who | per CPU-second | x |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as caches:
+        for case in CASES:
+            found = measured(rows_of(case, asked.data_folder / case.folder, caches), asked.rounds)
+            speed |= {(case.name, row): case.images * case.count / seconds for row, seconds in found.items()}
+            for row in found:
+                here = speed[case.name, row]
+                print(f"| {case.name} | {row} | {here:.0f} | {here / speed[case.name, BASE]:.2f} |", flush=True)
+    print("\n| views | row | beside | ratio | target |\n|---|---|---|---|---|")
+    ratios = [(target, speed[target.case, target.row] / speed[target.case, target.beside]) for target in TARGETS]
+    for target, ratio in ratios:
+        print(f"| {target.case} | {target.row} | {target.beside} | {ratio:.2f} | >= {target.factor} |")
+    missed = [target for target, ratio in ratios if ratio < target.factor]
+    for target in missed:
+        print(f"below target: {target}")
+    return 1 if asked.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

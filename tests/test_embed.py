@@ -1,0 +1,126 @@
+"""`python -m cl.embed`: features, paths and neighbours of any folder of images."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cl
+from cl import cli, embed
+from cl.backbones.card import Card
+from cl.evaluation import neighbours
+from cl.evaluation.neighbours import nearest_neighbours
+from cl.run.export import export
+from tests.pictures import BAD, GOOD, plain, write_odd
+
+
+@pytest.fixture
+def trained(folder: Path) -> Path:
+    """A run folder of an untrained backbone."""
+    card = Card("resnet18", "small", 4, 3, 32, 32, (0.5,) * 3, (0.2,) * 3, (), "simclr", {}, "0.1.0")
+    torch.manual_seed(0)
+    (folder / "run").mkdir()
+    export(card.build(), card, folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def images(folder: Path) -> Path:
+    """Good and bad files, flat and nested, and a copy of one of them."""
+    write_odd(folder / "images")
+    (folder / "images/deep/er").mkdir(parents=True)
+    shutil.copy(folder / "images/upright.jpg", folder / "images/deep/er/copy.jpg")
+    plain(3).save(folder / "images/deep/other.png")
+    return folder / "images"
+
+
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["embed", *words])
+    code = 0
+    try:
+        cli.run(embed.main)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    return code, *capsys.readouterr()
+
+
+def test_features_are_the_backbones_and_neighbours_are_the_nearest(
+    trained: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["run", "images", "--out", "f.npz", "--num_workers", "0", "--neighbours", "3", "--batch_size", "5"]
+    code, out, err = call(capsys, monkeypatch, *words)
+    assert (code, err) == (0, "")
+    count, bad = len(GOOD) + 2, len(BAD)
+    assert out.startswith(
+        f"f.npz: features {count} x 32, paths, 3 neighbours of each; left out {bad} of {count + bad} files: "
+    )
+    found = np.load("f.npz")
+    paths = found["paths"].tolist()
+    assert paths == sorted([*GOOD, "deep/other.png", "deep/er/copy.jpg"], key=os.fsencode)
+    assert (found["features"].dtype, found["features"].shape) == (np.float32, (count, 32))
+    backbone = cl.load_backbone(trained)
+    for name in ("alpha.png", "deep/other.png", "turned.jpg"):
+        with torch.no_grad():
+            expected = backbone(backbone.transform(Image.open(images / name))[None])[0].numpy()
+        assert np.allclose(found["features"][paths.index(name)], expected, rtol=1e-4, atol=1e-6)
+    copies = [paths.index(name) for name in ("upright.jpg", "deep/er/copy.jpg")]
+    assert [found["neighbours"][each, 0] for each in copies] == copies[::-1]
+    assert np.allclose(found["cosine"][copies, 0], 1)
+
+
+def test_a_single_image_has_no_neighbours(
+    trained: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "one").mkdir()
+    plain(1).save(folder / "one/a.png")
+    words = ["run/backbone.safetensors", "one", "--out", "f.npz", "--num_workers", "0"]
+    assert call(capsys, monkeypatch, *words) == (0, "f.npz: features 1 x 32, paths, 0 neighbours of each\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("nothing images --out f.npz", "RUN: got nothing, expected a run folder"),
+        ("run nothing --out f.npz", "FOLDER: got nothing, expected a folder"),
+        ("run images/page.jpg --out f.npz", "FOLDER: got images/page.jpg, expected a folder"),
+        ("run empty --out f.npz", "FOLDER: got empty, expected images"),
+        ("run images --out nowhere/f.npz", "--out: got nowhere/f.npz, expected a file in a folder that can be written"),
+        ("run images --out images", "--out: got images, expected a file"),
+        ("run images --out f.npz --neighbours -1", "--neighbours: got -1, expected at least 0"),
+        ("run images --out f.npz --batch_size 1", "--batch_size: got 1"),
+        ("run images --out f.npz", "FOLDER: got images, expected images that decode; none of its 1 files does"),
+        ("images/page.jpg images --out f.npz", "RUN: got images/page.jpg; images/page.jpg cannot be read as weights"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: str,
+    says: str,
+    trained: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("empty", "images"):
+        (folder / name).mkdir()
+    (folder / "images/page.jpg").write_text("<html></html>")
+    code, out, err = call(capsys, monkeypatch, *words.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {says}")
+    assert not (folder / "f.npz").exists()
+
+
+def test_neighbours_in_chunks_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "CHUNK", 4)
+    features = torch.randn(11, 5, generator=torch.Generator().manual_seed(0))
+    cosine, index = nearest_neighbours(features, 3)
+    for i in range(11):
+        others = [(float(torch.cosine_similarity(features[i], features[j], dim=0)), j) for j in range(11) if j != i]
+        nearest = sorted(others, reverse=True)[:3]
+        assert index[i].tolist() == [j for _, j in nearest]
+        assert cosine[i].tolist() == pytest.approx([s for s, _ in nearest], abs=1e-6)
+    assert nearest_neighbours(features, 99)[1].shape == (11, 10)
