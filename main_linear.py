@@ -20,16 +20,16 @@ def main(argv: Sequence[str]) -> None:
     from cl.data.datasets import load
     from cl.data.view_spec import linear_views
     from cl.distributed import first_rank_first
+    from cl.evaluation.frozen import check_unchanged, copy_of
     from cl.evaluation.linear import LinearEvaluation
+    from cl.evaluation.shares import GridData, with_labels
     from cl.run.begin import begin
-    from cl.run.checkpoint import SaveLast
-    from cl.run.closing import close
+    from cl.run.closing import close, picked, probe_table
     from cl.run.devices import usable_devices
     from cl.run.launch import own_device, share_of
     from cl.run.plan import Plan
     from cl.run.pretrained import load_pretrained
-    from cl.run.progress import Progress
-    from cl.run.trainer import build_trainer
+    from cl.run.protocols import PROTOCOLS, Evaluation, leave
 
     devices = usable_devices(config)
     share = share_of(config, devices)
@@ -41,23 +41,29 @@ def main(argv: Sequence[str]) -> None:
     if pretrained.crop_size not in (None, config.views.crop_size):
         note = f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {pretrained.crop_size} pixels"
         splits = replace(splits, notes=(*splits.notes, note))
+    splits = with_labels(splits, config.linear.label_fraction, config.run.seed)
     views, device = linear_views(config.views), own_device(devices)
-    data = ImageData(splits, LoaderSettings(config.data, views, config.run.seed, share, device))
+    settings = LoaderSettings(config.data, views, config.run.seed, share, device)
+    data = GridData(splits, settings) if config.holds_out else ImageData(splits, settings)
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
-    linear = LinearEvaluation(pretrained.backbone, plan.classes, config.optim, plan.budget)
+    before = copy_of(pretrained.backbone)
+    linear = LinearEvaluation(pretrained.backbone, plan.classes, config, plan.budget)
     folder = begin(resolved, "linear", plan, linear, data, pretrained.report)
     if folder is None:
         return
 
-    progress = Progress(folder)
-    trainer = build_trainer(resolved, plan, folder, [progress, SaveLast(folder, config, splits)])
-    trainer.fit(linear, data)
+    images_per_second = PROTOCOLS[config.linear.protocol](Evaluation(resolved, plan, data, linear, folder))
+    if not config.linear.finetune:
+        check_unchanged(linear.backbone, before)
 
     if share.rank > 0:
         return
-    columns = {"offline linear": "offline_linear/val_top1", "top-5": "offline_linear/val_top5"}
-    print("\n" + close(folder, columns, linear.row, progress.images_per_second))
+    leave(linear, folder)
+    columns = {linear.name.replace("_", " "): f"{linear.name}/val_top1", "top-5": f"{linear.name}/val_top5"}
+    table = close(folder, columns, linear.row, images_per_second)
+    for text in filter(None, (table, probe_table(linear.row, len(splits.train)), picked(linear))):
+        print("\n" + text)
 
 
 if __name__ == "__main__":

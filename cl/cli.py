@@ -50,6 +50,7 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     )
     said: dict[str, Any] = {flag: True for flag in PRETRAIN_FLAGS if f"--{flag}" in argv}
     said["dataset"] = next((word for word in argv if word in _dataset_choices(parts)), "")
+    said["protocol"] = "cached" if "cached" in argv else ""
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own does not know -1e-3
     presets = {name: layer for name, layer in layers_of(program, said, method).items() if name != "typed"}
     _declare(parser, parts, presets)

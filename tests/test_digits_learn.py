@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from cl.backbones import Backbone, build_backbone
@@ -20,10 +18,11 @@ from cl.data.datasets import digits
 from cl.data.resident import Resident
 from cl.data.rows import CentreView
 from cl.data.view_spec import EvalSpec
+from cl.evaluation.few_shot import few_shot_accuracies
 from tests.conftest import Run
 
 CPU = torch.device("cpu")
-LABELS, DRAWS, SEEDS = 10, 10, (0, 1, 2)
+LABELS, SEEDS = 10, (0, 1, 2)
 MARGIN = {"simclr": 0.05}  # of the quick start; three points of the others
 SPLITS = digits()
 REPORT: list[str] = []  # what was measured, to be read with -s: `run` swallows what is printed before it
@@ -35,9 +34,9 @@ def evaluation_images() -> list[torch.Tensor]:
     return [each.finish(each.read([(0, i) for i in range(len(each.targets))])).views[0][0] for each in executors]
 
 
-def features(backbone: Backbone) -> list[np.ndarray]:
+def features(backbone: Backbone) -> list[torch.Tensor]:
     with torch.no_grad():
-        return [backbone.eval()(images).numpy() for images in evaluation_images()]
+        return [backbone.eval()(images) for images in evaluation_images()]
 
 
 def untrained(seed: int, calibrated: bool) -> Backbone:
@@ -53,23 +52,16 @@ def untrained(seed: int, calibrated: bool) -> Backbone:
     return backbone
 
 
-def few_label_accuracy(train: np.ndarray, held_out: np.ndarray) -> float:
-    found = []
-    for draw in range(DRAWS):
-        generator = np.random.default_rng(draw)
-        of_class = [np.flatnonzero(SPLITS.train.targets == c) for c in range(10)]
-        chosen = np.concatenate([generator.permutation(each)[:LABELS] for each in of_class])
-        scale = StandardScaler().fit(train[chosen])
-        probe = LogisticRegression(max_iter=2000).fit(scale.transform(train[chosen]), SPLITS.train.targets[chosen])
-        found.append(probe.score(scale.transform(held_out), SPLITS.val.targets))
-    return float(np.mean(found))
+def few_label_accuracy(train: torch.Tensor, held_out: torch.Tensor) -> float:
+    targets = [torch.from_numpy(images.targets) for images in (SPLITS.train, SPLITS.val)]
+    return float(np.mean(few_shot_accuracies(train, targets[0], held_out, targets[1], LABELS)))
 
 
 @cache
 def random_accuracy() -> float:
     """The best of six random backbones, which is more than their mean: what pretraining has to beat."""
     starts = {(seed, fair): few_label_accuracy(*features(untrained(seed, fair))) for seed in SEEDS for fair in (0, 1)}
-    pixels = few_label_accuracy(*(images[:, 0].flatten(1).numpy() for images in evaluation_images()))
+    pixels = few_label_accuracy(*(images[:, 0].flatten(1) for images in evaluation_images()))
     REPORT.append(f"random (seed, calibrated): { {start: round(found, 3) for start, found in starts.items()} }")
     REPORT.append(f"raw pixels: {pixels:.3f}")
     return max(starts.values())

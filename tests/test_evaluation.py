@@ -7,6 +7,7 @@ from torch import nn
 
 from cl.batch import Batch
 from cl.evaluation.features import features_of
+from cl.evaluation.few_shot import few_shot_accuracies, labels_of_each_class
 from cl.evaluation.knn import knn_scores
 from cl.evaluation.metrics import EpochMeans, correct_within
 from cl.evaluation.probe import probe_loss
@@ -25,6 +26,59 @@ def test_knn_votes_as_defined_and_k_is_clamped_to_the_bank(k: int, temperature: 
     bank, labels = BANK.double().numpy(), LABELS.numpy()
     theirs = [reference.knn(bank, labels, query, min(k, 60), temperature) for query in QUERIES.double().numpy()]
     assert ours == theirs
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (200, 0.1)])
+def test_knn_is_scikit_learns_with_the_same_weights(k: int, temperature: float) -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    bank, queries = (nn.functional.normalize(each.double()).numpy() for each in (BANK, QUERIES))
+    theirs = KNeighborsClassifier(min(k, 60), weights=lambda d: np.exp(-(d**2) / 2 / temperature))  # |a - b|^2 = 2 - 2s
+    votes = theirs.fit(bank, LABELS.numpy()).predict_proba(queries)
+    scores = knn_scores(BANK, LABELS, QUERIES, k, temperature)
+    np.testing.assert_allclose((scores / scores.sum(dim=1, keepdim=True)).numpy(), votes, atol=1e-5)
+    assert np.array_equal(scores.argmax(dim=1).numpy(), theirs.predict(queries))
+
+
+def test_of_equally_near_images_the_first_ones_vote_and_of_equal_votes_the_first_class_wins() -> None:
+    """Entries +-1/2: their products are exact, so that ties are ties."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    near, far = torch.tensor([1.0, 1, 1, 1]), torch.tensor([1.0, 1, 1, -1])
+    bank = torch.stack([far, near, near, near, far])
+    labels = torch.tensor([3, 2, 1, 1, 0])
+    for k, expected in {1: [2], 2: [1, 2], 3: [1, 2], 4: [1, 2, 3], 5: [0, 1, 2, 3]}.items():
+        (scores,) = knn_scores(bank, labels, near[None], k)
+        assert scores.nonzero().flatten().tolist() == expected
+    assert knn_scores(bank, labels, near[None], k=2).argmax() == 1  # of one vote for each of 1 and 2
+    equal = torch.tensor([2, 2, 1, 1])
+    for k in (4, 200):
+        theirs = KNeighborsClassifier(4, weights="distance" if k > 4 else "uniform").fit(far.repeat(4, 1), equal)
+        assert theirs.predict(near[None])[0] == knn_scores(far.repeat(4, 1), equal, near[None], k).argmax() == 1
+
+
+def test_a_large_bank_of_duplicates_is_no_lottery() -> None:
+    bank, labels = torch.ones(3000, 4), torch.arange(3000) % 7
+    scores = knn_scores(bank, labels, bank[:2], k=9, temperature=0.1)
+    assert scores.tolist() == [[2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]] * 2  # images 0 to 8
+
+
+def test_few_labels_are_drawn_from_each_class_and_scaled_by_what_was_drawn() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 4], [40, 40, 3])
+    bank = torch.from_numpy(generator.normal(size=(83, 6)) + labels[:, None]).float()
+    queries, targets = bank + 0.5, torch.from_numpy(labels)
+    found = few_shot_accuracies(bank, targets, queries, targets, count=5)
+    drawn = [labels_of_each_class(labels, 5, draw) for draw in range(10)]
+    assert all(np.bincount(labels[each]).tolist() == [5, 5, 0, 0, 3] for each in drawn)
+    assert len({tuple(each) for each in drawn}) == 10
+    for accuracy, chosen in zip(found, drawn, strict=True):
+        theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
+        assert accuracy == theirs.fit(bank[chosen], labels[chosen]).score(queries, labels)
 
 
 def test_knn_finds_itself() -> None:

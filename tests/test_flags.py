@@ -24,7 +24,7 @@ ALL = {config for method in METHODS for config in parts_of(Pretrain, method).val
 MORE_THAN_A_RANGE = {  # what has rules beyond its own type and range, and may refuse a value that these allow
     "--scheduler", "--min_lr", "--gaussian_prob", "--small_scale", "--lars",
     "--gpus", "--in_channels", "--name", "--run_id", "--method",
-    "--pretrained_feature_extractor", "encoder",
+    "--pretrained_feature_extractor", "encoder", "--finetune", "--few_shot",
 }  # fmt: skip
 NEEDED = ["--pretrained_feature_extractor", "somewhere"]
 
@@ -124,7 +124,7 @@ def test_a_typed_optimizer_brings_its_own_rates_unless_they_are_typed() -> None:
 def test_every_preset_sets_a_declared_field_to_an_allowed_value() -> None:
     declared = {d.name for config in ALL for d in fields_of(config)}
     layers = [presets.PRETRAIN_DATASETS, presets.PRETRAIN_METHODS, presets.PRETRAIN_FLAGS, presets.LINEAR_DATASETS]
-    layers.append(presets.PRETRAIN_OPTIMIZERS)
+    layers += [presets.PRETRAIN_OPTIMIZERS, {"cached": presets.CACHED, "grid": presets.CACHED_GRID}]
     for preset in [*(preset for layer in layers for preset in layer.values()), *presets.PRETRAIN_BOTH.values()]:
         assert set(preset) <= declared
     for dataset in DATASETS:
@@ -133,6 +133,17 @@ def test_every_preset_sets_a_declared_field_to_an_allowed_value() -> None:
                 parse(Pretrain, [dataset, "resnet18", "--method", method, *flags])
     for dataset in presets.LINEAR_DATASETS:
         parse(Linear, [dataset, "resnet18", *NEEDED])
+        assert len(parse(Linear, [dataset, "resnet18", *NEEDED, "--protocol", "cached"]).config.optim.pairs) >= 20
+
+
+def test_a_rate_alone_is_one_pair_and_several_values_are_a_grid() -> None:
+    for protocol in ([], ["--protocol", "cached"]):
+        config = parse(Linear, ["digits", "resnet18", *NEEDED, *protocol, "--lr", "0.5"]).config
+        assert [(pair.lr, pair.weight_decay) for pair in config.optim.pairs] == [(0.5, 0.0)]
+    grid = parse(Linear, ["digits", "resnet18", *NEEDED, "--lr", "3", "0.5", "3", "--weight_decay", "1e-4", "0"]).config
+    pairs = [(pair.lr, pair.weight_decay) for pair in grid.optim.pairs]
+    assert pairs == [(0.5, 0.0), (0.5, 1e-4), (3.0, 0.0), (3.0, 1e-4)]
+    assert grid.optim.pairs[0].momentum == grid.optim.momentum
 
 
 @pytest.mark.parametrize("config", sorted(ALL, key=lambda each: each.__name__))

@@ -63,6 +63,19 @@ def test_metrics_are_those_of_one_process(images: Path, size: int) -> None:
     assert found == pytest.approx(expected, rel=2e-4, abs=2e-5)
 
 
+def test_cached_features_and_the_grid_on_them_are_those_of_one_process(images: Path) -> None:
+    flags = [*LINEAR, "--protocol", "cached", "--lr", "0.01", "0.3", "--weight_decay", "0", "0.1"]
+    for size in (1, 2):
+        share = ["--devices", str(size), "--batch_size", str(12 // size), "--run_id", f"cached-{size}"]
+        done = start(images, "main_linear.py", *flags, *share)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.count("was the most accurate") == 1
+    ((alone,), (both,)) = (rows(images, f"cached-{size}") for size in (1, 2))
+    assert both == pytest.approx(alone, rel=2e-4, abs=2e-5)
+    grids = [(images / f"trained_models/cached-{size}/grid.csv").read_text() for size in (1, 2)]
+    assert grids[0] == grids[1]
+
+
 def test_a_mistake_is_one_line_from_several_processes_too(images: Path) -> None:
     done = start(images, "main_contrastive.py", *PRETRAIN, "--devices", "2", "--batch_size", "19")
     assert done.returncode == 2

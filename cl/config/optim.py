@@ -1,4 +1,5 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import product
 from typing import Annotated
 
 from cl.config.flags import Config, Flag
@@ -8,12 +9,10 @@ SCHEDULERS = ("warmup_cosine", "cosine", "step", "exponential", "reduce", "none"
 
 
 @dataclass(frozen=True)
-class OptimConfig(Config):
+class ScheduleConfig(Config):
     """Optimizer and schedule. Learning rates are per 256 images of the global batch (arXiv 1706.02677)."""
 
     optimizer: Annotated[str, Flag("optimizer", choices=("sgd", "adam", "adamw"))] = "sgd"
-    lr: Annotated[float, Flag("learning rate per 256 images of the global batch", low=0)] = 0.3
-    weight_decay: Annotated[float, Flag("weight decay", low=0)] = 1e-4
     momentum: Annotated[float, Flag("momentum of sgd", low=0, high=1)] = 0.9
     scheduler: Annotated[str, Flag("learning rate over time", choices=SCHEDULERS)] = "warmup_cosine"
     warmup_epochs: Annotated[
@@ -36,12 +35,6 @@ class OptimConfig(Config):
         super().__post_init__()
         if self.scheduler == "step" and not self.lr_decay_steps:
             raise UserError("--scheduler: got step, expected with it the epochs to decay at: --lr_decay_steps 60 80")
-        if self.min_lr > self.lr:
-            raise UserError(f"--min_lr: got {self.min_lr:g}, expected at most the --lr of {self.lr:g}")
-
-    def scaled_lr(self, global_batch: int) -> float:
-        """The learning rate of the optimizer at its peak."""
-        return self.lr * global_batch / 256
 
     def warmup_steps(self, steps_per_epoch: int, horizon: int) -> int:
         """Length of the warm-up in a run of `horizon` optimizer steps."""
@@ -53,6 +46,53 @@ class OptimConfig(Config):
                 f"--warmup_epochs: got {self.warmup_epochs:g} ({steps} steps), expected at most the run's {horizon}"
             )
         return steps
+
+
+@dataclass(frozen=True)
+class OptimConfig(ScheduleConfig):
+    """One rate and one decay, with their schedule."""
+
+    lr: Annotated[float, Flag("learning rate per 256 images of the global batch", low=0)] = 0.3
+    weight_decay: Annotated[float, Flag("weight decay", low=0)] = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_lr > self.lr:
+            raise UserError(f"--min_lr: got {self.min_lr:g}, expected at most the --lr of {self.lr:g}")
+
+    @property
+    def pairs(self) -> tuple["OptimConfig", ...]:
+        """What linear evaluation has a grid of."""
+        return (self,)
+
+    def scaled_lr(self, global_batch: int) -> float:
+        """The learning rate of the optimizer at its peak."""
+        return self.lr * global_batch / 256
+
+
+@dataclass(frozen=True)
+class LinearOptimConfig(ScheduleConfig):
+    """Optimizer, schedule, and the grid of rates and decays. Rates are per 256 images of the global batch."""
+
+    lr: Annotated[
+        tuple[float, ...], Flag("learning rate per 256 images of the global batch; several are a grid", low=0)
+    ] = (0.3,)
+    weight_decay: Annotated[tuple[float, ...], Flag("weight decay; several are a grid", low=0)] = (1e-4,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        grid = len(self.pairs) > 1
+        if grid and self.scheduler == "reduce":
+            raise UserError("--scheduler: got reduce with several pairs, expected a schedule that they can share")
+        if grid and self.min_lr:
+            raise UserError(f"--min_lr: got {self.min_lr:g} with several pairs, expected 0: they share a schedule")
+
+    @property
+    def pairs(self) -> tuple[OptimConfig, ...]:
+        """Each rate with each decay, smallest first."""
+        shared = {field.name: vars(self)[field.name] for field in fields(ScheduleConfig)}
+        grid = product(sorted(set(self.lr)), sorted(set(self.weight_decay)))
+        return tuple(OptimConfig(lr=lr, weight_decay=decay, **shared) for lr, decay in grid)
 
 
 @dataclass(frozen=True)

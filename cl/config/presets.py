@@ -89,19 +89,27 @@ PRETRAIN_FLAGS: Mapping[str, Preset] = {
 }
 
 LINEAR_DATASETS: Mapping[str, Preset] = {
-    "cifar10": {"crop_size": 32, "weight_decay": 0.0},
-    "cifar100": {"crop_size": 32, "weight_decay": 0.0},
-    "stl10": {"crop_size": 96, "weight_decay": 0.0},
-    "imagenet100": {"weight_decay": 0.0},
-    "imagenet": {"weight_decay": 0.0},
-    "custom": {"weight_decay": 0.0},
+    "cifar10": {"crop_size": 32, "weight_decay": (0.0,)},
+    "cifar100": {"crop_size": 32, "weight_decay": (0.0,)},
+    "stl10": {"crop_size": 96, "weight_decay": (0.0,)},
+    "imagenet100": {"weight_decay": (0.0,)},
+    "imagenet": {"weight_decay": (0.0,)},
+    "custom": {"weight_decay": (0.0,)},
     "digits": {
         "crop_size": 8,
         "min_scale": 0.8,
         "flip_prob": 0.0,
-        "lr": 0.03,
-        "weight_decay": 0.0,
+        "lr": (0.03,),
+        "weight_decay": (0.0,),
         "epochs": 20,
         "num_workers": 0,
     },
+}
+
+# A rate that is typed is the one to try, with the decay of the data set; otherwise the grid spans what features of
+# different norms need (0.1 to 30 across methods, swav#38). An epoch takes a fraction of a second: there is no hurry.
+CACHED: Preset = {"epochs": 100}
+CACHED_GRID: Preset = {
+    "lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    "weight_decay": (0.0, 1e-4, 1e-3),
 }

@@ -9,8 +9,10 @@ from cl.config.data import DataConfig
 from cl.config.evaluation import LinearConfig, OnlineConfig
 from cl.config.flags import Config, fields_of
 from cl.config.methods import METHODS, MethodConfig
-from cl.config.optim import OptimConfig, PretrainOptimConfig
+from cl.config.optim import LinearOptimConfig, PretrainOptimConfig
 from cl.config.presets import (
+    CACHED,
+    CACHED_GRID,
     LINEAR_DATASETS,
     PRETRAIN_BOTH,
     PRETRAIN_DATASETS,
@@ -21,6 +23,7 @@ from cl.config.presets import (
 )
 from cl.config.run import DeviceConfig, RunConfig
 from cl.config.views import PretrainViewsConfig, ViewsConfig
+from cl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,23 @@ class Linear:
     backbone: EncoderConfig
     linear: LinearConfig
     views: ViewsConfig
-    optim: OptimConfig
+    optim: LinearOptimConfig
     device: DeviceConfig
     run: RunConfig
+
+    def __post_init__(self) -> None:
+        pairs, optim = len(self.optim.pairs), self.optim
+        if self.linear.finetune and pairs > 1:
+            raise UserError(f"--finetune: got it with {pairs} pairs, expected one --lr and one --weight_decay")
+        if self.linear.protocol == "cached" and optim.optimizer != "sgd":
+            raise UserError(f"--optimizer: got {optim.optimizer} with --protocol cached, expected sgd")
+        if self.linear.protocol == "cached" and optim.scheduler == "reduce":
+            raise UserError("--scheduler: got reduce with --protocol cached, expected a schedule known beforehand")
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether a part of the training images is never trained on: it picks one pair of the grid."""
+        return self.linear.protocol == "standard" and len(self.optim.pairs) > 1
 
 
 Parts = Mapping[str, type[Config]]
@@ -70,7 +87,9 @@ def layers_of(program: type[Pretrain] | type[Linear], typed: Preset, method: str
     """What was typed and the presets that apply, strongest first."""
     dataset = typed.get("dataset", "")
     if program is Linear:
-        return {"typed": typed, f"{dataset} preset": LINEAR_DATASETS.get(dataset, {})}
+        cached = {**CACHED, **({} if "lr" in typed else CACHED_GRID)}
+        protocol = {"cached preset": cached} if typed.get("protocol") == "cached" else {}
+        return {"typed": typed, **protocol, f"{dataset} preset": LINEAR_DATASETS.get(dataset, {})}
     both = PRETRAIN_BOTH.get((dataset, method or ""), {})
     optimizer = typed.get("optimizer", "")
     first = {

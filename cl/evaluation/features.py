@@ -2,12 +2,20 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cl.batch import Batch
 from cl.distributed import gather_uneven
+
+
+class Labelled(NamedTuple):
+    """Features [N, ...] of images, and their targets [N]."""
+
+    features: Tensor
+    targets: Tensor
 
 
 @contextmanager
@@ -20,12 +28,12 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     network.train(training)
 
 
-def features_of(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> tuple[Tensor, ...]:
-    """Features [N, F] and targets [N] of the evaluation batches of all processes, in the order of the images."""
+def features_of(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> Labelled:
+    """What `network` makes of the evaluation batches of all processes, in the order of the images."""
     with evaluating(network):
         moved = (batch.to(device) for batch in batches)
         found = [(batch.index, network(batch.views[0][0]), batch.target) for batch in moved]
-    return in_order(*(torch.cat(each) for each in zip(*found, strict=True)))
+    return Labelled(*in_order(*(torch.cat(each) for each in zip(*found, strict=True))))
 
 
 def in_order(index: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:

@@ -19,7 +19,8 @@ K, TEMPERATURE = 200, 0.1  # stated wherever the number is: other values are oth
 def knn_scores(bank: Tensor, labels: Tensor, queries: Tensor, k: int = K, temperature: float = TEMPERATURE) -> Tensor:
     """[Q, C] votes for each class, by similarity-weighted nearest neighbours (InstDisc, arXiv 1805.01978, section 3.4).
 
-    A neighbour with cosine similarity s votes exp(s / temperature) for its class.
+    A neighbour with cosine similarity s votes exp(s / temperature) for its class. Of images that are equally near, the
+    first ones of the bank are the neighbours.
 
     Args:
         bank: [N, F] features, l2-normalised here, like the queries.
@@ -31,10 +32,19 @@ def knn_scores(bank: Tensor, labels: Tensor, queries: Tensor, k: int = K, temper
     bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
     votes = torch.zeros(len(queries), int(labels.max()) + 1, device=queries.device)
     for some, sums in zip(queries.split(CHUNK), votes.split(CHUNK), strict=True):
-        similarity, neighbours = (some @ bank.T).topk(min(k, len(bank)), dim=1)
+        similarity, neighbours = _nearest(some @ bank.T, min(k, len(bank)))
         # Shifted by the largest possible similarity, so that a small temperature cannot overflow.
         sums.scatter_add_(1, labels[neighbours], ((similarity - 1) / temperature).exp())
     return votes
+
+
+def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of [Q, N] and where they are; topk alone takes any of several that tie for the last."""
+    found, place = similarity.topk(k, dim=1)
+    tied = (similarity >= found[:, -1:]).sum(dim=1) > k
+    if tied.any():
+        place[tied] = similarity[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return found, place
 
 
 class OnlineKNN(Callback):

@@ -3,12 +3,16 @@
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
 from cl.cli import Resolved
 from cl.config.programs import Pretrain
+from cl.evaluation.few_shot import LABELS
+from cl.evaluation.linear import LinearEvaluation
 from cl.evaluation.metrics import shown_metric
+from cl.evaluation.probes import NEIGHBOURS, TEMPERATURES, few_shot_metric, knn_metric
 from cl.run.folder import write_json
 
 CARRIED = (  # what the evaluation needs to see the same images on the same machine
@@ -27,6 +31,38 @@ def close(folder: Path, columns: Mapping[str, str], metrics: Mapping[str, float]
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def probe_table(metrics: Mapping[str, float], bank: int) -> str:
+    """What else the frozen features are worth, each number with what it depends on."""
+    rows = {
+        f"kNN (k {min(k, bank)}, T {temperature:g}, cosine)": shown_metric(name, metrics[name])
+        for k in NEIGHBOURS
+        for temperature in TEMPERATURES
+        if (name := knn_metric(k, temperature)) in metrics
+    }
+    for labels in LABELS:
+        if (name := few_shot_metric(labels)) in metrics:
+            spread = shown_metric(name, metrics[f"{name}_std"])
+            rows[f"{labels} label{'s' * (labels > 1)} a class"] = f"{shown_metric(name, metrics[name])} +- {spread}"
+    return "\n".join(f"{name:<29}{cell}" for name, cell in rows.items())
+
+
+def picked(linear: LinearEvaluation) -> str:
+    """Which pair of a grid it became, and why; nothing if there was only one."""
+    if len(linear.pairs) == 1:
+        return ""
+    pair, name = linear.pairs[linear.best], linear.name
+    after = {
+        "cached": "the head was then trained on all of them",
+        "standard": "the head is the one that was trained beside the others, on the other nine tenths",
+    }
+    said = (
+        f"Of {len(linear.pairs)} pairs --lr {pair.lr:g} --weight_decay {pair.weight_decay:g} was the most accurate "
+        f"({shown_metric(f'{name}_top1', linear.accuracies[linear.best])}) on a tenth of the training images; "
+        f"{after[linear.config.protocol]}. All pairs are in grid.csv and linear_grid.png."
+    )
+    return textwrap.fill(said, 110, break_on_hyphens=False)
 
 
 def next_step(resolved: Resolved[Pretrain], folder: Path, labelled: bool) -> str:

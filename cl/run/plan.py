@@ -2,7 +2,7 @@
 
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from cl.cli import Resolved
 from cl.config.backbone import RESNETS_ONLY
 from cl.config.flags import fields_of, shown
 from cl.config.methods import SimCLRConfig
+from cl.config.optim import OptimConfig
 from cl.config.programs import Linear, Pretrain
 from cl.data.datamodule import ImageData
 from cl.data.view_spec import Norm
@@ -28,6 +29,7 @@ WIDTH, NAMES = 110, 20  # columns of the banner, and of its names
 NEEDS = {  # flags that do nothing unless another one is on
     "lars_eta": "lars", "lars_clip": "lars",
     "n_small_crops": "multicrop", "small_crop_size": "multicrop", "small_scale": "multicrop",
+    "backbone_lr_factor": "finetune",
 }  # fmt: skip
 
 
@@ -56,8 +58,8 @@ class Plan:
         wanted = config.online.knn_bank if isinstance(config, Pretrain) else 0
         bank = min(config.data.batch_size if config.run.fast_dev_run else wanted or labelled, labelled)
         counts = len(splits.train), labelled, bank, len(splits.val or ()), len(splits.classes)
-        warmup, apart = Schedule.of(config.optim, budget).warmup, data.settings.accumulate // data.settings.together
-        return cls(title, *counts, splits.norm, splits.notes, budget, warmup, devices, apart, str(data))
+        schedule, apart = Schedule.of(config.optim.pairs[0], budget), data.settings.accumulate // data.settings.together
+        return cls(title, *counts, splits.norm, splits.notes, budget, schedule.warmup, devices, apart, str(data))
 
 
 def banner(resolved: Resolved[Any], plan: Plan, folder: Path, weights: str = "") -> str:
@@ -73,8 +75,7 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path, weights: str = "")
         "normalised by": "mean " + " ".join(map(str, plan.norm[0])) + ", std " + " ".join(map(str, plan.norm[1])),
         "batch": f"{resolved.config.data.batch_size} x {processes} = {batch} images a step",
         "steps": f"{plan.budget.steps_per_epoch} an epoch, {plan.budget.steps} in all",
-        "learning rate": f"{optim.lr:g} per 256 images, {optim.scaled_lr(batch):g} after scaling "
-        f"({optim.optimizer}, {optim.scheduler}{warmup})",
+        "learning rate": f"{_rates(optim.pairs, batch)} ({optim.optimizer}, {optim.scheduler}{warmup})",
         "device": str(plan.devices),
         "loader": plan.loader,
         "run folder": str(folder),
@@ -89,6 +90,16 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path, weights: str = "")
     lines = [f"cl {cl.__version__}: {plan.title}"]
     lines += [line for name, text in rows.items() for line in _row(name, text)]
     return "\n".join(lines + [line for text in warnings_of(resolved, plan) for line in _row("warning", text)])
+
+
+def _rates(pairs: Sequence[OptimConfig], batch: int) -> str:
+    first, last = pairs[0], pairs[-1]
+    if len(pairs) == 1:
+        return f"{first.lr:g} per 256 images, {first.scaled_lr(batch):g} after scaling"
+    return (
+        f"{len(pairs)} pairs, rates {first.lr:g} to {last.lr:g} per 256 images, decays {first.weight_decay:g} to "
+        f"{last.weight_decay:g}; a tenth of the training images picks"
+    )
 
 
 def _others(config: Pretrain, plan: Plan) -> int:
@@ -131,6 +142,10 @@ def warnings_of(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
     for flag, schedule in (("lr_decay_steps", "step"), ("warmup_epochs", "warmup_cosine")):
         if flag in typed and optim.scheduler != schedule:
             yield f"--{flag} has no effect with --scheduler {optim.scheduler}"
+    if isinstance(config, Linear) and config.linear.protocol == "cached":
+        yield from (
+            f"--{flag} has no effect with --protocol cached" for flag in ("min_scale", "precision") if flag in typed
+        )
     values = plain_values(resolved)
     for flag, switch in NEEDS.items():
         if flag in typed and not values[switch]:

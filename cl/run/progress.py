@@ -21,6 +21,9 @@ SHORT = {  # columns of metrics.csv -> what a line says
     "health/rank": "rank",
     "offline_linear/train_top1": "train",
     "offline_linear/val_top1": "val",
+    "offline_linear/held_out_top1": "held out",
+    "finetuned/train_top1": "train",
+    "finetuned/val_top1": "val",
 }
 REFRESH = 0.5  # seconds between looks at the loss: each look waits for the device
 

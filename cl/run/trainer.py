@@ -51,9 +51,6 @@ def build_trainer(resolved: Resolved[Any], plan: Plan, folder: Path, callbacks: 
     """A Trainer that samples, saves, shows and ends as `cl` does, not as Lightning does by itself."""
     quiet_lightning()
     run = resolved.config.run
-    loggers: list[Logger] = [CSVLog(folder)]
-    if (run.wandb or run.project) and rank() == 0:
-        loggers.append(WandbLog(run, folder, plain_values(resolved)))
     return Trainer(
         accelerator=plan.devices.accelerator,
         devices=plan.devices.devices,
@@ -65,7 +62,7 @@ def build_trainer(resolved: Resolved[Any], plan: Plan, folder: Path, callbacks: 
         max_steps=plan.budget.steps,
         limit_train_batches=1 if run.fast_dev_run else None,
         limit_val_batches=1 if run.fast_dev_run else None,
-        logger=loggers,
+        logger=build_loggers(resolved, folder),
         callbacks=[Position(), StopAt(plan.budget.steps), *callbacks],
         plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         use_distributed_sampler=False,
@@ -74,6 +71,15 @@ def build_trainer(resolved: Resolved[Any], plan: Plan, folder: Path, callbacks: 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def build_loggers(resolved: Resolved[Any], folder: Path) -> list[Logger]:
+    """metrics.csv, and wandb where it is asked for."""
+    run = resolved.config.run
+    loggers: list[Logger] = [CSVLog(folder)]
+    if (run.wandb or run.project) and rank() == 0:
+        loggers.append(WandbLog(run, folder, plain_values(resolved)))
+    return loggers
 
 
 def quiet_lightning() -> None:

@@ -1,0 +1,23 @@
+"""The promise of every evaluation of frozen features: the backbone is the checkpoint's, to the last bit."""
+
+import torch
+from torch import Tensor, nn
+
+
+def copy_of(backbone: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers as they are now, on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in backbone.state_dict().items()}
+
+
+def check_unchanged(backbone: nn.Module, before: dict[str, Tensor]) -> None:
+    """RuntimeError unless every parameter and buffer has the bits that it had; a NaN is equal to itself here."""
+    after = copy_of(backbone)
+    changed = sorted(name for name in before.keys() | after.keys() if not _same(before.get(name), after.get(name)))
+    if changed:
+        raise RuntimeError(f"the frozen backbone is not the checkpoint's any more: {', '.join(changed)}")
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(a.contiguous().flatten().view(torch.uint8), b.contiguous().flatten().view(torch.uint8))

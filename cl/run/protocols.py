@@ -1,0 +1,117 @@
+"""The protocols of main_linear: from a network and its images to the numbers in `linear.row`."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from cl.cli import Resolved
+from cl.config.programs import Linear
+from cl.data.datamodule import ImageData
+from cl.data.image_sets import ImageSet, stratified
+from cl.distributed import rank
+from cl.evaluation.cached import BothFlips, Course, fit
+from cl.evaluation.features import Labelled, features_of
+from cl.evaluation.linear import LinearEvaluation
+from cl.evaluation.plot_grid import save_grid
+from cl.evaluation.probes import ValidateOnce, validate
+from cl.evaluation.shares import GridData
+from cl.run.checkpoint import SaveLast
+from cl.run.loggers import Table
+from cl.run.plan import Plan
+from cl.run.progress import Progress
+from cl.run.trainer import build_loggers, build_trainer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One run of main_linear."""
+
+    resolved: Resolved[Linear]
+    plan: Plan
+    data: ImageData
+    linear: LinearEvaluation
+    folder: Path
+
+    @property
+    def train(self) -> ImageSet:
+        """All the training images, also those that are held out."""
+        return self.few(self.data.whole if isinstance(self.data, GridData) else self.data.splits.train)
+
+    @property
+    def val(self) -> ImageSet | None:
+        val = self.data.splits.val
+        return val if val is None else self.few(val)
+
+    def few(self, images: ImageSet) -> ImageSet:
+        """A batch of them under --fast_dev_run."""
+        config = self.resolved.config
+        return stratified(images, config.data.batch_size) if config.run.fast_dev_run else images
+
+
+def standard(of: Evaluation) -> float:
+    """Train on augmented views, with a forward pass for each step; images per second."""
+    config, progress = of.resolved.config, Progress(of.folder)
+    save = SaveLast(of.folder, config, of.data.splits)
+    callbacks: list[Callback] = [progress]
+    if of.val is not None and not config.linear.finetune:
+        callbacks.append(ValidateOnce(of.data.eval_loader(of.train), of.data.eval_loader(of.val)))
+    build_trainer(of.resolved, of.plan, of.folder, [*callbacks, save]).fit(of.linear, of.data)
+    return progress.images_per_second if rank() == 0 else 0.0  # the first process alone has a clock
+
+
+def cached(of: Evaluation) -> float:
+    """Features of each training image and its mirror, once, then heads on these; images per second of the first."""
+    config, linear = of.resolved.config, of.linear.to(of.data.settings.device)
+    network = BothFlips(linear.backbone, mirrors=config.views.flip_prob > 0)
+    began = time.perf_counter()
+    train = _features(of, network, of.train)
+    images, flips = train.features.shape[:2]
+    seconds = {"features_seconds": time.perf_counter() - began}
+    _say(f"features of {images} training images{' and their mirrors' * (flips == 2)}", seconds["features_seconds"])
+    fit(linear, train, Course(config.run, of.data.global_batch, config.views.flip_prob, config.data.last_batch_fill))
+    seconds["heads_seconds"] = time.perf_counter() - began - seconds["features_seconds"]
+    _say(f"{len(linear.pairs)} heads of {of.plan.budget.epochs} epochs", seconds["heads_seconds"])
+    if of.val is not None:
+        bank = Labelled(train.features[:, 0], train.targets)
+        validate(linear, bank, _features(of, linear.backbone, of.val))
+    of.data.teardown("fit")
+    linear.row = linear.epoch_metrics()
+    speed = images * flips / seconds["features_seconds"]
+    for logger in build_loggers(of.resolved, of.folder):
+        logger.log_metrics(linear.row | {"epoch": of.plan.budget.epochs - 1}, of.plan.budget.steps - 1)
+        logger.finalize("success")
+    if rank() == 0:
+        Table(of.folder / "timing.csv").append({"images_per_second": speed, **seconds})
+    return speed
+
+
+PROTOCOLS = {"standard": standard, "cached": cached}
+
+
+def _features(of: Evaluation, network: torch.nn.Module, images: ImageSet) -> Labelled:
+    """With a bar on a terminal."""
+    loader, hidden = of.data.eval_loader(images), rank() > 0 or not sys.stdout.isatty()
+    bar = tqdm(loader, "features", len(loader), leave=False, unit="batch", disable=hidden, file=sys.stdout)
+    return features_of(network, bar, of.data.settings.device)
+
+
+def _say(what: str, seconds: float) -> None:
+    if rank() == 0:
+        print(f"{what}: {seconds:.1f} s", flush=True)
+
+
+def leave(linear: LinearEvaluation, folder: Path) -> None:
+    """The trained head, and the accuracies of a grid as a table and a picture."""
+    head = {name: value.detach().cpu().contiguous() for name, value in linear.head.state_dict().items()}
+    save_file(head, folder / "head.safetensors")
+    if len(linear.pairs) > 1:
+        table = Table(folder / "grid.csv")
+        for pair, accuracy in zip(linear.pairs, linear.accuracies, strict=True):
+            table.append({"lr": pair.lr, "weight_decay": pair.weight_decay, "held_out_top1": accuracy})
+        save_grid(linear.pairs, linear.accuracies, linear.best, folder / "linear_grid.png")

@@ -1,0 +1,326 @@
+"""Linear evaluation: a grid is as many heads trained alone, the validation images are read once, the backbone stays."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+import main_contrastive
+from cl.backbones import build_backbone
+from cl.batch import Batch
+from cl.cli import parse
+from cl.config.backbone import BackboneConfig
+from cl.config.optim import LinearOptimConfig
+from cl.config.programs import Linear
+from cl.config.run import RunConfig
+from cl.data.datasets import digits
+from cl.data.resident import Resident
+from cl.data.rows import CentreView
+from cl.data.sampler import Pair, Share, TrainSampler
+from cl.data.view_spec import EvalSpec
+from cl.evaluation.cached import BothFlips, Course, fit, train_heads
+from cl.evaluation.features import Labelled
+from cl.evaluation.frozen import check_unchanged, copy_of
+from cl.evaluation.linear import LinearEvaluation
+from cl.evaluation.probes import probes, validate
+from cl.evaluation.shares import held_out, share_of_each_class
+from cl.nn.heads import linear_head
+from cl.optim.schedules import Budget, Schedule
+from tests.conftest import TINY, Run
+
+LINEAR = "main_linear.py"
+ON_FIRST = ["digits", "resnet18", "--pretrained_feature_extractor", "trained_models/first"]
+GRID = ["--lr", "0.3", "0.03", "--weight_decay", "0", "0.01"]
+generator = torch.Generator().manual_seed(0)
+FEATURES = torch.randn(200, 2, 12, generator=generator).relu()
+TARGETS = (FEATURES[:, 0] @ torch.randn(12, 5, generator=generator)).argmax(dim=1)
+PAIRS = LinearOptimConfig(lr=(0.01, 0.1, 1.0), weight_decay=(0.0, 0.01)).pairs
+
+
+def alone(lr: float, decay: float, course: Course, start: nn.Linear) -> Tensor:
+    """[C, F + 1] of a head that torch's SGD trains on the images without their mirrors."""
+    head = nn.Linear(12, 5)
+    head.load_state_dict(start.state_dict())
+    sampler = TrainSampler(len(TARGETS), course.batch, course.run.seed, Share(0, 1))
+    optimizer = torch.optim.SGD(head.parameters(), lr=lr * course.batch / 256, momentum=0.9, weight_decay=decay)
+    budget = Budget(course.batch, len(sampler), len(sampler) * course.run.epochs)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule.of(PAIRS[0], budget))
+    for epoch in range(course.run.epochs):
+        sampler.epoch = epoch
+        for pairs in sampler:
+            index = [i for _, i in pairs]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(head(FEATURES[index, 0]), TARGETS[index]).backward()
+            optimizer.step()
+            schedule.step()
+    return torch.cat([head.weight, head.bias[:, None]], dim=1).detach()
+
+
+def test_each_head_of_a_grid_is_the_one_that_torchs_sgd_trains_alone() -> None:
+    torch.manual_seed(0)
+    start, course = linear_head(12, 5), Course(RunConfig(epochs=20), batch=32, flip_prob=0.0, fill=False)
+    together = train_heads(Labelled(FEATURES, TARGETS), start, PAIRS, course)
+    assert together.shape == (6, 5, 13)
+    for pair, head in zip(PAIRS, together, strict=True):
+        expected = alone(pair.lr, pair.weight_decay, course, start)
+        assert (head - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_heads_see_mirrors_as_often_as_flips_are_likely() -> None:
+    plain, mirror = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    images = Labelled(torch.stack([plain, mirror]).expand(64, 2, 2), torch.zeros(64, dtype=torch.int64))
+    head = nn.Linear(2, 3)
+    nn.init.zeros_(head.weight)
+    moved = {}
+    for share in (0.0, 0.5, 1.0):
+        course = Course(RunConfig(epochs=1, max_steps=1), batch=64, flip_prob=share, fill=False)
+        moved[share] = train_heads(images, head, PAIRS[:1], course)[0, 0, :2] - head.weight[0].detach()
+    assert moved[0.0][1] == 0
+    assert moved[1.0][0] == 0
+    assert 0.2 < float(moved[0.5][1] / moved[0.5].sum()) < 0.8
+
+
+def test_a_head_trained_to_the_end_is_scikit_learns_logistic_regression() -> None:
+    """Both minimise mean cross-entropy plus decay / 2 times all squared weights, bias included: C = 1 / (N decay)."""
+    decay, x = 0.01, FEATURES.double()
+    pair = LinearOptimConfig(lr=(1.0,), weight_decay=(decay,), scheduler="none").pairs
+    course = Course(RunConfig(epochs=1500), batch=200, flip_prob=0.0, fill=False)
+    (ours,) = train_heads(Labelled(x, TARGETS), nn.Linear(12, 5), pair, course)
+    columns = np.concatenate([x[:, 0].numpy(), np.ones((200, 1))], axis=1)
+    theirs = LogisticRegression(C=1 / (200 * decay), fit_intercept=False, tol=1e-10, max_iter=10_000)
+    theirs.fit(columns, TARGETS.numpy())
+    np.testing.assert_allclose(ours.numpy(), theirs.coef_, atol=1e-5)
+
+
+def evaluation(*flags: str) -> LinearEvaluation:
+    torch.manual_seed(0)
+    config = parse(Linear, [*ON_FIRST, *flags]).config
+    return LinearEvaluation(build_backbone(BackboneConfig("resnet18", width=4), 8), 10, config, Budget(16, 4, 8))
+
+
+def stepped(module: LinearEvaluation) -> LinearEvaluation:
+    """After three steps on the same views."""
+    optimizer = module.configure_optimizers()["optimizer"]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        views = torch.randn(1, 16, 3, 8, 8, generator=generator)
+        loss = module.training_step(Batch(torch.arange(16), (views,), torch.arange(16) % 10), 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return module
+
+
+def test_each_head_of_the_standard_grid_is_the_one_of_its_pair_alone() -> None:
+    together = stepped(evaluation(*GRID))
+    assert len(together.heads) == 4
+    for pair, head in zip(together.pairs, together.heads, strict=True):
+        single = stepped(evaluation("--lr", str(pair.lr), "--weight_decay", str(pair.weight_decay)))
+        torch.testing.assert_close(head.state_dict(), single.head.state_dict(), rtol=1e-5, atol=1e-7)
+
+
+def test_the_picked_pair_is_trained_again_on_all_images() -> None:
+    module, course = evaluation("--protocol", "cached", *GRID), Course(RunConfig(epochs=3), 32, 0.0, False)
+    images, start = Labelled(torch.randn(200, 1, 32), TARGETS), module.head
+    rest, picking = map(torch.from_numpy, held_out(TARGETS.numpy()))
+    heads = train_heads(Labelled(images.features[rest], TARGETS[rest]), start, module.pairs, course)
+    guesses = [(images.features[picking, 0] @ head[:, :-1].T + head[:, -1]).argmax(dim=1) for head in heads]
+    accuracies = tuple((guess == TARGETS[picking]).double().mean().item() for guess in guesses)
+    best = max(range(4), key=lambda i: accuracies[i])
+    (expected,) = train_heads(images, start, [module.pairs[best]], course)
+    fit(module, images, course)
+    assert (module.accuracies, module.best) == (pytest.approx(accuracies), best)
+    assert torch.equal(module.head.weight, expected[:, :-1])
+    assert torch.equal(module.head.bias, expected[:, -1])
+
+
+def test_of_equal_pairs_the_smallest_is_picked() -> None:
+    module = evaluation(*GRID)
+    assert [(pair.lr, pair.weight_decay) for pair in module.pairs] == [(0.03, 0), (0.03, 0.01), (0.3, 0), (0.3, 0.01)]
+    module.pick((0.5, 0.75, 0.75, 0.5))
+    assert module.best == 1
+    assert module.evaluated["offline_linear/lr"] == 0.03
+    assert module.evaluated["offline_linear/weight_decay"] == 0.01
+
+
+def test_the_held_out_tenth_is_stratified_disjoint_and_always_the_same() -> None:
+    targets = np.repeat([0, 1, 2, 7], [100, 50, 3, 1])
+    rest, picking = held_out(targets)
+    assert sorted([*rest, *picking]) == list(range(154))
+    assert np.unique(targets[picking], return_counts=True)[1].tolist() == [10, 5, 1]  # class 7 keeps its only image
+    assert set(targets[rest]) == {0, 1, 2, 7}
+    assert np.array_equal(held_out(targets)[1], picking)
+    assert not np.array_equal(np.diff(picking[:10]), np.full(9, picking[1] - picking[0]))  # drawn, not every tenth
+
+
+def test_a_fraction_has_its_share_of_each_class_and_an_image_of_every_one() -> None:
+    targets = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [1000, 300, 4]))
+    chosen = share_of_each_class(targets, 0.01, seed=0)
+    assert np.bincount(targets[chosen]).tolist() == [10, 3, 1]
+    assert np.array_equal(share_of_each_class(targets, 0.01, seed=0), chosen)
+    assert not np.array_equal(share_of_each_class(targets, 0.01, seed=1), chosen)
+
+
+def test_validation_images_without_a_label_are_not_counted() -> None:
+    module, labels = evaluation(), torch.arange(40) % 10
+    bank = Labelled(torch.randn(40, 32), labels)
+    validate(module, bank, Labelled(bank.features[:20], torch.where(torch.arange(20) < 10, labels[:20], -1)))
+    assert module.evaluated == probes(bank, Labelled(bank.features[:10], labels[:10]), few_shot=False)
+
+
+def test_both_flips_are_the_features_of_the_image_and_of_its_mirror() -> None:
+    backbone = build_backbone(BackboneConfig("resnet18", width=4), 8).eval()
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        found = BothFlips(backbone, mirrors=True)(images)
+        assert torch.equal(found[:, 0], backbone(images))
+        assert torch.equal(found[:, 1], backbone(images.flip(-1)))
+        assert BothFlips(backbone, mirrors=False)(images).shape == (3, 1, 32)
+
+
+def test_a_changed_bit_of_the_backbone_is_found() -> None:
+    backbone = build_backbone(BackboneConfig("resnet18", width=4), 8)
+    backbone.bn1.weight.data[0] = torch.nan
+    before = copy_of(backbone)
+    check_unchanged(backbone, before)
+    backbone.bn1.num_batches_tracked += 1
+    with pytest.raises(RuntimeError, match=r"not the checkpoint's any more: bn1.num_batches_tracked$"):
+        check_unchanged(backbone, before)
+
+
+@pytest.fixture(scope="module")
+def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of two steps."""
+    runs = str(tmp_path_factory.mktemp("runs"))
+    flags = ["--max_steps", "2", "--output_dir", runs, "--run_id", "first", "--knn_bank", "64", "--limit_eval", "64"]
+    main_contrastive.main(["digits", "resnet18", *TINY, *flags])
+    return Path(runs) / "first/last.ckpt"
+
+
+@pytest.fixture
+def pretrained(folder: Path, backbone_file: Path) -> None:
+    """It, as `trained_models/first` of an otherwise empty folder."""
+    (folder / "trained_models/first").mkdir(parents=True)
+    shutil.copy(backbone_file, folder / "trained_models/first")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """Which images were read: for evaluation, by what they are part of, and as augmented views."""
+    parts, seen = {360: "val", 1437: "train"}, {"val": [], "train": [], "views": []}  # type: ignore[var-annotated]
+    read = Resident.read
+
+    def spied(self: Resident, pairs: list[Pair]) -> Any:
+        part = parts.get(len(self.targets), "held out") if isinstance(self.look, CentreView) else "views"
+        seen.setdefault(part, []).extend(i for _, i in pairs)
+        return read(self, pairs)
+
+    monkeypatch.setattr(Resident, "read", spied)
+    return seen
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def check_what_it_leaves(out: str, run_id: str) -> None:
+    """Summary, metrics, grid, head and closing lines of a run whose grid picked."""
+    made = Path("trained_models") / run_id
+    summary: dict[str, float] = json.loads((made / "summary.json").read_text())
+    rows, grid = table(made / "metrics.csv"), table(made / "grid.csv")
+    for name in ("offline_linear/val_top1", "offline_linear/val_top5", "knn_k20_t0.07/val_top1", "few_shot_5/val_top1"):
+        assert f"{100 * summary[name]:.1f} %" in out
+        assert float(rows[-1][name]) == pytest.approx(summary[name], rel=1e-5)
+    best = max(grid, key=lambda row: float(row["held_out_top1"]))  # the first of several
+    assert summary["offline_linear/lr"] == float(best["lr"])
+    assert summary["offline_linear/weight_decay"] == float(best["weight_decay"])
+    assert summary["offline_linear/held_out_top1"] == pytest.approx(float(best["held_out_top1"]), rel=1e-5)
+    assert f"--lr {best['lr']} --weight_decay {best['weight_decay']} was the most accurate" in " ".join(out.split())
+    assert summary["offline_linear/val_top1"] == pytest.approx(accuracy_of(made / "head.safetensors"))
+    assert (made / "linear_grid.png").stat().st_size > 5000
+
+
+def accuracy_of(head: Path) -> float:
+    """Of the saved head on the pretrained backbone's features of the validation images, by hand."""
+    weights = torch.load("trained_models/first/last.ckpt", weights_only=True)["state_dict"]
+    backbone = build_backbone(BackboneConfig("resnet18", width=4), 8).eval()
+    backbone.load_state_dict({key[9:]: value for key, value in weights.items() if key.startswith("backbone.")})
+    splits, layer = digits(), load_file(head)
+    assert splits.val is not None
+    executor = Resident(splits.val, CentreView(EvalSpec(8)), splits.norm, torch.device("cpu"))
+    batch = executor.finish(executor.read([(0, i) for i in range(360)]))
+    with torch.no_grad():
+        guesses = (backbone(batch.views[0][0]) @ layer["weight"].T + layer["bias"]).argmax(dim=1)
+    return float((guesses == batch.target).double().mean())
+
+
+def test_the_standard_grid_reads_the_validation_images_once(
+    run: Run, pretrained: None, reads: dict[str, list[int]]
+) -> None:
+    code, out, err = run(LINEAR, *ON_FIRST, *GRID, "--epochs", "2", "--few_shot", "--run_id", "grid")
+    assert (code, err) == (0, "")
+    assert reads["val"] == list(range(360))
+    assert reads["train"] == list(range(1437))  # the bank of kNN
+    assert len(reads["held out"]) == 2 * 142
+    assert max(reads["views"]) < 1437 - 142
+    assert out.count("held out") == 2
+    check_what_it_leaves(out, "grid")
+    assert len(table(Path("trained_models/grid/grid.csv"))) == 4
+    assert "on the other nine tenths" in out
+
+
+def test_cached_features_are_read_once_and_a_grid_of_twenty_and_more_picks(
+    run: Run, pretrained: None, reads: dict[str, list[int]]
+) -> None:
+    code, out, err = run(LINEAR, *ON_FIRST, "--protocol", "cached", "--epochs", "5", "--few_shot", "--run_id", "grid")
+    assert (code, err) == (0, "")
+    assert reads == {"val": list(range(360)), "train": list(range(1437)), "views": []}
+    assert len(table(Path("trained_models/grid/grid.csv"))) >= 20
+    check_what_it_leaves(out, "grid")
+    assert "then trained on all of them" in " ".join(out.split())
+
+
+def test_cached_with_one_pair_picks_nothing(run: Run, pretrained: None, reads: dict[str, list[int]]) -> None:
+    flags = ["--protocol", "cached", "--lr", "0.1", "--epochs", "3", "--label_fraction", "0.25", "--flip_prob", "0.5"]
+    code, out, err = run(LINEAR, *ON_FIRST, *flags, "--run_id", "one")
+    assert (code, err) == (0, "")
+    assert "--label_fraction 0.25 leaves 359 of 1437 training images" in out
+    assert "features of 359 training images and their mirrors" in out
+    assert not Path("trained_models/one/grid.csv").exists()
+    assert reads["val"] == list(range(360))
+
+
+def test_a_run_that_changed_the_backbone_ends_in_an_error(
+    run: Run, pretrained: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinearEvaluation, "train", nn.Module.train)  # the classic mistake: batch norm goes on learning
+    with pytest.raises(RuntimeError, match=r"not the checkpoint's any more: bn1\.num_batches_tracked"):
+        run(LINEAR, *ON_FIRST, "--fast_dev_run", "--run_id", "wrong")
+    assert not Path("trained_models/wrong/summary.json").exists()
+
+
+def test_fine_tuning_trains_the_backbone_at_its_own_rate(run: Run, pretrained: None) -> None:
+    flags = ["--finetune", "--epochs", "2", "--backbone_lr_factor", "0.5"]
+    code, out, err = run(LINEAR, *ON_FIRST, *flags, "--run_id", "tuned")
+    assert (code, err) == (0, "")
+    before, after = (
+        torch.load(f"trained_models/{name}/last.ckpt", weights_only=True)["state_dict"] for name in ("first", "tuned")
+    )
+    assert not torch.equal(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
+    assert not torch.equal(before["backbone.bn1.running_mean"], after["backbone.bn1.running_mean"])
+    summary = json.loads(Path("trained_models/tuned/summary.json").read_text())
+    assert summary["finetuned/val_top1"] > 0.15  # chance is 0.1
+    assert "finetuned  top-5" in out
+    assert "offline" not in out
+    assert not any(name.startswith("knn") for name in summary)
+    head, backbone = evaluation(*flags, "--lr", "0.8").configure_optimizers()["optimizer"].param_groups
+    assert backbone["initial_lr"] == pytest.approx(0.5 * head["initial_lr"])
