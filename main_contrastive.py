@@ -28,9 +28,10 @@ def main(argv: Sequence[str]) -> None:
     from cl.methods import build_method
     from cl.run.closing import close, next_step
     from cl.run.devices import usable_devices
+    from cl.run.dry_run import dry_run
     from cl.run.folder import open_run_folder
     from cl.run.launch import prepare, share_of
-    from cl.run.plan import Plan, banner, dry_run
+    from cl.run.plan import Plan, banner
     from cl.run.trainer import build_trainer
     from cl.run.watch import watch
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         print(banner(resolved, plan, folder), flush=True)
         write_bad(folder / "bad_images.csv", splits.bad)
     if config.run.dry_run:
-        return print(dry_run(method, data, devices.first, folder))
+        return print(dry_run(resolved, plan, method, data, folder))
     prepare(method, config.device, devices)
 
     watched = watch(config, method, data, plan, folder)

@@ -30,9 +30,10 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.checkpoint import SaveLast, load_pretrained
     from cl.run.closing import close
     from cl.run.devices import usable_devices
+    from cl.run.dry_run import dry_run
     from cl.run.folder import open_run_folder
     from cl.run.launch import prepare, share_of
-    from cl.run.plan import Plan, banner, dry_run
+    from cl.run.plan import Plan, banner
     from cl.run.progress import Progress
     from cl.run.trainer import build_trainer
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         print(banner(resolved, plan, folder), flush=True)
         write_bad(folder / "bad_images.csv", splits.bad)
     if config.run.dry_run:
-        return print(dry_run(linear, data, devices.first, folder))
+        return print(dry_run(resolved, plan, linear, data, folder))
 
     prepare(linear, config.device, devices)
     progress = Progress(folder)

@@ -55,7 +55,10 @@ class RunConfig(Config):
     checkpoint_every_n_steps: Annotated[int | None, Flag("also save within an epoch", low=1, coming=True)] = None
     project: Annotated[str | None, Flag("wandb project; turns wandb on")] = None
     wandb: Annotated[bool, Flag("log to wandb as well")] = False
-    dry_run: Annotated[bool, Flag("show the plan, try one step, write the views, train nothing")] = False
+    dry_run: Annotated[
+        bool,
+        Flag("show the plan, what a step takes, and the views; with --batch_size auto the largest; train nothing"),
+    ] = False
     fast_dev_run: Annotated[bool, Flag("a complete run of one training and one validation batch")] = False
 
     def new_id(self, kind: str, dataset: str) -> str:
