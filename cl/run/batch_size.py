@@ -34,7 +34,7 @@ def largest_batch(step: Callable[[int], object], most: int, device: torch.device
     while images <= most:
         needed = estimated(trials, images)
         if room is not None and needed > (1 - SPARE) * room:
-            end = f"{images} would take {shown_bytes(needed)} of {shown_bytes(room)} that are free, and a fifth is to spare"
+            end = f"{images} would take {shown_bytes(needed)} of the {shown_bytes(room)} that are free, less a fifth"
             break
         if not slow:
             trial = _try(step, images, peak)
