@@ -176,6 +176,7 @@ def test_dry_run_shows_everything_and_trains_nothing(run: Run, folder: Path) -> 
         assert (code, err) == (0, "")
     assert "437 of the images; --last_batch_fill" in out
     assert "one step: loss" in out
+    assert "(median of 3)" in out  # an epoch has one step, so there were four
     assert [each.name for each in (folder / "trained_models").iterdir()] == ["dry_run"]
     assert {each.name for each in (folder / "trained_models/dry_run").iterdir()} == {"config.json", "views.png"}
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cl.run import seeds
 from cl.run.seeds import without_seeds
 from tests.conftest import ROOT, TINY, Run
 
-TWO = ["digits", "resnet18", *TINY, "--max_steps", "2", "--limit_eval", "50", "--seeds", "3", "4"]
+SHORT = ["--max_steps", "2", "--limit_eval", "50"]
+TWO = ["digits", "resnet18", *TINY, *SHORT, "--seeds", "3", "4"]
 MAIN = str(ROOT / "main_contrastive.py")
 
 
@@ -34,12 +36,35 @@ def test_each_seed_has_its_run_and_the_table_has_them_all(tmp_path: Path) -> Non
     assert f"| {folders[0].name} + 1 |" in last
 
 
-def test_a_seed_that_fails_ends_it_with_its_exit_code_and_is_named(run: Run, folder: Path) -> None:
-    code, out, err = run("main_contrastive.py", *TWO, "--batch_size", "1438")  # more than there are images
-    assert code == 2
-    assert err == "seed 3 ended with exit code 2; 1 more were not started\n"
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that would be started; each ends with exit code 3."""
+    commands: list[list[str]] = []
+
+    def fake(command: list[str]) -> int:
+        commands.append(command)
+        return 3
+
+    monkeypatch.setattr(seeds, "_finish", fake)
+    return commands
+
+
+def test_a_seed_that_fails_ends_it_with_its_exit_code_and_is_named(
+    run: Run, folder: Path, started: list[list[str]]
+) -> None:
+    code, out, err = run("main_contrastive.py", *TWO)
+    assert (code, err) == (3, "seed 3 ended with exit code 3; not started: 4\n")
     assert "seed 4" not in out
+    (command,) = started
+    assert command[1:-4] == [MAIN, "digits", "resnet18", *TINY, *SHORT]
+    assert command[-4:-1] == ["--seed", "3", "--run_id"]
     assert not (folder / "trained_models").exists()
+
+
+def test_a_dry_run_is_one_of_the_first_seed(run: Run, folder: Path, started: list[list[str]]) -> None:
+    _, out, err = run("main_contrastive.py", *TWO, "--dry_run")
+    assert out == "seed 3, run 1 of 1\n\n"
+    assert err == "seed 3 ended with exit code 3\n"
 
 
 def test_a_request_to_end_reaches_the_running_seed(tmp_path: Path) -> None:
@@ -68,14 +93,6 @@ def test_a_request_to_end_reaches_the_running_seed(tmp_path: Path) -> None:
 def test_only_the_seeds_are_taken_from_the_command() -> None:
     argv = ["digits", "--seeds", "0", "1", "--lr", "0.1", "resnet18", "--seeds=5", "--gpus", "0"]
     assert without_seeds(argv) == ["digits", "--lr", "0.1", "resnet18", "--gpus", "0"]
-
-
-def test_a_dry_run_is_one_of_the_first_seed(run: Run, folder: Path) -> None:
-    code, out, err = run("main_contrastive.py", *TWO, "--dry_run")
-    assert (code, err) == (0, "")
-    assert "seed 4" not in out
-    config = json.loads((folder / "trained_models/dry_run/config.json").read_text())["config"]
-    assert config["run"]["seed"]["value"] == 3
 
 
 def test_a_launcher_with_seeds_is_refused(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

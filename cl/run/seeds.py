@@ -30,9 +30,8 @@ def run_each_seed(
         own = ["--seed", str(seed), "--run_id", folder.name]
         code = _finish([sys.executable, sys.argv[0], *without_seeds(resolved.argv), *own])
         if code:
-            print(
-                f"seed {seed} ended with exit code {code}; {len(seeds) - number} more were not started", file=sys.stderr
-            )
+            rest = f"; not started: {shown(seeds[number:])}" if number < len(seeds) else ""
+            print(f"seed {seed} ended with exit code {code}{rest}", file=sys.stderr)
             return code
         print(flush=True)
     if not run.dry_run:
