@@ -22,16 +22,14 @@ def main(argv: Sequence[str]) -> None:
     from cl.backbones.weights import start_from
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
-    from cl.data.manifest import write_bad
     from cl.data.view_spec import pretrain_views
-    from cl.distributed import first_rank_first, from_first
+    from cl.distributed import first_rank_first
     from cl.methods import build_method
+    from cl.run.begin import begin
     from cl.run.closing import close, next_step
     from cl.run.devices import usable_devices
-    from cl.run.dry_run import dry_run
-    from cl.run.folder import open_run_folder
-    from cl.run.launch import prepare, share_of
-    from cl.run.plan import Plan, banner
+    from cl.run.launch import own_device, share_of
+    from cl.run.plan import Plan
     from cl.run.trainer import build_trainer
     from cl.run.watch import watch
 
@@ -39,20 +37,17 @@ def main(argv: Sequence[str]) -> None:
     share = share_of(config, devices)
     splits = first_rank_first(lambda: load(config.data))
     batches = config.optim.accumulate, config.batches_per_loss
-    feed = LoaderSettings(config.data, pretrain_views(config.views), config.run.seed, share, *batches)
+    views, device = pretrain_views(config.views), own_device(devices)
+    feed = LoaderSettings(config.data, views, config.run.seed, share, device, *batches)
     data = ImageData(splits, feed)
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"{config.method.method} on {config.data.dataset}", config, data, devices)
     method = build_method(config, plan.classes, plan.budget)
     if config.backbone.init_from:
         start_from(method.backbone, config.backbone)
-    folder = from_first(lambda: open_run_folder(resolved, config.method.method))
-    if share.rank == 0:
-        print(banner(resolved, plan, folder), flush=True)
-        write_bad(folder / "bad_images.csv", splits.bad)
-    if config.run.dry_run:
-        return print(dry_run(resolved, plan, method, data, folder))
-    prepare(method, config.device, devices)
+    folder = begin(resolved, config.method.method, plan, method, data)
+    if folder is None:
+        return
 
     watched = watch(config, method, data, plan, folder)
     trainer = build_trainer(resolved, plan, folder, watched.callbacks)

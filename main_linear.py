@@ -23,17 +23,15 @@ def main(argv: Sequence[str]) -> None:
 
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
-    from cl.data.manifest import write_bad
     from cl.data.view_spec import linear_views
-    from cl.distributed import first_rank_first, from_first
+    from cl.distributed import first_rank_first
     from cl.evaluation.linear import LinearEvaluation
+    from cl.run.begin import begin
     from cl.run.checkpoint import SaveLast, load_pretrained
     from cl.run.closing import close
     from cl.run.devices import usable_devices
-    from cl.run.dry_run import dry_run
-    from cl.run.folder import open_run_folder
-    from cl.run.launch import prepare, share_of
-    from cl.run.plan import Plan, banner
+    from cl.run.launch import own_device, share_of
+    from cl.run.plan import Plan
     from cl.run.progress import Progress
     from cl.run.trainer import build_trainer
 
@@ -46,18 +44,15 @@ def main(argv: Sequence[str]) -> None:
     if config.views.crop_size != pretrained.crop_size:
         note = f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {pretrained.crop_size} pixels"
         splits = replace(splits, notes=(*splits.notes, note))
-    data = ImageData(splits, LoaderSettings(config.data, linear_views(config.views), config.run.seed, share))
+    views, device = linear_views(config.views), own_device(devices)
+    data = ImageData(splits, LoaderSettings(config.data, views, config.run.seed, share, device))
     torch.manual_seed(config.run.seed)
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
     linear = LinearEvaluation(pretrained.backbone, plan.classes, config.optim, plan.budget)
-    folder = from_first(lambda: open_run_folder(resolved, "linear"))
-    if share.rank == 0:
-        print(banner(resolved, plan, folder), flush=True)
-        write_bad(folder / "bad_images.csv", splits.bad)
-    if config.run.dry_run:
-        return print(dry_run(resolved, plan, linear, data, folder))
+    folder = begin(resolved, "linear", plan, linear, data)
+    if folder is None:
+        return
 
-    prepare(linear, config.device, devices)
     progress = Progress(folder)
     trainer = build_trainer(resolved, plan, folder, [progress, SaveLast(folder, config, splits)])
     trainer.fit(linear, data)

@@ -17,11 +17,8 @@ from cl import cli
 from cl.config.flags import shown
 from cl.errors import UserError
 
-METRICS = {  # column, in percent -> metric of summary.json
-    "online": "online_linear/val_top1",
-    "kNN": "knn/val_top1",
-    "offline": "offline_linear/val_top1",
-}
+PRETRAINED = {"online": ("online_linear/val_top1",), "kNN": ("knn/val_top1",)}  # column -> metrics of summary.json
+EVALUATED = {"offline": ("offline_linear/val_top1", "finetuned/val_top1")}  # of which a run has one
 SAYS_WHERE = {  # flags that say where a run lies; the others say what it is
     "seed", "seeds", "name", "run_id", "output_dir", "project", "wandb", "pretrained_feature_extractor",
 }  # fmt: skip
@@ -116,9 +113,17 @@ class Row:
         ]
         return ", ".join(f"{name} {_as_typed(flags[name])}" for name in names)
 
-    def percent(self, metric: str) -> list[float]:
-        """An accuracy, of each run that measured it."""
-        return [100 * run.metrics[metric] for run in self.runs if metric in run.metrics]
+    @property
+    def percent(self) -> dict[str, list[float]]:
+        """The accuracies, each of the runs that measured it."""
+        return _percent(self.pretrained, PRETRAINED) | _percent(self.evaluated, EVALUATED)
+
+
+def _percent(runs: Sequence[Run], columns: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
+    return {
+        column: [100 * run.metrics[name] for run in runs for name in names if name in run.metrics]
+        for column, names in columns.items()
+    }
 
 
 def _as_typed(value: Any) -> str:
@@ -196,7 +201,7 @@ def _markdown(rows: Sequence[Row]) -> str:
     cells = [
         row.facts
         | {"also": row.also(rows)}
-        | {name: _mean(row.percent(metric)) for name, metric in METRICS.items()}
+        | {column: _mean(percent) for column, percent in row.percent.items()}
         | {"run": row.runs[0].folder.name + f" + {len(row.runs) - 1}" * (len(row.runs) > 1)}
         for row in rows
     ]
@@ -216,9 +221,8 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
     """One number a cell, and every run folder."""
     cells = []
     for row in rows:
-        measured = {name: row.percent(metric) for name, metric in METRICS.items()}
         numbers: dict[str, str | int] = {}
-        for name, each in measured.items():
+        for name, each in row.percent.items():
             numbers[name] = f"{statistics.mean(each):.6g}" if each else ""
             numbers[f"{name}_std"] = f"{statistics.stdev(each):.6g}" if len(each) > 1 else ""
             numbers[f"{name}_n"] = len(each)

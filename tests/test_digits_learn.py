@@ -17,10 +17,12 @@ from cl.backbones import Backbone, build_backbone
 from cl.config.backbone import BackboneConfig
 from cl.config.methods import METHODS
 from cl.data.datasets import digits
-from cl.data.loader import EvalReader
+from cl.data.resident import Resident
+from cl.data.rows import CentreView
 from cl.data.view_spec import EvalSpec
 from tests.conftest import Run
 
+CPU = torch.device("cpu")
 LABELS, DRAWS, SEEDS = 10, 10, (0, 1, 2)
 MARGIN = {"simclr": 0.05}  # of the quick start; three points of the others
 SPLITS = digits()
@@ -29,8 +31,8 @@ REPORT: list[str] = []  # what was measured, to be read with -s: `run` swallows 
 
 def evaluation_images() -> list[torch.Tensor]:
     """Training and held-out images as the backbone sees them in evaluation."""
-    readers = [EvalReader(images, EvalSpec(8), SPLITS.norm) for images in (SPLITS.train, SPLITS.val)]
-    return [r.__getitems__([(0, i) for i in range(len(r.images))]).views[0][0] for r in readers]
+    executors = [Resident(each, CentreView(EvalSpec(8)), SPLITS.norm, CPU) for each in (SPLITS.train, SPLITS.val)]
+    return [each.finish(each.read([(0, i) for i in range(len(each.targets))])).views[0][0] for each in executors]
 
 
 def features(backbone: Backbone) -> list[np.ndarray]:

@@ -1,7 +1,9 @@
 """Every loader yields the same Batches, whatever the workers, and resumes where the optimizer stopped."""
 
 import dataclasses
+import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from cl.batch import Batch
 from cl.cli import parse
 from cl.config.programs import Pretrain
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.datasets import digits
-from cl.data.sampler import Share
+from cl.data.datasets import digits, load
+from cl.data.sampler import EvalSampler, Share, TrainSampler
 from cl.data.view_spec import pretrain_views
+from cl.errors import UserError
+from tests.pictures import plain, write_classes
 
 ALONE = Share(0, 1)
 
@@ -46,12 +50,111 @@ def test_a_batch_has_the_shapes_of_the_legend() -> None:
     assert torch.equal(batch.target, torch.from_numpy(targets)[batch.index])
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_the_stream_is_the_same_for_any_number_of_workers(workers: int) -> None:
-    alone, loader = data(), data(workers).train_dataloader()
-    for number in (0, 1):  # the second epoch with the workers of the first
-        loader.set_epoch(number)
-        assert all(same(a, b) for a, b in zip(epoch(alone, number), loader, strict=True))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """29 images of different sizes in three classes."""
+    root = write_classes(tmp_path_factory.mktemp("loaders") / "images", {"a": 10, "b": 10, "c": 8})
+    plain(99, 50, 31).save(root / "c" / "tall.png")
+    return root
+
+
+LOADERS = ("fast", "resident", "torchvision", "dali")
+
+
+def fed(loader: str, folder: Path, workers: int = 0, share: Share = ALONE, *flags: str) -> ImageData:
+    """The images of the folder by a loader; "resident" are digits, which `fast` has on the device."""
+    fast = loader == "resident"
+    images = ["digits", "resnet18"] if fast else ["custom", "resnet18", "--train_dir", str(folder)]
+    words = [*images, "--loader", "fast" if fast else loader, "--num_workers", str(workers), *flags]
+    words += ["--batch_size", "100" if fast else "3", "--crop_size", "16", "--gaussian_prob", "0"]
+    config = parse(Pretrain, words).config
+    return ImageData(load(config.data), LoaderSettings(config.data, pretrain_views(config.views), 0, share))
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_the_stream_is_the_same_for_any_number_of_workers(loader: str, folder: Path) -> None:
+    alone = fed(loader, folder)
+    expected = [epoch(alone, number) for number in (0, 1)]
+    for workers in (1, 3):
+        several = fed(loader, folder, workers)
+        train = several.train_dataloader()
+        for number in (0, 1):  # the second epoch with the workers of the first
+            train.set_epoch(number)
+            assert all(same(a, b) for a, b in zip(expected[number], train, strict=True))
+        several.teardown("fit")
+
+
+def test_the_stream_is_the_same_for_every_loader(folder: Path) -> None:
+    reference = epoch(fed("torchvision", folder), 2)
+    for loader in ("fast", "dali"):
+        for found, expected in zip(epoch(fed(loader, folder), 2), reference, strict=True):
+            assert torch.equal(found.index, expected.index)
+            assert torch.equal(found.target, expected.target)
+            off = (found.views[0] - expected.views[0]).abs()
+            assert off.mean() < (1e-5 if loader == "fast" else 0.01)  # DALI rounds a resize otherwise
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("fill", [(), ("--last_batch_fill",)], ids=["floor", "fill"])
+@pytest.mark.parametrize("loader", LOADERS)
+def test_every_loader_keeps_the_index_contract(loader: str, folder: Path, fill: tuple[str, ...], size: int) -> None:
+    """Training, on each of `size` processes, is the sampler's slice, and each image has the views it has on one."""
+    alone = {}
+    for batch in epoch(fed(loader, folder, 0, ALONE, "--last_batch_fill"), 4):
+        alone |= dict(zip(batch.index.tolist(), batch.views[0].unbind(1), strict=True))
+    for rank in range(size):
+        data = fed(loader, folder, 0, Share(rank, size), *fill)
+        sampler = TrainSampler(len(data.splits.train), data.settings.data.batch_size, 0, Share(rank, size), bool(fill))
+        sampler.epoch = 4
+        batches = epoch(data, 4)
+        assert len(batches) == data.steps_per_epoch
+        assert [batch.index.tolist() for batch in batches] == [[i for _, i in pairs] for pairs in sampler]
+        for batch in batches:
+            assert torch.equal(batch.target, torch.from_numpy(data.splits.train.targets)[batch.index])
+            for i, view in zip(batch.index.tolist(), batch.views[0].unbind(1), strict=True):
+                torch.testing.assert_close(view, alone[i], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("loader", LOADERS)
+def test_every_loader_evaluates_each_image_once(loader: str, folder: Path, size: int) -> None:
+    seen: list[int] = []
+    for rank in range(size):
+        data = fed(loader, folder, 0, Share(rank, size))
+        found = [batch.index.tolist() for batch in data.eval_loader(data.splits.train)]
+        images, batch = len(data.splits.train), data.settings.data.batch_size
+        assert found == [[i for _, i in pairs] for pairs in EvalSampler(images, batch, Share(rank, size))]
+        seen += [i for each in found for i in each]
+    assert sorted(seen) == list(range(images))
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_an_epoch_that_is_broken_off_leaves_nothing_behind(loader: str, folder: Path) -> None:
+    expected, data = epoch(fed(loader, folder), 1), fed(loader, folder)
+    train = data.train_dataloader()
+    for taken in (1, 2):
+        train.set_epoch(taken + 5)
+        assert len(list(islice(train, taken))) == taken
+    train.set_epoch(1)
+    assert all(same(a, b) for a, b in zip(expected, train, strict=True))
+
+
+def test_a_data_set_says_how_it_is_fed(folder: Path) -> None:
+    assert str(fed("resident", folder)) == "fast: all images lie on the CPU, no workers"
+    assert str(fed("fast", folder, 2)) == "fast, 2 workers"
+    assert str(fed("dali", folder, 2)) == "dali, decoding on the CPU"
+
+
+def test_dali_that_is_not_there_and_a_gpu_that_is_not_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="--dali_device: got gpu, but the run is on the CPU; expected cpu"):
+        fed("dali", folder, 0, ALONE, "--dali_device", "gpu")
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with pytest.raises(
+        UserError, match="--loader: got dali, but DALI is not installed; expected --loader fast, or pip"
+    ):
+        fed("dali", folder)
 
 
 def test_epochs_and_seeds_differ_and_a_repeat_does_not() -> None:

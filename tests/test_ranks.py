@@ -49,22 +49,30 @@ def test_a_step_has_the_loss_and_the_gradients_of_one_process(
     assert agrees(pools[size].run(outcome, flags, IMAGES, torch.float64, CPU), flags)
 
 
+def in_single_precision(flags: list[str]) -> Outcome:
+    """In float32, with a smooth function in ReLU's place: an input near 0 may round to another sign, and then a ReLU is
+    another network whose gradient is up to 3 % off."""
+    kept = nn.ReLU.forward
+    nn.ReLU.forward = lambda _, x: nn.functional.softplus(x)  # type: ignore[method-assign]
+    try:
+        return outcome(flags, 4 * IMAGES, torch.float32, CPU)
+    finally:
+        nn.ReLU.forward = kept  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("flags", [[], ["--multicrop"]], ids=["two views", "eight views"])
 @pytest.mark.parametrize("name", METHODS)
-def test_so_it_has_in_single_precision(pools: dict[int, Ranks], name: str) -> None:
-    """To 1e-5, or to what rounding alone costs one process where that is more (1e-5 to 3e-5 in early norms)."""
-    flags = ["--method", name]
-    one, exact = (outcome(flags, IMAGES, dtype, CPU) for dtype in (torch.float32, torch.float64))
-    for found in pools[2].run(outcome, flags, IMAGES, torch.float32, CPU):
-        assert error(found.loss, one.loss) < 1e-5
-        pairs = {name: (found.gradients[name], one.gradients[name], exact.gradients[name]) for name in one.gradients}
-        pairs["all"] = flat(found.gradients), flat(one.gradients), flat(exact.gradients)
-        rounding = max(error(single.double(), truth) for _, single, truth in pairs.values())
-        for key, (several, single, _) in pairs.items():
-            assert error(several, single) < max(1e-5, 4 * rounding), key
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+def test_so_it_has_in_single_precision(pools: dict[int, Ranks], name: str, flags: list[str], size: int) -> None:
+    """To 1e-5 for the loss, the whole gradient and each parameter, where a millionth of the whole gradient is zero."""
+    flags = ["--method", name, *flags]
+    one = in_single_precision(flags)
+    whole = flat(one.gradients).norm()
+    for found in pools[size].run(in_single_precision, flags):
+        assert (found.loss - one.loss).abs() < 1e-5 * one.loss.abs()
+        assert (flat(found.gradients) - flat(one.gradients)).norm() < 1e-5 * whole
+        for key, gradient in one.gradients.items():
+            assert (found.gradients[key] - gradient).norm() < 1e-5 * gradient.norm() + 1e-6 * whole, key
 
 
 def flat(gradients: dict[str, Tensor]) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl.batch import Batch
 from tests.conftest import ROOT, TINY, Run
 from tests.pictures import write_classes
 
@@ -144,17 +143,17 @@ def test_max_steps_ends_in_the_middle_of_an_epoch_with_an_evaluation(run: Run, f
 
 
 def test_each_epoch_reads_the_sampler_of_that_epoch(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cl.data.loader import TrainReader
+    from cl.data.resident import Planned, Resident
 
     seen: list[int] = []
-    read = TrainReader.__getitems__
+    read = Resident.read
 
-    def spied(self: TrainReader, pairs: list[tuple[int, int]]) -> Batch:
+    def spied(self: Resident, pairs: list[tuple[int, int]]) -> Planned:
         if len(pairs) == 700:  # the diagnostics read the views of epoch 0, in batches of other sizes
             seen.append(pairs[0][0])
         return read(self, pairs)
 
-    monkeypatch.setattr(TrainReader, "__getitems__", spied)
+    monkeypatch.setattr(Resident, "read", spied)
     assert run(PRETRAIN, *QUICK, "--epochs", "3", "--batch_size", "700")[0] == 0
     assert seen == [0, 0, 1, 1, 2, 2]
 

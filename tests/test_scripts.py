@@ -120,7 +120,7 @@ def test_a_script_really_starts_its_program_and_passes_on_its_exit_code(tmp_path
 
 
 SMALL = ["--data_folder", ".", "--train_dir", "train", "--val_dir", "val", "--batch_size", "4", "--num_workers", "0"]
-SMALL += ["--devices", "1", "--accelerator", "cpu", "--fast_dev_run", "--loader", "torchvision"]  # DALI is to come
+SMALL += ["--devices", "1", "--accelerator", "cpu", "--fast_dev_run"]
 
 
 @pytest.mark.slow

@@ -25,10 +25,24 @@ class DataConfig(Config):
     ] = None
     loader: Annotated[
         str,
-        Flag("data path", choices=("fast", "torchvision", "dali"), consts={"--dali": "dali"}, coming=("fast", "dali")),
-    ] = "torchvision"
-    dali_device: Annotated[str | None, Flag("where DALI decodes", choices=("gpu", "cpu"), coming=True)] = None
-    cache: Annotated[str, Flag("decoded copy on disk", choices=("none", "jpeg256", "raw256"), coming=True)] = "none"
+        Flag(
+            "who makes the views: fast (workers crop, the device does the rest; small sets lie on the device), "
+            "torchvision (workers do everything: the reference) or dali",
+            choices=("fast", "torchvision", "dali"),
+            consts={"--dali": "dali"},
+        ),
+    ] = "fast"
+    dali_device: Annotated[
+        str | None, Flag("where DALI decodes; by default the GPU that trains, else the CPU", choices=("gpu", "cpu"))
+    ] = None
+    cache: Annotated[
+        str,
+        Flag(
+            "read copies with a short side of at most 256 pixels, as JPEG or as they are in memory; written once",
+            choices=("none", "jpeg256", "raw256"),
+        ),
+    ] = "none"
+    cache_dir: Annotated[str | None, Flag("folder of those copies; by default in the user's cache")] = None
     last_batch_fill: Annotated[bool, Flag("see every image in every epoch, filling up the last batch")] = False
     bad_images: Annotated[str, Flag("what to do about files that do not decode", choices=("skip", "error"))] = "skip"
 

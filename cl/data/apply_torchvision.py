@@ -3,12 +3,53 @@
 Crop and antialiased resize on uint8, everything from colour on in float32.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from cl.data.draws import Ints, ViewParams
+from cl.batch import Batch
+from cl.data.draws import Ints, ViewParams, crop_boxes, draw
+from cl.data.image_sets import ImageSet
+from cl.data.loader import Executor
+from cl.data.rows import Look, RandomViews
+from cl.data.sampler import Pair
 from cl.data.view_spec import EvalSpec, Norm, ViewSpec
+
+
+class Reference(Executor):
+    """The executor of `--loader torchvision`: workers do everything."""
+
+    def __init__(self, images: ImageSet, look: Look, norm: Norm, device: torch.device) -> None:
+        self.images, self.look, self.norm, self.device = images, look, norm, device
+
+    def read(self, pairs: list[Pair]) -> Batch:
+        epoch, index = pairs[0][0], np.array([i for _, i in pairs])
+        images = [self.images.read(i) for i in index.tolist()]
+        if isinstance(self.look, RandomViews):
+            views = random_views(images, self.look, epoch, index)
+        else:
+            spec = self.look.spec
+            views = (torch.stack([apply_eval(image, spec) for image in images])[None],)
+        views = tuple(normalize(each, self.norm) for each in views)
+        return Batch(torch.from_numpy(index), views, torch.from_numpy(self.images.targets[index]))
+
+    def finish(self, read: Batch) -> Batch:
+        return read.to(self.device)
+
+
+def random_views(images: list[Tensor], look: RandomViews, epoch: int, index: Ints) -> tuple[Tensor, ...]:
+    """Per resolution, the views [V, B, C, S, S] of `images`, whose numbers in the data set are `index` [B]."""
+    sizes, views, number = np.array([image.shape[1:] for image in images]), [], 0
+    for same_size in look.views:
+        drawn = []
+        for spec in same_size:
+            params = draw(spec, look.seed, epoch, index, number)
+            boxes = crop_boxes(params, spec, sizes[:, 0], sizes[:, 1])
+            drawn.append(torch.stack([apply_view(image, spec, params, i, boxes[i]) for i, image in enumerate(images)]))
+            number += 1
+        views.append(torch.stack(drawn))
+    return tuple(views)
 
 
 def apply_view(image: Tensor, spec: ViewSpec, params: ViewParams, i: int, box: Ints) -> Tensor:

@@ -1,27 +1,37 @@
 """The loaders of a run, by role. Every one yields `Batch`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import torch
 from pytorch_lightning import LightningDataModule
 
 from cl.config.data import DataConfig
-from cl.data.image_sets import ImageSet, Splits, stratified
-from cl.data.loader import EvalLoader, EvalReader, TrainLoader, TrainReader
+from cl.data.apply_dali import Dali, check_dali
+from cl.data.apply_host import Host
+from cl.data.apply_torchvision import Reference
+from cl.data.cache import SHORT_SIDE, cached
+from cl.data.image_sets import FileSet, ImageSet, Splits, Subset, stratified
+from cl.data.loader import EvalLoader, Executor, TrainLoader
+from cl.data.resident import Resident, in_memory, resides
+from cl.data.rows import CentreView, Look, RandomViews
 from cl.data.sampler import EvalSampler, Share, TrainSampler
 from cl.data.view_spec import EvalSpec, Views
+from cl.errors import UserError
 
 L = TypeVar("L", TrainLoader, EvalLoader)
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """How a data set is fed: views for training, one evaluation view, batches, seed and share."""
+    """How a data set is fed: views for training, one evaluation view, batches, seed, share and device."""
 
     data: DataConfig
     views: Views
     seed: int
     share: Share
+    device: torch.device = CPU
     accumulate: int = 1  # batches per optimizer step
     together: int = 1  # of those, how many the loader yields at once
 
@@ -31,11 +41,14 @@ class ImageData(LightningDataModule):
 
     def __init__(self, splits: Splits, settings: LoaderSettings) -> None:
         super().__init__()
-        self.splits, self.settings = splits, settings
+        self.settings = settings
         self._loaders: list[TrainLoader | EvalLoader] = []
         data, share = settings.data, settings.share
         batch, apart = data.batch_size * settings.together, settings.accumulate // settings.together
         self.sampler = TrainSampler(len(splits.train), batch, settings.seed, share, data.last_batch_fill, apart)
+        self._check()
+        val = self._ready(splits.val) if splits.val is not None else None
+        self.splits = replace(splits, train=self._ready(splits.train), val=val)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -47,9 +60,18 @@ class ImageData(LightningDataModule):
         """Images of an optimizer step."""
         return self.settings.data.batch_size * self.settings.share.world_size * self.settings.accumulate
 
+    def __str__(self) -> str:
+        """How the training images reach the device."""
+        data, device = self.settings.data, self.settings.device
+        if data.loader == "dali":
+            return f"dali, decoding on the {self._dali_device().type.replace('cuda', 'GPU').replace('cpu', 'CPU')}"
+        if data.loader == "fast" and resides(self.splits.train):
+            return f"fast: all images lie on the {'GPU' if device.type == 'cuda' else 'CPU'}, no workers"
+        return f"{data.loader}, {data.workers()} workers"
+
     def train_dataloader(self) -> TrainLoader:
-        reader = TrainReader(self.splits.train, self.settings.views, self.splits.norm, self.settings.seed)
-        return self._opened(TrainLoader(reader, self.sampler, self.settings.data.workers()))
+        executor = self._executor(self.splits.train, RandomViews(self.settings.views, self.settings.seed))
+        return self._opened(TrainLoader(executor, self.sampler, self._workers(executor)))
 
     def val_dataloader(self) -> EvalLoader | list[Any]:
         """An empty list is Lightning's word for no validation."""
@@ -62,16 +84,54 @@ class ImageData(LightningDataModule):
 
     def eval_loader(self, images: ImageSet) -> EvalLoader:
         """Any images as evaluation sees them."""
-        data, spec = self.settings.data, EvalSpec(self.settings.views[0][0].size)
-        reader = EvalReader(images, spec, self.splits.norm)
-        sampler = EvalSampler(len(images), data.batch_size, self.settings.share)
-        return self._opened(EvalLoader(reader, sampler, data.workers()))
+        return self._each_once(images, CentreView(EvalSpec(self.settings.views[0][0].size)))
 
     def views_loader(self, images: ImageSet) -> EvalLoader:
         """Two training views of any images, the same ones every time."""
-        reader = TrainReader(images, (self.settings.views[0][:2],), self.splits.norm, self.settings.seed)
+        return self._each_once(images, RandomViews((self.settings.views[0][:2],), self.settings.seed))
+
+    def _each_once(self, images: ImageSet, look: Look) -> EvalLoader:
+        executor = self._executor(images, look)
         sampler = EvalSampler(len(images), self.settings.data.batch_size, self.settings.share)
-        return self._opened(EvalLoader(reader, sampler, self.settings.data.workers()))
+        return self._opened(EvalLoader(executor, sampler, self._workers(executor)))
+
+    def _check(self) -> None:
+        data = self.settings.data
+        largest = max(view.size for same_size in self.settings.views for view in same_size)
+        if data.cache != "none" and largest > SHORT_SIDE:
+            raise UserError(f"--cache: got {data.cache} with views of {largest} pixels, expected at most {SHORT_SIDE}")
+        if data.loader == "dali":
+            check_dali()
+            if data.dali_device == "gpu" and self.settings.device.type != "cuda":
+                raise UserError("--dali_device: got gpu, but the run is on the CPU; expected cpu")
+
+    def _ready(self, images: ImageSet) -> ImageSet:
+        """The images where the loader reads them: in files, in their cache, or in memory."""
+        if isinstance(images, Subset):
+            images = Subset(self._cached(images.images), images.chosen)
+        else:
+            images = self._cached(images)
+        return in_memory(images) if self.settings.data.loader == "fast" else images
+
+    def _cached(self, images: ImageSet) -> ImageSet:
+        data = self.settings.data
+        if data.cache == "none" or not isinstance(images, FileSet):
+            return images
+        return cached(images, data.cache, data.cache_dir, data.workers())
+
+    def _executor(self, images: ImageSet, look: Look) -> Executor:
+        data, norm, device = self.settings.data, self.splits.norm, self.settings.device
+        if data.loader == "dali":
+            return Dali(images, look, norm, device, self._dali_device(), threads=max(1, data.workers()))
+        if data.loader == "torchvision":
+            return Reference(images, look, norm, device)
+        return Resident(images, look, norm, device) if resides(images) else Host(images, look, norm, device)
+
+    def _dali_device(self) -> torch.device:
+        return CPU if self.settings.data.dali_device == "cpu" else self.settings.device
+
+    def _workers(self, executor: Executor) -> int:
+        return 0 if isinstance(executor, Resident) else self.settings.data.workers()
 
     def _opened(self, loader: L) -> L:
         self._loaders.append(loader)

@@ -3,6 +3,7 @@
 import io
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -29,6 +30,8 @@ def read_image(path: Path, channels: int = 3) -> Tensor:
 def decode(data: bytes, channels: int = 3) -> Tensor:
     """An encoded image as uint8 [channels, H, W], upright, 3 channels RGB or 1 channel grey; BadImage says why not.
 
+    In memory the channels come last, as decoders write them.
+
     EXIF orientation is applied; 16-bit grey is divided by 257, so that nothing is clipped; what is transparent becomes
     white.
     """
@@ -38,7 +41,30 @@ def decode(data: bytes, channels: int = 3) -> Tensor:
     pixels = _plain_jpeg(data, picture, channels)
     if pixels is None:
         pixels = _with_pillow(picture, channels)
-    return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)
+
+
+class Encoded(NamedTuple):
+    """An image that every decoder reads alike, and its size."""
+
+    data: bytes
+    height: int
+    width: int
+
+
+def plain(data: bytes, channels: int = 3) -> Encoded:
+    """An encoded image as it is if it is a plain JPEG; decoded, as PPM, where other decoders have other ideas."""
+    picture = _open(data) if data else None
+    if picture is not None and _is_plain_jpeg(picture):
+        return Encoded(data, picture.height, picture.width)
+    return as_ppm(decode(data, channels))
+
+
+def as_ppm(image: Tensor) -> Encoded:
+    """A uint8 image [C, H, W] as PPM, or PGM if it is grey."""
+    channels, height, width = image.shape
+    heading = f"P{6 if channels == 3 else 5}\n{width} {height}\n255\n".encode()
+    return Encoded(heading + image.permute(1, 2, 0).numpy().tobytes(), height, width)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -60,12 +86,16 @@ def _open(data: bytes) -> Image.Image:
 
 def _plain_jpeg(data: bytes, picture: Image.Image, channels: int) -> np.ndarray | None:
     """The fast way for most files, None if it does not apply; its decoder is Pillow's too, without the copies."""
-    if picture.format != "JPEG" or picture.mode not in ("RGB", "L") or picture.getexif().get(0x0112, 1) != 1:
+    if not _is_plain_jpeg(picture):
         return None
     try:
         return simplejpeg.decode_jpeg(data, colorspace="RGB" if channels == 3 else "GRAY")
     except ValueError:
         return None  # Pillow knows more odd files, and says what is wrong with the others
+
+
+def _is_plain_jpeg(picture: Image.Image) -> bool:
+    return picture.format == "JPEG" and picture.mode in ("RGB", "L") and picture.getexif().get(0x0112, 1) == 1
 
 
 def _with_pillow(picture: Image.Image, channels: int) -> np.ndarray:

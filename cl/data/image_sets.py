@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cl.data.decode import read_image
+from cl.data.decode import Encoded, as_ppm, plain, read_image
 from cl.data.draws import Ints, hash_words
 from cl.data.view_spec import Norm
 
@@ -25,6 +25,9 @@ class ImageSet(Protocol):
 
     def read(self, index: int) -> Tensor:
         """The image as uint8 [C, H, W]."""
+
+    def encoded(self, index: int) -> Encoded:
+        """The image for a decoder other than ours."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,22 @@ class ArraySet:
 
     def __init__(self, images: Tensor, targets: Ints) -> None:
         self.images, self.targets = images, targets
+        self._moved = images
 
     def __len__(self) -> int:
         return len(self.images)
 
     def read(self, index: int) -> Tensor:
         return self.images[index]
+
+    def encoded(self, index: int) -> Encoded:
+        return as_ppm(self.images[index])
+
+    def on(self, device: torch.device) -> Tensor:
+        """All images on `device`, moved there once."""
+        if self._moved.device != device:
+            self._moved = self.images.to(device)
+        return self._moved
 
 
 class FileSet:
@@ -74,6 +87,9 @@ class FileSet:
     def read(self, index: int) -> Tensor:
         return read_image(self.path(index), self.channels)
 
+    def encoded(self, index: int) -> Encoded:
+        return plain(self.path(index).read_bytes(), self.channels)
+
 
 class Subset:
     """Some images of a set, under new indices."""
@@ -86,6 +102,9 @@ class Subset:
 
     def read(self, index: int) -> Tensor:
         return self.images.read(int(self.chosen[index]))
+
+    def encoded(self, index: int) -> Encoded:
+        return self.images.encoded(int(self.chosen[index]))
 
 
 def stratified(images: ImageSet, size: int) -> ImageSet:

@@ -26,7 +26,7 @@ class Seen(NamedTuple):
 def bad_files(root: Path, files: Sequence[str]) -> dict[str, str]:
     """The files that do not decode, with the reason. Files that the manifest knows unchanged are not read again."""
     known = _load(root)
-    stamps = {name: _stamp(root / name) for name in files}
+    stamps = {name: stamp(root / name) for name in files}
     new = [name for name in files if name not in known or known[name][:2] != stamps[name]]
     if new:
         quiet = not sys.stderr.isatty()
@@ -37,7 +37,8 @@ def bad_files(root: Path, files: Sequence[str]) -> dict[str, str]:
     return {name: known[name].reason for name in files if known[name].reason}
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change, by which a file is known again; -1 if there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -63,10 +64,13 @@ def reason_against(path: Path) -> str:
     return ""
 
 
-def manifest_path(root: Path) -> Path:
+def cache_folder() -> Path:
     """In the user's cache, for data folders are often read-only and never ours to write to."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "cl" / f"manifest-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.json"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl"
+
+
+def manifest_path(root: Path) -> Path:
+    return cache_folder() / f"manifest-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.json"
 
 
 def _load(root: Path) -> dict[str, Seen]:

@@ -30,11 +30,9 @@ class Devices:
     def count(self) -> int:
         return self.devices if isinstance(self.devices, int) else len(self.devices)
 
-    @property
-    def first(self) -> torch.device:
-        if self.accelerator == "cpu":
-            return torch.device("cpu")
-        return torch.device("cuda", 0 if isinstance(self.devices, int) else self.devices[0])
+    def device(self, number: int) -> torch.device:
+        """That of this node's process `number`."""
+        return torch.device("cpu") if self.accelerator == "cpu" else torch.device("cuda", self.local(number))
 
     def __str__(self) -> str:
         if self.accelerator == "cpu":

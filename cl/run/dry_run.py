@@ -27,7 +27,7 @@ HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 def dry_run(resolved: Resolved[Any], plan: Plan, module: Trained, data: ImageData, folder: Path) -> str:
     """Size, FLOPs, memory and time of a training, or the batch that fits; the views of the real loader in `folder`."""
-    config, device = resolved.config, plan.devices.first
+    config, device = resolved.config, plan.devices.device(0)
     side = data.settings.views[0][0].size
     flops = flops_of(module.backbone, torch.zeros(1, config.data.in_channels, side, side))
     rows = {

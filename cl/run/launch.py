@@ -47,6 +47,11 @@ def share_of(config: Pretrain | Linear, devices: Devices) -> Share:
     return Share(rank(), world_size())
 
 
+def own_device(devices: Devices) -> torch.device:
+    """The device of this process."""
+    return devices.device(int(os.environ["LOCAL_RANK"]) if world_size() > 1 else 0)
+
+
 def prepare(module: Trained, config: DeviceConfig, devices: Devices) -> None:
     """Make a network ready for the devices: batch norm over all processes, channels last on GPUs, compiled."""
     if devices.processes > 1 and config.sync_batchnorm:

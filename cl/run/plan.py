@@ -41,6 +41,7 @@ class Plan:
     warmup: int
     devices: Devices
     accumulate: int  # losses per optimizer step
+    loader: str  # how images reach the device
 
     @classmethod
     def of(cls, title: str, config: Pretrain | Linear, data: ImageData, devices: Devices) -> "Plan":
@@ -50,7 +51,7 @@ class Plan:
         bank = min(config.data.batch_size if config.run.fast_dev_run else wanted or labelled, labelled)
         counts = len(splits.train), labelled, bank, len(splits.val or ()), len(splits.classes)
         warmup, apart = Schedule.of(config.optim, budget).warmup, data.settings.accumulate // data.settings.together
-        return cls(title, *counts, splits.norm, splits.notes, budget, warmup, devices, apart)
+        return cls(title, *counts, splits.norm, splits.notes, budget, warmup, devices, apart, str(data))
 
 
 def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
@@ -69,6 +70,7 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path) -> str:
         "learning rate": f"{optim.lr:g} per 256 images, {optim.scaled_lr(batch):g} after scaling "
         f"({optim.optimizer}, {optim.scheduler}{warmup})",
         "device": str(plan.devices),
+        "loader": plan.loader,
         "run folder": str(folder),
     }
     if isinstance(resolved.config, Pretrain) and isinstance(resolved.config.method, SimCLRConfig):

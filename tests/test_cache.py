@@ -1,0 +1,184 @@
+"""--cache: small copies that are what they should be, written once, never half."""
+
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cl.data import cache
+from cl.data.cache import cached, smaller
+from cl.data.decode import decode
+from cl.data.image_sets import FileSet
+from tests.conftest import TINY, Run
+from tests.pictures import plain, write_classes
+
+KINDS = ("raw256", "jpeg256")
+NAMES = ["tall.jpg", "wide.jpg", "small.png"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> FileSet:
+    (tmp_path / "images").mkdir()
+    for name, size in zip(NAMES, [(520, 300), (300, 900), (40, 48)], strict=True):
+        plain(len(name), *size).save(tmp_path / "images" / name)
+    return FileSet(tmp_path / "images", NAMES, np.array([0, 1, -1]), 3)
+
+
+def test_the_short_side_becomes_256_by_torchs_resize_and_small_images_stay(images: FileSet) -> None:
+    shapes = [tuple(smaller(images.read(i)).shape[1:]) for i in range(3)]
+    assert shapes == [(443, 256), (256, 768), (40, 48)]
+    wide = images.read(1)
+    expected = F.interpolate(wide[None].float(), (256, 768), mode="bilinear", antialias=True)[0]
+    assert (smaller(wide).float() - expected).abs().mean() < 0.35
+    assert torch.equal(smaller(images.read(2)), images.read(2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cache_gives_the_smaller_images(images: FileSet, kind: str, channels: int, tmp_path: Path) -> None:
+    images = FileSet(images.root, NAMES, images.targets, channels)
+    found = cached(images, kind, str(tmp_path / "cache"), workers=2)
+    assert len(found) == 3
+    assert found.targets is images.targets
+    for i in range(3):
+        image, expected = found.read(i), smaller(images.read(i))
+        assert image.dtype == torch.uint8
+        assert image.shape == expected.shape
+        off = (image.float() - expected.float()).abs()
+        assert off.max() == 0 if kind == "raw256" else off.mean() < 3
+        encoded = found.encoded(i)
+        assert torch.equal(decode(encoded.data, channels), image)
+        assert (encoded.height, encoded.width) == tuple(image.shape[1:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_written_once_and_again_when_a_file_changes(
+    images: FileSet, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    really = cache._write
+    monkeypatch.setattr(cache, "_write", lambda *args: written.append(kind) or really(*args))
+    for _ in range(2):
+        cached(images, kind, str(tmp_path / "cache"), workers=0)
+    assert len(written) == 1
+    plain(77, 300, 300).save(images.root / "wide.jpg")
+    assert cached(images, kind, str(tmp_path / "cache"), workers=0).read(1).shape == (3, 256, 256)
+    assert len(written) == 2
+    (pixels,) = (tmp_path / "cache").glob("*/pixels")
+    pixels.write_bytes(pixels.read_bytes()[:-1])
+    cached(images, kind, str(tmp_path / "cache"), workers=0)
+    assert len(written) == 3
+
+
+def build(root: Path, folder: Path, count: int) -> None:
+    """In a process of its own, which may not use torch's threads: they do not survive a fork."""
+    torch.set_num_threads(1)
+    cached(many(root, count), "raw256", str(folder), workers=0)
+
+
+def many(root: Path, count: int) -> FileSet:
+    return FileSet(root, [f"a/{i:03d}.jpg" for i in range(count)], np.zeros(count, np.int64), 3)
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_a_run_would_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, folder, count = write_classes(tmp_path / "images", {"a": 300}), tmp_path / "cache", 300
+    began = time.monotonic()
+    build(root, tmp_path / "trial", count)
+    whole = time.monotonic() - began
+    complete, interrupted, dice = 0, 0, random.Random(0)
+    for _ in range(12):
+        process = multiprocessing.get_context("fork").Process(target=build, args=(root, folder, count))
+        process.start()
+        time.sleep(dice.uniform(0, whole))
+        process.kill()
+        process.join()
+        places = [each for each in folder.glob("raw256-*") if not each.name.endswith(".part")]
+        interrupted += not places
+        for place in places:  # what has the name of a cache is one
+            complete += 1
+            assert np.load(place / "index.npy")[-1, :2].sum() == (place / "pixels").stat().st_size
+            for each in place.iterdir():
+                each.unlink()
+            place.rmdir()
+    assert interrupted
+    images = many(root, count)
+    found = cached(images, "raw256", str(folder), workers=0)
+    assert all(torch.equal(found.read(i), images.read(i)) for i in range(count))
+    assert not list(folder.glob("*.part"))
+    monkeypatch.setattr(cache, "_write", None)
+    cached(images, "raw256", str(folder), workers=0)  # and is complete
+
+
+def test_of_two_processes_one_writes(tmp_path: Path) -> None:
+    root, folder = write_classes(tmp_path / "images", {"a": 100}), tmp_path / "cache"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=build, args=(root, folder, 100)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    (place,) = folder.glob("raw256-*")
+    inode = (place / "pixels").stat().st_ino
+    build(root, folder, 100)
+    assert (place / "pixels").stat().st_ino == inode
+
+
+FLAGS = [
+    "custom",
+    "resnet18",
+    "--train_dir",
+    "images",
+    *TINY,
+    "--crop_size",
+    "32",
+    "--batch_size",
+    "8",
+    "--epochs",
+    "1",
+]
+
+
+def test_a_run_reads_its_cache(run: Run, folder: Path) -> None:
+    write_classes(folder / "images", {"a": 12, "b": 12})
+    rows = []
+    for name, flags in {"files": [], "cache": ["--cache", "raw256", "--cache_dir", "small"]}.items():
+        code, _, err = run("main_contrastive.py", *FLAGS, "--num_workers", "0", "--run_id", name, *flags)
+        assert (code, err) == (0, "")
+        rows.append((folder / f"trained_models/{name}/metrics.csv").read_bytes())
+    assert rows[0] == rows[1]  # these images are smaller than 256 pixels
+    assert len(list((folder / "small").glob("raw256-*/pixels"))) == 1
+
+
+def test_a_cache_that_cannot_be_is_refused(run: Run, folder: Path) -> None:
+    write_classes(folder / "images", {"a": 12})
+    large = [*FLAGS, "--cache", "jpeg256"]
+    large[large.index("32")] = "288"
+    code, out, err = run("main_contrastive.py", *large)
+    assert (code, out) == (2, "")
+    assert err == "error: --cache: got jpeg256 with views of 288 pixels, expected at most 256\n"
+    (folder / "file").write_text("in the way")
+    code, out, err = run("main_contrastive.py", *FLAGS, "--cache", "jpeg256", "--cache_dir", "file")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: --cache_dir: got file, expected a folder that can hold the cache jpeg256")
+    assert not (folder / "trained_models").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part(
+    images: FileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(cache.np, "save", full)
+    with pytest.raises(cache.UserError, match="No space left"):
+        cached(images, "raw256", str(tmp_path / "cache"), workers=0)
+    assert not list((tmp_path / "cache").glob("raw256*"))
