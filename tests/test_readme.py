@@ -21,6 +21,7 @@ def test_every_command_is_of_a_kind_that_a_test_or_ci_runs() -> None:
     kinds = (
         "python main_",
         "python -m cl.selfcheck",
+        "python -m cl.report",
         "pip install ",
         "pytest",
         "git clone ",

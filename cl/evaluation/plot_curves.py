@@ -60,7 +60,7 @@ def _draw_lines(axis: Any, rows: Rows, lines: Mapping[str, str], scale: int) -> 
         if values:
             axis.plot(epochs, values, dashes, color=colour, marker=marker, markersize=4, label=label)
     if len(lines) > 1:
-        axis.legend(fontsize=9, frameon=False)
+        axis.legend(fontsize=9, edgecolor="none")
 
 
 class SaveCurves(Callback):
