@@ -53,6 +53,14 @@ class Run:
         """The same of runs that differ in nothing but their seed."""
         return json.dumps({name: value for name, value in self.flags.items() if name not in SAYS_WHERE})
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """The columns of the recipe table."""
+        if not self.evaluates:
+            return {name: fact(self.flags) for name, fact in FACTS.items()}
+        known = {"method": f"of {self.evaluates}", "backbone": self.flags["encoder"], "data": self.flags["dataset"]}
+        return {name: known.get(name, "") for name in FACTS}
+
 
 def find(folders: Sequence[Path]) -> list[Run]:
     """The runs in `folders`, each a run folder or a folder of those; what is none gets a line on stderr."""
@@ -60,7 +68,7 @@ def find(folders: Sequence[Path]) -> list[Run]:
     for folder in _run_folders(folders):
         try:
             run = Run.read(folder)
-            if not run.flags["dry_run"]:
+            if run.facts and not run.flags["dry_run"]:  # facts: a flag that another version did not have is missed here
                 runs.append(run)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"skipped {folder}: no run folder ({type(error).__name__}: {error})", file=sys.stderr)
@@ -90,12 +98,7 @@ class Row:
 
     @property
     def facts(self) -> dict[str, str]:
-        """The columns of the recipe table."""
-        first = self.runs[0]
-        if self.pretrained:
-            return {name: fact(first.flags) for name, fact in FACTS.items()}
-        known = {"method": f"of {first.evaluates}", "backbone": first.flags["encoder"], "data": first.flags["dataset"]}
-        return {name: known.get(name, "") for name in FACTS}
+        return self.runs[0].facts
 
     @property
     def flags(self) -> dict[str, Any]:

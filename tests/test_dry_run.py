@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from cl.backbones import build_backbone
+from cl.batch import Batch
 from cl.config.backbone import BackboneConfig
+from cl.methods import ContrastiveModule
 from cl.run import batch_size, memory
 from cl.run.batch_size import Trial, estimated, largest_batch
 from cl.run.dry_run import flops_of, parameters_of, shown_time
@@ -81,6 +83,16 @@ def test_a_full_gpu_ends_the_search() -> None:
     assert largest_batch(step, 10_000, CPU).endswith("fits: 64 (the memory of the GPU is full at 128)")
     tiny = largest_batch(lambda images: step(1000), 10_000, CPU)
     assert tiny == "not even 2 images fit (the memory of the GPU is full at 2)"
+
+
+def test_a_batch_that_does_not_fit_is_refused_by_name(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: ContrastiveModule, batch: Batch, _: int) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ContrastiveModule, "training_step", full)
+    code, _, err = run("main_contrastive.py", *QUICK, "--dry_run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--batch_size: got 64, more than fits" in err
 
 
 class _Peak:

@@ -1,5 +1,6 @@
 """Every command in README.md runs, and what it shows is what the program says."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -41,6 +42,14 @@ def test_the_programs_run_as_written(run: Run, folder: Path) -> None:
         short = [] if {"--help", "--dry_run"} & set(flags) else ["--fast_dev_run"]
         code, _, err = run(program, *flags, *short)
         assert (code, err) == (0, ""), line
+
+
+def test_the_report_runs_as_written(tmp_path: Path) -> None:
+    (tmp_path / "trained_models").mkdir()
+    for line in [line for line in COMMANDS if line.startswith("python -m cl.report")]:
+        command, path = [sys.executable, *shlex.split(line)[1:]], os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "No run that ended.\n", ""), line
 
 
 def test_the_scripts_run_as_written_up_to_the_missing_data(tmp_path: Path) -> None:

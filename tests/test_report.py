@@ -29,6 +29,7 @@ LINEAR = {
     "optim": {"lr": 0.03},
 }
 RUN = {"epochs": 12, "max_steps": None, "dry_run": False, "fast_dev_run": False}
+OLDER = json.dumps({"config": {"run": {"seed": {"value": 0, "origin": "default"}}}})  # has fewer flags
 ENDED = iter(range(10**9, 2 * 10**9))  # seconds, each later than the last
 
 
@@ -137,7 +138,12 @@ def test_what_did_not_end_or_means_nothing_is_counted_and_what_is_no_run_is_name
         write(tmp_path / name, PRETRAIN, None)
     (tmp_path / "latest").symlink_to("running")
     (tmp_path / "notes.txt").write_text("not a folder")
-    for name, content in (("broken", '{"config": '), ("foreign", '{"config": [1]}'), ("dry_run", None)):
+    for name, content in (
+        ("broken", '{"config": '),
+        ("foreign", '{"config": [1]}'),
+        ("dry_run", None),
+        ("older", OLDER),
+    ):
         (tmp_path / name).mkdir()
         if content:
             (tmp_path / name / "config.json").write_text(content)
@@ -146,7 +152,7 @@ def test_what_did_not_end_or_means_nothing_is_counted_and_what_is_no_run_is_name
     assert len(text.splitlines()) == 5
     assert text.endswith("\n\n2 runs unfinished")
     assert [line.split(": ")[0] for line in err.splitlines()] == [
-        f"skipped {tmp_path / name}" for name in ("broken", "dry_run", "empty", "foreign")
+        f"skipped {tmp_path / name}" for name in ("broken", "dry_run", "empty", "foreign", "older")
     ]
 
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cl.batch import Batch
 from cl.cli import Resolved
 from cl.data.datamodule import ImageData
+from cl.errors import UserError
 from cl.evaluation.features import evaluating
 from cl.evaluation.plots import save_views
 from cl.run.batch_size import largest_batch
@@ -104,7 +105,13 @@ def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, st
     """The first batch, its loss and gradient in words, and what some steps took."""
     peak, began = Peak(step.device), time.perf_counter()
     batch = next(batches)
-    said = f"one step: loss {step(batch):.3f}, gradient norm {step.gradient_norm():.3f}"
+    try:
+        said = f"one step: loss {step(batch):.3f}, gradient norm {step.gradient_norm():.3f}"
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"--batch_size: got {len(batch.index)}, more than fits into the memory of the GPU, expected less: "
+            "--batch_size auto --dry_run says how much"
+        ) from None
     first = time.perf_counter()
     times, waits = [first - began], [0.0]
     while len(times) <= MEASURED and time.perf_counter() - began < PATIENCE:
