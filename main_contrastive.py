@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from cl.cli import parse, run
 from cl.config.programs import Pretrain
 from cl.data.folders import check_folders
+from cl.report import report
+from cl.run.seeds import run_each_seed
 
 
 def main(argv: Sequence[str]) -> None:
     resolved = parse(Pretrain, argv)
     config = resolved.config
     check_folders(config.data)
+    if config.run.seeds:
+        sys.exit(run_each_seed(resolved, config.method.method, report))
 
     import torch  # here and below: --help and refusals need not wait six seconds for it
 

@@ -1,5 +1,6 @@
 """Evaluate a pretrained backbone: python main_linear.py DATASET ENCODER --pretrained_feature_extractor RUN [flags]."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,12 +8,16 @@ from cl.cli import parse, run
 from cl.config.programs import Linear
 from cl.data.folders import check_folders
 from cl.errors import UserError
+from cl.report import report
+from cl.run.seeds import run_each_seed
 
 
 def main(argv: Sequence[str]) -> None:
     resolved = parse(Linear, argv)
     config = resolved.config
     check_folders(config.data)
+    if config.run.seeds:
+        sys.exit(run_each_seed(resolved, "linear", report))
 
     import torch  # here and below: --help and refusals need not wait six seconds for it
 

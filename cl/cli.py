@@ -17,6 +17,7 @@ from cl.config.programs import Linear, Origins, Parts, Pretrain, layers_of, part
 from cl.errors import UserError
 
 P = TypeVar("P", Pretrain, Linear)
+AUTO_BATCH = "batch_size auto"  # among what was typed: no value, but a question to --dry_run
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Resolved(Generic[P]):
     config: P
     origins: Origins
     argv: tuple[str, ...]
+    auto_batch: bool = False  # --batch_size auto: what --dry_run is asked
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -61,11 +63,14 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     typed = _typed(parser, argv, parts)
     if "method" in typed:
         typed["method"] = method  # also where --supervised made it supcon
+    auto_batch = typed.pop(AUTO_BATCH, False)
     values, origins = settle(parts, layers_of(program, typed, method))
+    if auto_batch and not values["run"]["dry_run"]:
+        raise UserError("--batch_size: got auto, expected an integer; --batch_size auto --dry_run says the largest")
     built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
     if program is Pretrain:
         built["backbone"].refuse_typed(typed)
-    return Resolved(program(**built), origins, tuple(argv))
+    return Resolved(program(**built), origins, tuple(argv), auto_batch)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -145,6 +150,9 @@ def _typed(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -
         )
     typed: dict[str, Any] = {}
     for name, words in vars(namespace).items():  # in the order of typing
+        if (name, words) == ("batch_size", "auto"):
+            typed[AUTO_BATCH] = True
+            continue
         typed[name] = convert(declared[name], words)
         for other in declared[name].flag.takes_back:
             typed.pop(other, None)

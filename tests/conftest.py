@@ -34,8 +34,11 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     import main_contrastive
     import main_linear
     from cl import cli
+    from cl.evaluation import plot_embedding
 
     programs = {"main_contrastive.py": main_contrastive.main, "main_linear.py": main_linear.main}
+
+    monkeypatch.setattr(plot_embedding, "FEWEST", 10**9)  # t-SNE takes seconds; its own tests draw it
 
     def call(program: str, *flags: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / program), *flags])

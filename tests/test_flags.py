@@ -24,7 +24,7 @@ ALL = {config for method in METHODS for config in parts_of(Pretrain, method).val
 MORE_THAN_A_RANGE = {  # what has rules beyond its own type and range, and may refuse a value that these allow
     "--scheduler", "--min_lr", "--gaussian_prob", "--small_scale", "--lars",
     "--gpus", "--in_channels", "--name", "--run_id", "--method",
-    "--pretrained_feature_extractor", "encoder", "--finetune", "--few_shot",
+    "--pretrained_feature_extractor", "encoder", "--finetune", "--few_shot", "--seeds", "--resume_training_from",
 }  # fmt: skip
 NEEDED = ["--pretrained_feature_extractor", "somewhere"]
 

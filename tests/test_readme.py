@@ -1,5 +1,6 @@
 """Every command in README.md runs, and what it shows is what the program says."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -25,6 +26,7 @@ def test_every_command_is_of_a_kind_that_a_test_or_ci_runs() -> None:
         "python main_",
         "python -m cl.selfcheck",
         "python -m cl.embed",
+        "python -m cl.report",
         "pip install ",
         "pytest",
         "git clone ",
@@ -52,6 +54,14 @@ def test_the_programs_run_as_written_and_so_does_what_uses_their_backbone(run: R
     (line,) = [line for line in COMMANDS if line.startswith("python -m cl.embed ")]
     embed.main(shlex.split(line)[3:])
     assert len(np.load(folder / "features.npz")["paths"]) == 70
+
+
+def test_the_report_runs_as_written(tmp_path: Path) -> None:
+    (tmp_path / "trained_models").mkdir()
+    for line in [line for line in COMMANDS if line.startswith("python -m cl.report")]:
+        command, path = [sys.executable, *shlex.split(line)[1:]], os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "No run that ended.\n", ""), line
 
 
 def test_the_scripts_run_as_written_up_to_the_missing_data(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def test_a_run_leaves_its_folder_and_says_what_comes_next(run: Run, folder: Path
     assert (code, err) == (0, "")
     (made,) = [each for each in (folder / "trained_models").iterdir() if not each.is_symlink()]
     assert {each.name for each in made.iterdir()} == {
-        "backbone.json", "backbone.safetensors", "config.json", "last.ckpt", "metrics.csv", "neighbours.png",
-        "summary.json", "timing.csv", "views.png",
+        "backbone.json", "backbone.safetensors", "config.json", "curves.png", "embedding.png", "last.ckpt",
+        "metrics.csv", "neighbours.png", "summary.json", "timing.csv", "views.png",
     }  # fmt: skip
     assert os.readlink(folder / "trained_models/latest") == made.name
     assert "1437 for training, 360 for validation, 10 classes" in out
@@ -175,6 +175,7 @@ def test_dry_run_shows_everything_and_trains_nothing(run: Run, folder: Path) -> 
         assert (code, err) == (0, "")
     assert "437 of the images; --last_batch_fill" in out
     assert "one step: loss" in out
+    assert "(median of 3)" in out  # an epoch has one step, so there were four
     assert [each.name for each in (folder / "trained_models").iterdir()] == ["dry_run"]
     assert {each.name for each in (folder / "trained_models/dry_run").iterdir()} == {"config.json", "views.png"}
 

@@ -1,8 +1,9 @@
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
-from cl.config.flags import Config, Flag
+from cl.config.flags import Config, Flag, shown
 from cl.errors import UserError
 
 LATEST, DRY_RUN = RESERVED = ("latest", "dry_run")  # names that the program itself uses inside --output_dir
@@ -42,6 +43,9 @@ class RunConfig(Config):
     epochs: Annotated[int, Flag("passes over the training images", low=1)] = 100
     max_steps: Annotated[int | None, Flag("end after so many optimizer steps, if that is earlier", low=1)] = None
     seed: Annotated[int, Flag("seed of everything that is random", low=0, high=2**31 - 1)] = 0
+    seeds: Annotated[
+        tuple[int, ...], Flag("run once with each of these seeds, one after the other", low=0, high=2**31 - 1)
+    ] = ()
     name: Annotated[str | None, Flag("first part of the run id, and the run's name in wandb")] = None
     run_id: Annotated[str | None, Flag("name of the run folder; by default name, data set and time")] = None
     output_dir: Annotated[str, Flag("folder of the run folders")] = "trained_models"
@@ -51,8 +55,15 @@ class RunConfig(Config):
     checkpoint_every_n_steps: Annotated[int | None, Flag("also save within an epoch", low=1, coming=True)] = None
     project: Annotated[str | None, Flag("wandb project; turns wandb on")] = None
     wandb: Annotated[bool, Flag("log to wandb as well")] = False
-    dry_run: Annotated[bool, Flag("show the plan, try one step, write the views, train nothing")] = False
+    dry_run: Annotated[
+        bool,
+        Flag("show the plan, what a step takes, and the views; with --batch_size auto the largest; train nothing"),
+    ] = False
     fast_dev_run: Annotated[bool, Flag("a complete run of one training and one validation batch")] = False
+
+    def new_id(self, kind: str, dataset: str) -> str:
+        """Name, data set and time."""
+        return f"{self.name or kind}-{dataset}-{datetime.now():%Y%m%d-%H%M%S}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,4 +72,11 @@ class RunConfig(Config):
                 raise UserError(
                     f"--{name}: got {value}, expected at most 100 letters, digits and . _ -, a letter or digit first, "
                     f"and not {' or '.join(RESERVED)}"
+                )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"--seeds: got {shown(self.seeds)}, expected each seed once")
+        for name, value in (("run_id", self.run_id), ("resume_training_from", self.resume_training_from)):
+            if self.seeds and value is not None:
+                raise UserError(
+                    f"--{name}: got {value} with --seeds, expected one of the two: each seed has its own run"
                 )

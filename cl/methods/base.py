@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from cl.backbones import build_backbone
@@ -112,6 +113,9 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         # Randomness inside the network (dropout) is a function of the step, so that a resumed run draws the same.
         step_seed = (self.config.run.seed * 1_000_003 + self.trainer.current_epoch) * 1_000_003 + batch_idx
         torch.manual_seed((step_seed * 65_537 + rank()) % 2**63)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.evaluated["lr"] = float(optimizer.param_groups[0]["lr"])  # at the end that of the epoch's last step
 
     def configure_optimizers(self) -> Any:
         optim, batch = self.config.optim, self.budget.global_batch

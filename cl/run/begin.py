@@ -9,9 +9,10 @@ from cl.data.manifest import write_bad
 from cl.distributed import from_first, rank
 from cl.evaluation.linear import LinearEvaluation
 from cl.methods import ContrastiveModule
+from cl.run.dry_run import dry_run
 from cl.run.folder import open_run_folder
 from cl.run.launch import prepare
-from cl.run.plan import Plan, banner, dry_run
+from cl.run.plan import Plan, banner
 
 
 def begin(
@@ -32,7 +33,7 @@ def begin(
         print(banner(resolved, plan, folder, weights), flush=True)
         write_bad(folder / "bad_images.csv", data.splits.bad)
     if config.run.dry_run:
-        print(dry_run(module, data, plan.devices.device(0), folder))
+        print(dry_run(resolved, plan, module, data, folder))
         return None
     prepare(module, config.device, plan.devices)
     return folder

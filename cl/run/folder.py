@@ -6,7 +6,6 @@ import os
 import platform
 import shlex
 import subprocess
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from cl.cli import Resolved
+from cl.config.programs import Linear
 from cl.config.run import DRY_RUN, LATEST
 from cl.errors import UserError
 
@@ -25,7 +25,7 @@ def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
     """Make `<output_dir>/<run id>` with its config.json; a dry run has one folder that the next one overwrites."""
     run = resolved.config.run
     parent = Path(run.output_dir)
-    name = run.run_id or f"{run.name or kind}-{resolved.config.data.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = run.run_id or run.new_id(kind, resolved.config.data.dataset)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         if (parent / LATEST).is_dir() and not (parent / LATEST).is_symlink():
@@ -64,7 +64,7 @@ def point_latest(folder: Path) -> None:
 def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
     """config.json: every value with its origin, the command, the commit and the versions."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    about = {
+    about: dict[str, Any] = {
         "schema": SCHEMA,
         "argv": shlex.join(resolved.argv),
         "commit": _commit(),
@@ -74,6 +74,9 @@ def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
             for part, values in dataclasses.asdict(resolved.config).items()
         },
     }
+    if isinstance(resolved.config, Linear):  # where `latest` pointed to is not to be found out later
+        named = resolved.config.linear.pretrained_feature_extractor
+        about["pretrained"] = str(Path(named or "").resolve())
     write_json(folder / "config.json", about)
 
 

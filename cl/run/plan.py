@@ -1,4 +1,4 @@
-"""What a run will do, told before it does it: the banner, its warnings, and `--dry_run`."""
+"""What a run will do, told before it does it: the banner and its warnings."""
 
 import os
 import textwrap
@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import cl
 from cl.cli import Resolved
@@ -18,9 +16,6 @@ from cl.config.optim import OptimConfig
 from cl.config.programs import Linear, Pretrain
 from cl.data.datamodule import ImageData
 from cl.data.view_spec import Norm
-from cl.evaluation.linear import LinearEvaluation
-from cl.evaluation.plots import save_views
-from cl.methods import ContrastiveModule
 from cl.optim.schedules import Budget, Schedule
 from cl.run.devices import Devices
 from cl.run.folder import plain_values
@@ -88,8 +83,8 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path, weights: str = "")
         rows["kNN bank"] = f"{plan.bank} of {plan.labelled} labelled training images"
     rows |= {origin: ", ".join(flags) for origin, flags in _flags_by_origin(resolved).items()}
     lines = [f"cl {cl.__version__}: {plan.title}"]
-    lines += [line for name, text in rows.items() for line in _row(name, text)]
-    return "\n".join(lines + [line for text in warnings_of(resolved, plan) for line in _row("warning", text)])
+    lines += [line for name, text in rows.items() for line in banner_row(name, text)]
+    return "\n".join(lines + [line for text in warnings_of(resolved, plan) for line in banner_row("warning", text)])
 
 
 def _rates(pairs: Sequence[OptimConfig], batch: int) -> str:
@@ -107,7 +102,8 @@ def _others(config: Pretrain, plan: Plan) -> int:
     return views * (plan.budget.global_batch // plan.accumulate - 1)
 
 
-def _row(name: str, text: str) -> list[str]:
+def banner_row(name: str, text: str) -> list[str]:
+    """A name and what is to be said of it, in as many lines as it takes."""
     return textwrap.wrap(
         text, WIDTH, initial_indent=f"  {name:<{NAMES}}", subsequent_indent=" " * (NAMES + 2), break_on_hyphens=False
     )
@@ -157,17 +153,3 @@ def warnings_of(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
         yield f"an epoch leaves out {left_out} of the images; --last_batch_fill or a smaller --batch_size has them"
     if config.run.fast_dev_run:
         yield "--fast_dev_run: one training and one validation batch; the numbers mean nothing"
-
-
-def dry_run(
-    module: ContrastiveModule[Any] | LinearEvaluation, data: ImageData, device: torch.device, folder: Path
-) -> str:
-    """One real forward and backward pass, and the views of the real loader in `folder`; nothing is trained."""
-    batch = next(iter(data.train_dataloader())).to(device)
-    module.to(device)
-    loss = module.training_step(batch, 0)
-    loss.backward()
-    norm = sum(float(p.grad.norm()) ** 2 for p in module.parameters() if p.grad is not None) ** 0.5
-    save_views(batch, data.splits.train, data.splits.norm, folder / "views.png")
-    step = f"one step: loss {loss.item():.3f}, gradient norm {norm:.3f}"
-    return f"{step}; the views are in {folder / 'views.png'}; nothing was trained"

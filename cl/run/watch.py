@@ -10,6 +10,8 @@ from cl.data.datamodule import ImageData
 from cl.data.image_sets import stratified
 from cl.evaluation.diagnostics import IMAGES, Diagnostics
 from cl.evaluation.knn import TEMPERATURE, K, OnlineKNN
+from cl.evaluation.plot_curves import SaveCurves
+from cl.evaluation.plot_embedding import SHOWN, SaveEmbedding
 from cl.evaluation.plots import SEARCHED, SaveNeighbours, SaveViews
 from cl.methods import ContrastiveModule
 from cl.run.checkpoint import SaveLast
@@ -29,14 +31,17 @@ def watch(config: Pretrain, method: ContrastiveModule[Any], data: ImageData, pla
     splits = data.splits
     few = config.data.batch_size if config.run.fast_dev_run else None
     some, watched = stratified(splits.train, few or SEARCHED), stratified(splits.val or splits.train, few or IMAGES)
+    shown, which = stratified(splits.val or splits.train, few or SHOWN), "validation" if splits.val else "training"
     views, stop = data.views_loader(watched), config.online.stop_on_collapse
     diagnostics, progress = Diagnostics(views, method.embed, plan.budget.steps, stop), Progress(folder)
     callbacks = [
+        SaveCurves(folder / "metrics.csv", folder / "curves.png"),  # before `progress`, which times the epochs
         diagnostics,
         progress,
         OnlineKNN(data.bank_loader(plan.bank), config.online.knn_every),
         SaveViews(splits.train, splits.norm, folder / "views.png"),
         SaveNeighbours(some, data.eval_loader(some), splits.classes, folder / "neighbours.png"),
+        SaveEmbedding(data.eval_loader(shown), splits.classes, which, folder / "embedding.png"),
         SaveLast(folder, config, splits),
     ]
     columns = {

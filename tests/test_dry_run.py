@@ -1,0 +1,163 @@
+"""What --dry_run says of a training, and --batch_size auto under it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from cl.backbones import build_backbone
+from cl.batch import Batch
+from cl.config.backbone import BackboneConfig
+from cl.methods import ContrastiveModule
+from cl.run import batch_size, memory
+from cl.run.batch_size import Trial, estimated, largest_batch
+from cl.run.dry_run import flops_of, parameters_of, shown_time
+from cl.run.memory import Peak, available
+from tests.conftest import TINY, Run
+from tests.test_methods import build
+
+QUICK = ["digits", "resnet18", *TINY]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("side", "multiply_adds"), [(224, 1.8136e9), (32, 0.5557e9)])
+def test_flops_of_a_resnet18_are_the_known_ones(side: int, multiply_adds: float) -> None:
+    """1.814 G multiply-adds with the classifier at 224 pixels (torchvision); 0.556 G with the stem of CIFAR."""
+    backbone = build_backbone(BackboneConfig("resnet18"), side)
+    assert flops_of(backbone, torch.zeros(1, 3, side, side)) == pytest.approx(2 * multiply_adds, rel=1e-3)
+    assert backbone.training
+
+
+def test_parameters_are_counted_by_part_and_all_of_them() -> None:
+    module = build("simsiam")
+    counts = parameters_of(module)
+    assert list(counts) == ["backbone", "online_head", "projector", "predictor"]
+    assert sum(counts.values()) == sum(p.numel() for p in module.parameters())
+
+
+def test_the_figures_of_a_dry_run_fit_together(run: Run, folder: Path) -> None:
+    code, out, err = run("main_contrastive.py", *QUICK, "--max_steps", "30", "--dry_run")
+    assert (code, err) == (0, "")
+    said = " ".join(out.split())
+    assert "parameters 44,292 backbone, 330 online head, 2,704 projector" in said
+    found = re.search(
+        r"time ([\d.]+) s a step \(median of 3\), (\d+)% of it waiting for data; ([\d.]+) s an epoch", said
+    )
+    assert found, said
+    step, share, epoch = map(float, found.groups())
+    assert epoch == pytest.approx(22 * step, rel=0.2, abs=22 * 0.005)
+    assert 0 <= share <= 100
+    assert "for all 30 steps" in said
+    assert re.search(r"memory \d+ MiB at the peak of a step", said)
+    assert not list(folder.glob("trained_models/*/last.ckpt"))
+
+
+def test_linear_evaluation_is_measured_too(run: Run, folder: Path) -> None:
+    assert run("main_contrastive.py", *QUICK, "--fast_dev_run", "--run_id", "first")[0] == 0
+    flags = ["digits", "resnet18", "--pretrained_feature_extractor", "trained_models/first", "--dry_run"]
+    code, out, err = run("main_linear.py", *flags)
+    assert (code, err) == (0, "")
+    assert "44,292 backbone, 330 head" in out
+
+
+def test_batch_size_auto_tries_powers_of_two_up_to_the_images(run: Run, folder: Path) -> None:
+    code, out, err = run("main_contrastive.py", *QUICK, "--batch_size", "auto", "--devices", "2", "--dry_run")
+    assert (code, err) == (0, "")
+    assert [int(n) for n in re.findall(r"(\d+) images .* s a step", out)] == [2**k for k in range(1, 10)]
+    assert "largest batch that fits: 512 (there are no more than 718 training images for it)" in out
+
+
+def test_the_last_batch_size_typed_wins(run: Run, folder: Path) -> None:
+    code, out, _ = run("main_contrastive.py", *QUICK, "--batch_size", "auto", "--batch_size", "128", "--dry_run")
+    assert code == 0
+    assert "128 x 1 process" in out
+    assert "largest batch" not in out
+
+
+def test_a_full_gpu_ends_the_search() -> None:
+    def step(images: int) -> None:
+        if images > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert largest_batch(step, 10_000, CPU).endswith("fits: 64 (the memory of the GPU is full at 128)")
+    tiny = largest_batch(lambda images: step(1000), 10_000, CPU)
+    assert tiny == "not even 2 images fit (the memory of the GPU is full at 2)"
+
+
+def test_a_batch_that_does_not_fit_is_refused_by_name(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: ContrastiveModule, batch: Batch, _: int) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ContrastiveModule, "training_step", full)
+    code, _, err = run("main_contrastive.py", *QUICK, "--dry_run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--batch_size: got 64, more than fits" in err
+
+
+class _Peak:
+    """100 bytes, and 10 for each image."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.images = 0
+
+    def bytes(self) -> int:
+        self.images = self.images * 2 or 2
+        return 100 + 10 * self.images
+
+
+def test_a_cpu_stops_before_its_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_size, "Peak", _Peak)
+    monkeypatch.setattr(batch_size, "available", lambda: 1000)
+    tried: list[int] = []
+    said = largest_batch(tried.append, 10_000, CPU)
+    assert tried == [2, 4, 8, 16, 32, 64]  # 128 images would take 1380 bytes, and 800 may be taken: 64 take 740
+    assert "fits: 64 (128 would take" in said
+
+
+def test_slow_steps_are_extrapolated_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_size, "Peak", _Peak)
+    monkeypatch.setattr(batch_size, "available", lambda: 1000)
+    monkeypatch.setattr(batch_size, "SLOWEST", -1)
+    tried: list[int] = []
+    said = largest_batch(tried.append, 10_000, CPU)
+    assert tried == [2, 4]
+    assert "fits: 64" in said
+    assert "extrapolated, for a step of 4 images takes" in said
+
+
+def test_estimates_are_exact_for_a_constant_and_a_share_of_each_image() -> None:
+    assert estimated([Trial(2, 1, 120)], 4) == 0
+    assert estimated([Trial(2, 1, 120), Trial(4, 1, 140), Trial(8, 1, 180)], 64) == 740
+
+
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="/proc is Linux's")
+def test_the_peak_is_what_the_process_grew_by_since_then() -> None:
+    before = torch.ones(2**26)  # 256 MiB, which came and went
+    del before
+    peak = Peak(CPU)
+    during = torch.ones(2**25)
+    del during
+    assert peak.bytes() == pytest.approx(2**27, rel=0.1)
+
+
+def test_a_container_may_take_less_than_its_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    2000 kB\n")
+    for name, file in (("SYSTEM", "meminfo"), ("LIMIT", "max"), ("USED", "current")):
+        monkeypatch.setattr(memory, name, tmp_path / file)
+    assert available() == 2000 * 1024
+    (tmp_path / "max").write_text("max\n")
+    assert available() == 2000 * 1024
+    (tmp_path / "max").write_text("1000000\n")
+    (tmp_path / "current").write_text("400000\n")
+    assert available() == 600_000
+
+
+def test_durations_are_readable() -> None:
+    assert [shown_time(s) for s in (0.123, 75, 600, 9000, 200_000)] == [
+        "0.12 s",
+        "75 s",
+        "10.0 min",
+        "2.5 h",
+        "2.3 days",
+    ]

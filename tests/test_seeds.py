@@ -1,0 +1,102 @@
+"""--seeds: the same command once per seed, one after the other, and a table of all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cl.run import seeds
+from cl.run.seeds import without_seeds
+from tests.conftest import ROOT, TINY, Run
+
+SHORT = ["--max_steps", "2", "--limit_eval", "50"]
+TWO = ["digits", "resnet18", *TINY, *SHORT, "--seeds", "3", "4"]
+MAIN = str(ROOT / "main_contrastive.py")
+
+
+def test_each_seed_has_its_run_and_the_table_has_them_all(tmp_path: Path) -> None:
+    command = [sys.executable, MAIN, *TWO, "--name", "two"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    folders = sorted(each for each in (tmp_path / "trained_models").iterdir() if not each.is_symlink())
+    assert [(each.name[:10], each.name[-6:]) for each in folders] == [
+        ("two-digits", "-seed3"),
+        ("two-digits", "-seed4"),
+    ]
+    configs = [json.loads((each / "config.json").read_text())["config"]["run"] for each in folders]
+    assert [(config["seed"]["value"], config["seeds"]["value"]) for config in configs] == [(3, []), (4, [])]
+    knn = [100 * json.loads((each / "summary.json").read_text())["knn/val_top1"] for each in folders]
+    mean, deviation = sum(knn) / 2, abs(knn[0] - knn[1]) / 2**0.5
+    last = done.stdout.splitlines()[-1]
+    assert f"| {mean:.1f} +- {deviation:.1f} % (2) |" in last
+    assert f"| {folders[0].name} + 1 |" in last
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that would be started; each ends with exit code 3."""
+    commands: list[list[str]] = []
+
+    def fake(command: list[str]) -> int:
+        commands.append(command)
+        return 3
+
+    monkeypatch.setattr(seeds, "_finish", fake)
+    return commands
+
+
+def test_a_seed_that_fails_ends_it_with_its_exit_code_and_is_named(
+    run: Run, folder: Path, started: list[list[str]]
+) -> None:
+    code, out, err = run("main_contrastive.py", *TWO)
+    assert (code, err) == (3, "seed 3 ended with exit code 3; not started: 4\n")
+    assert "seed 4" not in out
+    (command,) = started
+    assert command[1:-4] == [MAIN, "digits", "resnet18", *TINY, *SHORT]
+    assert command[-4:-1] == ["--seed", "3", "--run_id"]
+    assert not (folder / "trained_models").exists()
+
+
+def test_a_dry_run_is_one_of_the_first_seed(run: Run, folder: Path, started: list[list[str]]) -> None:
+    _, out, err = run("main_contrastive.py", *TWO, "--dry_run")
+    assert out == "seed 3, run 1 of 1\n\n"
+    assert err == "seed 3 ended with exit code 3\n"
+
+
+def test_a_request_to_end_reaches_the_running_seed(tmp_path: Path) -> None:
+    program = tmp_path / "sleeper.py"
+    program.write_text(
+        "import os, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from cl.cli import parse\n"
+        "from cl.config.programs import Pretrain\n"
+        "from cl.run.seeds import run_each_seed\n"
+        "if '--seeds' in sys.argv:\n"
+        "    sys.exit(run_each_seed(parse(Pretrain, sys.argv[1:]), 'simclr', str))\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(program), *TWO], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    lines = [parent.stdout.readline() for _ in range(3)]
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(30) == 128 + signal.SIGTERM
+    parent.stdout.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(lines[2]), 0)
+
+
+def test_only_the_seeds_are_taken_from_the_command() -> None:
+    argv = ["digits", "--seeds", "0", "1", "--lr", "0.1", "resnet18", "--seeds=5", "--gpus", "0"]
+    assert without_seeds(argv) == ["digits", "--lr", "0.1", "resnet18", "--gpus", "0"]
+
+
+def test_a_launcher_with_seeds_is_refused(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    code, out, err = run("main_contrastive.py", *TWO)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--seeds: got 3 4 under a launcher" in err
