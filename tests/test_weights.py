@@ -259,7 +259,7 @@ def test_less_or_more_than_the_whole_backbone_is_refused(
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"stem": "large", "width": 4}, "has 3 x 3 pixels, expected another --stem"),
+        ({"stem": "large", "width": 4}, "has 3 x 3 pixels, expected --stem small"),
         ({"stem": "small", "width": 8}, "has 4 outputs, expected --width 4"),
     ],
 )

@@ -62,7 +62,8 @@ def _hint(found: Found, wanted: Mapping[str, Tensor]) -> str:
     if not given or given == ours or len(given) != len(ours):
         return "another encoder or --in_channels?"
     if given[2:] != ours[2:]:
-        return f"its first convolution has {given[2]} x {given[3]} pixels, expected another --stem"
+        stem = "small" if given[2] == 3 else "large"
+        return f"its first convolution has {given[2]} x {given[3]} pixels, expected --stem {stem}"
     if given[1] != ours[1]:
         return f"its first convolution takes {given[1]} channels, expected --in_channels {given[1]}"
     return f"its first convolution has {given[0]} outputs, expected --width {given[0]}"
