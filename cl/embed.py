@@ -16,7 +16,7 @@ from cl.config.data import DataConfig
 from cl.config.run import DeviceConfig
 from cl.config.views import ViewsConfig
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.folders import SUFFIXES
+from cl.data.folders import images_below
 from cl.data.image_sets import ArraySet, FileSet, Splits
 from cl.data.manifest import bad_files
 from cl.data.sampler import Share
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     _check(asked.folder, asked.out, asked.neighbours)
     device = choose_devices(DeviceConfig(accelerator=asked.accelerator)).device(0)
     backbone = load_backbone(asked.run, "RUN").to(device)
-    files = images_below(asked.folder)
+    files = sorted(images_below(asked.folder), key=os.fsencode)
     bad = bad_files(asked.folder, files)
     good = [name for name in files if name not in bad]
     if not good:
@@ -76,17 +76,6 @@ def _check(folder: Path, out: Path, neighbours: int) -> None:
         raise UserError(f"--out: got {out}, expected a file in a folder that can be written to")
     if neighbours < 0:
         raise UserError(f"--neighbours: got {neighbours}, expected at least 0")
-
-
-def images_below(root: Path) -> list[str]:
-    """The image files anywhere in a folder, relative to it, in the order of their bytes; links are followed."""
-    found = (
-        os.path.relpath(os.path.join(where, name), root)
-        for where, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
-    return sorted(found, key=os.fsencode)
 
 
 def features_of_images(backbone: LoadedBackbone, images: FileSet, feed: DataConfig, device: torch.device) -> Tensor:

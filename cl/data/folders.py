@@ -80,7 +80,7 @@ def list_images(root: Path, flag: str, labels: Path | None = None) -> Listing:
         if not flat:
             raise UserError(f"--{flag}: got {root}, expected images ({', '.join(SUFFIXES)}); there are none")
         return Listing(root, tuple(flat), (None,) * len(flat))
-    found = {name: tuple(_below(root, name)) for name in folders}
+    found = {name: tuple(images_below(root, name)) for name in folders}
     notes = [f"{root}: the class folder {name} has no images" for name, files in found.items() if not files]
     if flat:
         notes.append(f"{root}: {len(flat)} images beside the class folders are left out")
@@ -95,7 +95,7 @@ def _is_image(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and not path.is_dir()
 
 
-def _below(root: Path, folder: str) -> Iterator[str]:
+def images_below(root: Path, folder: str = "") -> Iterator[str]:
     """The images anywhere under root/folder, relative to root, in the order of their bytes; links are followed."""
     for where, folders, names in os.walk(root / folder, followlinks=True):
         folders.sort(key=os.fsencode)
