@@ -13,6 +13,8 @@ from cl.run.seeds import run_each_seed
 def main(argv: Sequence[str]) -> None:
     resolved = parse(Pretrain, argv)
     config = resolved.config
+    if resolved.resume and resolved.resume.finished:
+        return print(f"{resolved.resume.folder} is finished")
     check_folders(config.data)
     if config.run.seeds:
         sys.exit(run_each_seed(resolved, config.method.method, report))
@@ -52,13 +54,14 @@ def main(argv: Sequence[str]) -> None:
     weights = ""
     if config.backbone.init_from:
         weights = start_from(method.backbone, config.backbone, config.views.crop_size, config.data.in_channels)
-    folder = begin(resolved, config.method.method, plan, method, data, weights)
-    if folder is None:
+    start = begin(resolved, config.method.method, plan, method, data, weights)
+    if start is None:
         return
 
+    folder = start.folder
     watched = watch(config, method, data, plan, folder)
     trainer = build_trainer(resolved, plan, folder, watched.callbacks)
-    trainer.fit(method, data)
+    trainer.fit(method, data, ckpt_path=start.checkpoint, weights_only=True)
 
     if share.rank == 0:
         export(method.backbone, card_of(facts_of(config, splits), method.row), folder)

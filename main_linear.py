@@ -15,6 +15,8 @@ from cl.run.seeds import run_each_seed
 def main(argv: Sequence[str]) -> None:
     resolved = parse(Linear, argv)
     config = resolved.config
+    if resolved.resume and resolved.resume.finished:
+        return print(f"{resolved.resume.folder} is finished")
     check_folders(config.data)
     if config.run.seeds:
         sys.exit(run_each_seed(resolved, "linear", report))
@@ -54,19 +56,19 @@ def main(argv: Sequence[str]) -> None:
     plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
     before = copy_of(pretrained.backbone)
     linear = LinearEvaluation(pretrained.backbone, plan.classes, config, plan.budget)
-    folder = begin(resolved, "linear", plan, linear, data, pretrained.report)
-    if folder is None:
+    start = begin(resolved, "linear", plan, linear, data, pretrained.report)
+    if start is None:
         return
 
-    images_per_second = PROTOCOLS[config.linear.protocol](Evaluation(resolved, plan, data, linear, folder))
+    images_per_second = PROTOCOLS[config.linear.protocol](Evaluation(resolved, plan, data, linear, start))
     if not config.linear.finetune:
         check_unchanged(linear.backbone, before)
 
     if share.rank > 0:
         return
-    leave(linear, folder)
+    leave(linear, start.folder)
     columns = {linear.name.replace("_", " "): f"{linear.name}/val_top1", "top-5": f"{linear.name}/val_top5"}
-    table = close(folder, columns, linear.row, images_per_second)
+    table = close(start.folder, columns, linear.row, images_per_second)
     for text in filter(None, (table, probe_table(linear.row, len(splits.train)), picked(linear))):
         print("\n" + text)
 

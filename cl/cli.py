@@ -14,6 +14,7 @@ from cl.config.flags import Field, add_flags, convert, fields_of, shown
 from cl.config.methods import METHODS
 from cl.config.presets import PRETRAIN_FLAGS, Preset
 from cl.config.programs import Linear, Origins, Parts, Pretrain, layers_of, parts_of, settle
+from cl.config.resume import Resume, resume_of
 from cl.errors import UserError
 
 P = TypeVar("P", Pretrain, Linear)
@@ -28,6 +29,7 @@ class Resolved(Generic[P]):
     origins: Origins
     argv: tuple[str, ...]
     auto_batch: bool = False  # --batch_size auto: what --dry_run is asked
+    resume: Resume | None = None  # the run that goes on
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -45,7 +47,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     """The config that `argv` asks for; UserError if argv alone shows that it cannot be."""
-    method = _chosen_method(argv) if program is Pretrain else None
+    resume = resume_of(argv)
+    usual = resume.values.get("method", "simclr") if resume else "simclr"
+    method = _chosen_method(argv, usual) if program is Pretrain else None
     parts = parts_of(program, method)
     parser = _Parser(
         prog=_script(program), usage=f"{_script(program)} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False
@@ -64,13 +68,18 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     if "method" in typed:
         typed["method"] = method  # also where --supervised made it supcon
     auto_batch = typed.pop(AUTO_BATCH, False)
-    values, origins = settle(parts, layers_of(program, typed, method))
+    layers = layers_of(program, typed, method)
+    if resume is not None:
+        declared = {d.name: d for part in parts.values() for d in fields_of(part)}
+        resume.refuse_changes(typed, declared)
+        layers = resume.layers(typed, declared) | ({} if resume.begun else layers)
+    values, origins = settle(parts, layers)
     if auto_batch and not values["run"]["dry_run"]:
         raise UserError("--batch_size: got auto, expected an integer; --batch_size auto --dry_run says the largest")
     built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
     if program is Pretrain:
         built["backbone"].refuse_typed(typed)
-    return Resolved(program(**built), origins, tuple(argv), auto_batch)
+    return Resolved(program(**built), origins, tuple(argv), auto_batch, resume)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,10 +91,10 @@ def _script(program: type) -> str:
     return "main_contrastive.py" if program is Pretrain else "main_linear.py"
 
 
-def _chosen_method(argv: Sequence[str]) -> str:
+def _chosen_method(argv: Sequence[str], default: str) -> str:
     """The method, which decides which flags there are. `--supervised` turns SimCLR into SupCon, and nothing else."""
     early = _Parser(allow_abbrev=False, add_help=False)
-    early.add_argument("--method", default="simclr")
+    early.add_argument("--method", default=default)
     early.add_argument("--supervised", action="store_true")
     chosen, _ = early.parse_known_args(list(argv))
     if chosen.method not in METHODS:

@@ -25,8 +25,8 @@ from cl.errors import UserError
 from cl.evaluation.features import features_of
 from cl.evaluation.neighbours import nearest_neighbours
 from cl.run.devices import choose_devices
-from cl.run.export import whole
 from cl.run.pretrained import LoadedBackbone, load_backbone
+from cl.run.whole import whole
 
 
 def main(argv: Sequence[str]) -> None:

@@ -22,7 +22,8 @@ from cl.data.apply_torchvision import apply_eval, normalize
 from cl.data.decode import read_image
 from cl.data.view_spec import EvalSpec
 from cl.errors import UserError
-from cl.run.export import export, whole
+from cl.run.export import export
+from cl.run.whole import whole
 from tests.conftest import ROOT, Run
 from tests.pictures import GOOD, write_classes, write_odd
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import safe_open
 
+from cl.config.resume import LAST
 from cl.errors import UserError
 
-LAST = "last.ckpt"  # the newest checkpoint of a run folder
 EXPORT = "backbone.safetensors"  # what a run leaves at its end
 
 

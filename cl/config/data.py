@@ -13,15 +13,18 @@ class DataConfig(Config):
     """Which images, and how they reach the device."""
 
     dataset: Annotated[str, Flag("data set", choices=DATASETS, positional=True)] = "digits"
-    data_folder: Annotated[str | None, Flag("folder that --train_dir and --val_dir are relative to")] = None
-    train_dir: Annotated[str | None, Flag("folder of training images, one folder a class")] = None
-    val_dir: Annotated[str | None, Flag("folder of validation images, one folder a class")] = None
-    labels: Annotated[str | None, Flag("CSV file of names and labels, for a flat folder")] = None
+    data_folder: Annotated[str | None, Flag("folder that --train_dir and --val_dir are relative to", resume="free")] = (
+        None
+    )
+    train_dir: Annotated[str | None, Flag("folder of training images, one folder a class", resume="free")] = None
+    val_dir: Annotated[str | None, Flag("folder of validation images, one folder a class", resume="free")] = None
+    labels: Annotated[str | None, Flag("CSV file of names and labels, for a flat folder", resume="free")] = None
     in_channels: Annotated[int, Flag("3 for colour, 1 for grey", low=1, high=3)] = 3
     limit_eval: Annotated[int | None, Flag("validate on so many images, a fixed stratified choice", low=1)] = None
     batch_size: Annotated[int, Flag("images per process and step", low=2)] = 256
     num_workers: Annotated[
-        int | None, Flag("loader processes per training process, 0 for none; by default a core is left free", low=0)
+        int | None,
+        Flag("loader processes per training process, 0 for none; by default a core is left free", low=0, resume="free"),
     ] = None
     loader: Annotated[
         str,
@@ -42,7 +45,9 @@ class DataConfig(Config):
             choices=("none", "jpeg256", "raw256"),
         ),
     ] = "none"
-    cache_dir: Annotated[str | None, Flag("folder of those copies; by default in the user's cache")] = None
+    cache_dir: Annotated[str | None, Flag("folder of those copies; by default in the user's cache", resume="free")] = (
+        None
+    )
     last_batch_fill: Annotated[bool, Flag("see every image in every epoch, filling up the last batch")] = False
     bad_images: Annotated[str, Flag("what to do about files that do not decode", choices=("skip", "error"))] = "skip"
 

@@ -13,7 +13,9 @@ class OnlineConfig(Config):
     knn_bank: Annotated[
         int, Flag("labelled training images in the kNN bank, a fixed stratified choice; 0 for all", low=0)
     ] = 20000
-    stop_on_collapse: Annotated[bool, Flag("end a run, with exit code 1, when its embedding has collapsed")] = False
+    stop_on_collapse: Annotated[
+        bool, Flag("end a run, with exit code 1, when its embedding has collapsed", resume="free")
+    ] = False
 
 
 PROTOCOLS = ("standard", "cached")

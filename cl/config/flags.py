@@ -9,7 +9,7 @@ import math
 import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from cl.errors import UserError
 
@@ -28,6 +28,7 @@ class Flag:
     positional: bool = False
     takes_back: tuple[str, ...] = ()  # fields that say the same in another way: the last one typed wins
     coming: bool = False  # the feature is still to come
+    resume: Literal["same", "free"] = "same"  # free: may be typed anew when a run goes on
 
 
 @dataclass(frozen=True)

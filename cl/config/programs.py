@@ -106,7 +106,9 @@ def layers_of(program: type[Pretrain] | type[Linear], typed: Preset, method: str
 
 def settle(parts: Parts, layers: Mapping[str, Preset]) -> tuple[dict[str, dict[str, Any]], Origins]:
     """Each field's value from the first layer that has it, else its default; and which layer that was."""
-    layers = dict(layers) | {"default": {d.name: d.default for part in parts.values() for d in fields_of(part)}}
+    defaults = {d.name: d.default for part in parts.values() for d in fields_of(part)}
+    own = layers.get("default", {})  # a run goes on with the defaults that it began with
+    layers = {name: layer for name, layer in layers.items() if name != "default"} | {"default": defaults | {**own}}
     origins = {
         d.name: next(o for o, layer in layers.items() if d.name in layer)
         for part in parts.values()

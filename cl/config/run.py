@@ -14,14 +14,17 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class DeviceConfig(Config):
     """Which hardware, and how it computes."""
 
-    accelerator: Annotated[str, Flag("hardware; auto takes a GPU if there is one", choices=("auto", "gpu", "cpu"))] = (
-        "auto"
-    )
-    gpus: Annotated[tuple[int, ...] | None, Flag("indices of the GPUs to use: 0 1", low=0, takes_back=("devices",))] = (
-        None
-    )
-    devices: Annotated[int | None, Flag("number of GPUs, or of processes on a CPU", low=1, takes_back=("gpus",))] = None
-    num_nodes: Annotated[int, Flag("machines", low=1)] = 1
+    accelerator: Annotated[
+        str, Flag("hardware; auto takes a GPU if there is one", choices=("auto", "gpu", "cpu"), resume="free")
+    ] = "auto"
+    gpus: Annotated[
+        tuple[int, ...] | None,
+        Flag("indices of the GPUs to use: 0 1", low=0, takes_back=("devices",), resume="free"),
+    ] = None
+    devices: Annotated[
+        int | None, Flag("number of GPUs, or of processes on a CPU", low=1, takes_back=("gpus",), resume="free")
+    ] = None
+    num_nodes: Annotated[int, Flag("machines", low=1, resume="free")] = 1
     precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"))] = "32"
     compile: Annotated[bool, Flag("compile the backbone (torch.compile)")] = False
     deterministic: Annotated[bool, Flag("only kernels that give the same bits twice", coming=True)] = False
@@ -46,15 +49,20 @@ class RunConfig(Config):
     seeds: Annotated[
         tuple[int, ...], Flag("run once with each of these seeds, one after the other", low=0, high=2**31 - 1)
     ] = ()
-    name: Annotated[str | None, Flag("first part of the run id, and the run's name in wandb")] = None
-    run_id: Annotated[str | None, Flag("name of the run folder; by default name, data set and time")] = None
-    output_dir: Annotated[str, Flag("folder of the run folders")] = "trained_models"
-    resume_training_from: Annotated[str | None, Flag("run folder or checkpoint to continue, or auto", coming=True)] = (
+    name: Annotated[str | None, Flag("first part of the run id, and the run's name in wandb", resume="free")] = None
+    run_id: Annotated[str | None, Flag("name of the run folder; by default name, data set and time", resume="free")] = (
         None
     )
-    checkpoint_every_n_steps: Annotated[int | None, Flag("also save within an epoch", low=1, coming=True)] = None
-    project: Annotated[str | None, Flag("wandb project; turns wandb on")] = None
-    wandb: Annotated[bool, Flag("log to wandb as well")] = False
+    output_dir: Annotated[str, Flag("folder of the run folders", resume="free")] = "trained_models"
+    resume_training_from: Annotated[
+        str | None,
+        Flag("go on with a run: its folder, a checkpoint in it, or auto for that of --run_id", resume="free"),
+    ] = None
+    checkpoint_every_n_steps: Annotated[
+        int | None, Flag("save within an epoch too, after each so many optimizer steps", low=1, resume="free")
+    ] = None
+    project: Annotated[str | None, Flag("wandb project; turns wandb on", resume="free")] = None
+    wandb: Annotated[bool, Flag("log to wandb as well", resume="free")] = False
     dry_run: Annotated[
         bool,
         Flag("show the plan, what a step takes, and the views; with --batch_size auto the largest; train nothing"),

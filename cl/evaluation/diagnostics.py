@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,12 @@ class Diagnostics(Callback):
         self.views, self.embed, self.steps, self.stop = views, embed, steps, stop
         self.last: Verdict | None = None
         self.stopped = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self.last) if self.last else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last = Verdict(**state_dict) if state_dict else None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MeasuredModule)

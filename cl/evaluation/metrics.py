@@ -1,5 +1,6 @@
 """Counting right answers and averaging them over an epoch."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from cl.distributed import every_dict
+from cl.distributed import every_dict, rank
 
 
 def correct_within(logits: Tensor, target: Tensor, k: int) -> Tensor:
@@ -31,24 +32,30 @@ class EpochMeans:
         """`total` is a sum over `weight` items."""
         total = total.detach().double()
         pair = torch.stack([total, weight.double() if isinstance(weight, Tensor) else total.new_full((), weight)])
-        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+        self._sums[name] = self._sums[name].to(pair) + pair if name in self._sums else pair
 
     def compute(self, everywhere: bool) -> dict[str, float]:
         """The means so far, of all processes or of this one; names that never had any weight are absent."""
-        own: dict[str, tuple[float, float]] = {name: tuple(pair.tolist()) for name, pair in self._sums.items()}
         sums: dict[str, tuple[float, float]] = {}
-        for each in every_dict(own) if everywhere else [own]:
+        for each in every_dict(self.state()) if everywhere else [self.state()]:
             for name, (total, weight) in each.items():
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = before[0] + total, before[1] + weight
         return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
+
+    def state(self) -> dict[str, tuple[float, float]]:
+        """Sum and weight of each name, of this process."""
+        return {name: tuple(pair.tolist()) for name, pair in self._sums.items()}
+
+    def load(self, state: Mapping[str, Sequence[float]]) -> None:
+        self._sums = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in state.items()}
 
     def reset(self) -> None:
         self._sums.clear()
 
 
 class MeasuredModule(LightningModule):
-    """A LightningModule with one row of metrics per epoch. The only code that logs."""
+    """A LightningModule with one row of metrics per epoch, which its checkpoints know. The only code that logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,10 +74,19 @@ class MeasuredModule(LightningModule):
         self.remarks.clear()
 
     def on_train_epoch_end(self) -> None:
+        # Rows and the plateau's step come here, before the checkpoint is written; Lightning has them after it.
         self.row, schedule = self.epoch_metrics(), self.lr_schedulers()
-        self.log_dict(self.row)
-        if isinstance(schedule, ReduceLROnPlateau):  # here, because Lightning does it after the checkpoint is written
+        done = {"epoch": self.trainer.current_epoch + 1, "step": self.trainer.global_step}
+        for logger in self.loggers:
+            logger.log_metrics(done | self.row, done["step"])
+        if isinstance(schedule, ReduceLROnPlateau):
             schedule.step(self.row["loss"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch_sums"] = every_dict(self.means.state())  # apart: in another order sums round to other bits
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.means.load(checkpoint["epoch_sums"][rank()])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if not isinstance(scheduler, ReduceLROnPlateau):

@@ -33,7 +33,8 @@ def with_schedule(optimizer: Optimizer, schedule: Schedule) -> dict[str, Any]:
         # The one schedule with a state: `MeasuredModule` steps it after each epoch, before the checkpoint is written.
         floors = [group["lr"] * (schedule.floor if group["scheduled"] else 1.0) for group in groups]
         plateau = ReduceLROnPlateau(optimizer, factor=schedule.decay_rate, min_lr=floors)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "loss"}}
+        config = {"scheduler": plateau, "monitor": "loss", "strict": False}  # Lightning never sees the loss
+        return {"optimizer": optimizer, "lr_scheduler": config}
     # Plain functions: of another callable LambdaLR saves the fields, and a resumed run gets the old horizon.
     factors = [(lambda step: schedule(step)) if group["scheduled"] else (lambda step: 1.0) for group in groups]
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}

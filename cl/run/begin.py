@@ -1,6 +1,5 @@
 """Where a run begins to leave traces: its folder, the banner, the list of bad images."""
 
-from pathlib import Path
 from typing import Any
 
 from cl.cli import Resolved
@@ -13,6 +12,7 @@ from cl.run.dry_run import dry_run
 from cl.run.folder import open_run_folder
 from cl.run.launch import prepare
 from cl.run.plan import Plan, banner
+from cl.run.resume import Start, set_back, start_of
 
 
 def begin(
@@ -22,18 +22,28 @@ def begin(
     module: ContrastiveModule[Any] | LinearEvaluation,
     data: ImageData,
     weights: str = "",
-) -> Path | None:
-    """The run folder, with `module` ready to train in it; None after a dry run, which ends here.
+) -> Start | None:
+    """Where the run starts, with `module` ready to train; None after a dry run, which ends here.
 
     `weights` says what the backbone starts from.
     """
     config = resolved.config
-    folder = from_first(lambda: open_run_folder(resolved, kind))
+    start = from_first(lambda: _open(resolved, kind, plan, data))
     if rank() == 0:
-        print(banner(resolved, plan, folder, weights), flush=True)
-        write_bad(folder / "bad_images.csv", data.splits.bad)
+        print(banner(resolved, plan, start, weights), flush=True)
+        write_bad(start.folder / "bad_images.csv", data.splits.bad)
     if config.run.dry_run:
-        print(dry_run(resolved, plan, module, data, folder))
+        print(dry_run(resolved, plan, module, data, start.folder))
         return None
     prepare(module, config.device, plan.devices)
-    return folder
+    return start
+
+
+def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData) -> Start:
+    resume = resolved.resume
+    if resume is None or resolved.config.run.dry_run:
+        return Start(open_run_folder(resolved, kind))
+    start = start_of(resume, resolved.config, data.splits, plan.budget.steps)
+    open_run_folder(resolved, kind)
+    set_back(start)
+    return start

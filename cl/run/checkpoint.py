@@ -1,5 +1,9 @@
-"""Checkpoints: tensors and plain Python only, written beside their place and moved into it."""
+"""Checkpoints: tensors and plain Python, written beside their place, checked and moved into it; the last two stay."""
 
+import os
+import sys
+import time
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,19 +13,38 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import CheckpointIO
 
-from cl.backbones.read import LAST
 from cl.config.programs import Linear, Pretrain
+from cl.config.resume import LAST, PREVIOUS
 from cl.data.image_sets import Splits
-from cl.run.export import whole
+from cl.distributed import world_size
+from cl.errors import NOT_WRITTEN, Stopped
 from cl.run.folder import SCHEMA, point_latest
+from cl.run.whole import whole
+
+PAUSE = 5  # seconds before the second try: another job may be moving its files off the disk
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """A checkpoint appears whole or not at all. Lightning's own way goes through TMPDIR, which may be another disk."""
+    """A checkpoint appears whole or not at all.
+
+    Lightning's own way goes through TMPDIR, which may be another disk, and goes on after a PermissionError
+    (Lightning#21800).
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with whole(Path(path)) as file:
-            torch.save(checkpoint, file)
+        try:
+            return _write(checkpoint, Path(path))
+        except OSError as error:
+            print(f"warning: {path}: {error}; one more try in {PAUSE} seconds", file=sys.stderr, flush=True)
+        time.sleep(PAUSE)
+        try:
+            _write(checkpoint, Path(path))
+        except OSError as error:
+            raise Stopped(
+                f"{path} cannot be written ({error}); the run ends, and what was saved before is whole. "
+                f"Make room and go on with --resume_training_from {Path(path).parent}",
+                NOT_WRITTEN,
+            ) from None
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
@@ -30,25 +53,68 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    def ready(beside: Path) -> None:
+        check_whole(beside)
+        if path.exists():
+            os.replace(path, path.with_name(PREVIOUS))
+
+    with whole(path, ready) as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's writer hides what the file said
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def check_whole(path: Path) -> None:
+    """OSError unless all of a file that torch.save wrote is there: its records have checksums."""
+    try:
+        with zipfile.ZipFile(path) as opened:
+            broken = opened.testzip()
+    except zipfile.BadZipFile as error:
+        raise OSError(f"{path.name} is not whole: {error}") from None
+    if broken is not None:
+        raise OSError(f"{path.name} is not whole: {broken} was changed")
+
+
 def facts_of(config: Pretrain | Linear, splits: Splits) -> dict[str, Any]:
-    """What a user of the weights must know."""
+    """What a user of the weights, and a run that goes on, must know."""
     return {
         "schema": SCHEMA,
         "program": type(config).__name__,
         "config": asdict(config),
         "classes": splits.classes,
         "norm": splits.norm,
+        "images": len(splits.train),
+        "processes": world_size(),
     }
 
 
 class SaveLast(Checkpoint):
-    """`last.ckpt` after every epoch, with its facts; `latest` points to what has one."""
+    """`last.ckpt` after every epoch and `every` so many steps, with its facts; `latest` points to what has one."""
 
     def __init__(self, folder: Path, config: Pretrain | Linear, splits: Splits) -> None:
         self.path = folder / LAST
         self.facts = facts_of(config, splits)
+        self.every = config.run.checkpoint_every_n_steps
+        self._saved = 0  # the step of the newest one
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
+        # The step changes with the last of --accumulate batches. After the last step of an epoch comes its evaluation,
+        # and then the checkpoint that has both.
+        due = self.every and trainer.global_step > self._saved and trainer.global_step % self.every == 0
+        if due and not (trainer.is_last_batch or trainer.should_stop):
+            self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """All processes have to call it."""
+        self._saved = trainer.global_step
         trainer.save_checkpoint(self.path)
         if self.facts["program"] == "Pretrain" and trainer.is_global_zero:
             point_latest(self.path.parent)

@@ -16,13 +16,17 @@ from cl.cli import Resolved
 from cl.config.programs import Linear
 from cl.config.run import DRY_RUN, LATEST
 from cl.errors import UserError
+from cl.run.whole import write_json
 
 SCHEMA = 1  # of config.json and of the config inside checkpoints
 PACKAGES = ("torchvision", "pytorch-lightning", "numpy")
 
 
 def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
-    """Make `<output_dir>/<run id>` with its config.json; a dry run has one folder that the next one overwrites."""
+    """Make `<output_dir>/<run id>` with its config.json; a dry run has one folder that the next one overwrites.
+
+    A run that goes on does so in the folder that it has.
+    """
     run = resolved.config.run
     parent = Path(run.output_dir)
     name = run.run_id or run.new_id(kind, resolved.config.data.dataset)
@@ -32,7 +36,12 @@ def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
             raise UserError(
                 f"--output_dir: got {parent}, whose {LATEST} is a folder of yours; expected a link or nothing"
             )
-        folder = parent / DRY_RUN if run.dry_run else _new_folder(parent, name, fixed=run.run_id is not None)
+        if run.dry_run:
+            folder = parent / DRY_RUN
+        elif resolved.resume:
+            folder = resolved.resume.folder
+        else:
+            folder = _new_folder(parent, name, fixed=run.run_id is not None)
         folder.mkdir(exist_ok=True)
         _write_config(folder, resolved)
     except OSError as error:
@@ -49,7 +58,10 @@ def _new_folder(parent: Path, name: str, fixed: bool) -> Path:
             return folder
         except FileExistsError:
             if fixed:
-                raise UserError(f"--run_id: got {name}, expected a new name: {folder} is there already") from None
+                raise UserError(
+                    f"--run_id: got {name}, expected a new name: {folder} is there already; "
+                    "--resume_training_from auto goes on with it"
+                ) from None
             number += 1
             folder = parent / f"{name}-{number}"
 
@@ -63,12 +75,18 @@ def point_latest(folder: Path) -> None:
 
 def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
     """config.json: every value with its origin, the command, the commit and the versions."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    about: dict[str, Any] = {
-        "schema": SCHEMA,
+    place, versions = folder / "config.json", {"python": platform.python_version(), "torch": torch.__version__}
+    start: dict[str, Any] = {
         "argv": shlex.join(resolved.argv),
         "commit": _commit(),
         "versions": versions | {name: metadata.version(name) for name in PACKAGES},
+    }
+    if resolved.resume and resolved.resume.begun and not resolved.config.run.dry_run:
+        begun = json.loads(place.read_text())
+        return write_json(place, begun | {"resumed": [*begun.get("resumed", []), start]})
+    about: dict[str, Any] = {
+        "schema": SCHEMA,
+        **start,
         "config": {
             part: {name: {"value": value, "origin": resolved.origins[name]} for name, value in values.items()}
             for part, values in dataclasses.asdict(resolved.config).items()
@@ -77,11 +95,7 @@ def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
     if isinstance(resolved.config, Linear):  # where `latest` pointed to is not to be found out later
         named = resolved.config.linear.pretrained_feature_extractor
         about["pretrained"] = str(Path(named or "").resolve())
-    write_json(folder / "config.json", about)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(place, about)
 
 
 def plain_values(resolved: Resolved[Any]) -> dict[str, Any]:

@@ -1,42 +1,50 @@
 """metrics.csv: one row per epoch, and nothing in it that was timed (times go to timing.csv)."""
 
 import csv
-import os
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from cl.run.whole import whole
+
 Row = Mapping[str, int | float]
 
 
 class Table:
-    """A CSV file whose columns may grow. It is small: each row rewrites it whole, and nobody ever reads half of it."""
+    """A CSV file whose columns may grow, and the rows it has. Each row writes it anew: nobody reads half of it."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.rows = path, []  # type: tuple[Path, list[Row]]
+        self.path, self.rows = path, []  # type: tuple[Path, list[Mapping[str, str]]]
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
 
     def append(self, row: Row) -> None:
-        self.rows.append(row)
-        columns = list(dict.fromkeys(name for each in self.rows for name in each))
-        beside = self.path.with_suffix(".tmp")
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows({name: _shown(value) for name, value in each.items()} for each in self.rows)
-        os.replace(beside, self.path)
+        self.rows.append({name: _shown(value) for name, value in row.items()})
+        self._write()
+
+    def keep(self, wanted: Callable[[Mapping[str, str]], bool]) -> None:
+        """Drop the rows that are not `wanted`."""
+        kept = [row for row in self.rows if wanted(row)]
+        if len(kept) < len(self.rows):
+            self.rows = kept
+            self._write()
+
+    def _write(self) -> None:
+        columns, text = list(dict.fromkeys(name for row in self.rows for name in row)), io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with whole(self.path) as file:
+            file.write(text.getvalue().encode())
 
 
 def _shown(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
-def row_of(metrics: Mapping[str, float], step: int | None) -> Row:
-    """Lightning counts epochs and steps from 0: here they are what has been done."""
-    rest = {name: value for name, value in metrics.items() if name != "epoch"}
-    return {"epoch": int(metrics["epoch"]) + 1, "step": (step or 0) + 1} | rest
 
 
 class RunLog(Logger):
@@ -60,7 +68,7 @@ class RunLog(Logger):
 
 
 class CSVLog(RunLog):
-    """Lightning's way to `metrics.csv`."""
+    """The way to `metrics.csv`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -68,4 +76,4 @@ class CSVLog(RunLog):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._table.append(row_of(metrics, step))
+        self._table.append(metrics)

@@ -4,7 +4,6 @@ import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cl
@@ -19,6 +18,7 @@ from cl.data.view_spec import Norm
 from cl.optim.schedules import Budget, Schedule
 from cl.run.devices import Devices
 from cl.run.folder import plain_values
+from cl.run.resume import Start
 
 WIDTH, NAMES = 110, 20  # columns of the banner, and of its names
 NEEDS = {  # flags that do nothing unless another one is on
@@ -57,7 +57,7 @@ class Plan:
         return cls(title, *counts, splits.norm, splits.notes, budget, schedule.warmup, devices, apart, str(data))
 
 
-def banner(resolved: Resolved[Any], plan: Plan, folder: Path, weights: str = "") -> str:
+def banner(resolved: Resolved[Any], plan: Plan, start: Start, weights: str = "") -> str:
     """Everything that one should have seen before a long run; `weights`: what the backbone starts from."""
     optim = resolved.config.optim
     processes = "1 process" if plan.devices.processes == 1 else f"{plan.devices.processes} processes"
@@ -73,8 +73,10 @@ def banner(resolved: Resolved[Any], plan: Plan, folder: Path, weights: str = "")
         "learning rate": f"{_rates(optim.pairs, batch)} ({optim.optimizer}, {optim.scheduler}{warmup})",
         "device": str(plan.devices),
         "loader": plan.loader,
-        "run folder": str(folder),
+        "run folder": str(start.folder),
     }
+    if start.checkpoint:
+        rows["goes on"] = f"from {start.checkpoint.name}, after {start.step} of {plan.budget.steps} steps"
     if weights:
         rows["weights"] = weights
     if isinstance(resolved.config, Pretrain) and isinstance(resolved.config.method, SimCLRConfig):

@@ -38,14 +38,21 @@ class Progress(Callback):
     @property
     def images_per_second(self) -> float:
         """The median epoch's."""
-        return statistics.median(row["images_per_second"] for row in self.timing.rows)
+        return statistics.median(float(row["images_per_second"]) for row in self.timing.rows)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._open(trainer)  # a run that goes on within an epoch has no start of it
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._open(trainer)
+
+    def _open(self, trainer: Trainer) -> None:
         self._images, self._waited = 0, 0.0
         self._began = self._batch_ended = self._refreshed = time.perf_counter()
-        total = int(trainer.num_training_batches)
+        self._bar.close()
         self._bar = tqdm(
-            total=total,
+            initial=trainer.fit_loop.epoch_loop.batch_progress.current.ready,
+            total=int(trainer.num_training_batches),
             desc=self._title(trainer),
             leave=False,
             unit="step",

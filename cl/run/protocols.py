@@ -25,6 +25,7 @@ from cl.run.checkpoint import SaveLast
 from cl.run.loggers import Table
 from cl.run.plan import Plan
 from cl.run.progress import Progress
+from cl.run.resume import Start
 from cl.run.trainer import build_loggers, build_trainer
 
 
@@ -36,7 +37,7 @@ class Evaluation:
     plan: Plan
     data: ImageData
     linear: LinearEvaluation
-    folder: Path
+    start: Start
 
     @property
     def train(self) -> ImageSet:
@@ -56,12 +57,13 @@ class Evaluation:
 
 def standard(of: Evaluation) -> float:
     """Train on augmented views, with a forward pass for each step; images per second."""
-    config, progress = of.resolved.config, Progress(of.folder)
-    save = SaveLast(of.folder, config, of.data.splits)
+    config, progress = of.resolved.config, Progress(of.start.folder)
+    save = SaveLast(of.start.folder, config, of.data.splits)
     callbacks: list[Callback] = [progress]
     if of.val is not None and not config.linear.finetune:
         callbacks.append(ValidateOnce(of.data.eval_loader(of.train), of.data.eval_loader(of.val)))
-    build_trainer(of.resolved, of.plan, of.folder, [*callbacks, save]).fit(of.linear, of.data)
+    trainer = build_trainer(of.resolved, of.plan, of.start.folder, [*callbacks, save])
+    trainer.fit(of.linear, of.data, ckpt_path=of.start.checkpoint, weights_only=True)
     return progress.images_per_second if rank() == 0 else 0.0  # the first process alone has a clock
 
 
@@ -83,11 +85,12 @@ def cached(of: Evaluation) -> float:
     of.data.teardown("fit")
     linear.row = linear.epoch_metrics()
     speed = images * flips / seconds["features_seconds"]
-    for logger in build_loggers(of.resolved, of.folder):
-        logger.log_metrics(linear.row | {"epoch": of.plan.budget.epochs - 1}, of.plan.budget.steps - 1)
+    budget = of.plan.budget
+    for logger in build_loggers(of.resolved, of.start.folder):
+        logger.log_metrics({"epoch": budget.epochs, "step": budget.steps} | linear.row, budget.steps)
         logger.finalize("success")
     if rank() == 0:
-        Table(of.folder / "timing.csv").append({"images_per_second": speed, **seconds})
+        Table(of.start.folder / "timing.csv").append({"images_per_second": speed, **seconds})
     return speed
 
 

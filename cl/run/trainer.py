@@ -58,8 +58,7 @@ def build_trainer(resolved: Resolved[Any], plan: Plan, folder: Path, callbacks: 
         accumulate_grad_batches=plan.accumulate,
         precision=resolved.config.device.precision,
         strategy="ddp" if plan.devices.processes > 1 else "auto",
-        max_epochs=plan.budget.epochs,
-        max_steps=plan.budget.steps,
+        max_epochs=plan.budget.epochs,  # no max_steps: with it Lightning takes an epoch that was saved for a broken one
         limit_train_batches=1 if run.fast_dev_run else None,
         limit_val_batches=1 if run.fast_dev_run else None,
         logger=build_loggers(resolved, folder),

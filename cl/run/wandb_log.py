@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from cl.config.run import RunConfig
-from cl.run.loggers import RunLog, row_of
+from cl.run.loggers import RunLog
 
 PATIENCE = 30  # seconds for wandb's server
 
@@ -24,8 +24,7 @@ class WandbLog(RunLog):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self._run is not None:
-            row = row_of(metrics, step)
-            self._guarded(lambda: self._run.log(row, step=row["step"]))
+            self._guarded(lambda: self._run.log(dict(metrics), step=step))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

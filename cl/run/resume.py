@@ -1,0 +1,81 @@
+"""The checkpoint that a run goes on from, and its folder as it was when that checkpoint was written."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from cl.config.programs import Linear, Pretrain
+from cl.config.resume import FLAG, LAST, PREVIOUS, Resume
+from cl.data.image_sets import Splits
+from cl.errors import UserError
+from cl.run.checkpoint import check_whole, facts_of
+from cl.run.loggers import Table
+
+
+class Start(NamedTuple):
+    """Where a run starts: its folder, and the checkpoint and the optimizer step that it goes on from."""
+
+    folder: Path
+    checkpoint: Path | None = None
+    step: int = 0
+
+
+def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: int) -> Start:
+    """From the newest checkpoint that is whole and leaves some of the `steps` to do.
+
+    A run whose last step is saved, but which was killed before its pictures and tables, repeats what lies between its
+    last two checkpoints: the same bits come out. UserError if the checkpoint is of another run than `config`.
+    """
+    newest = [resume.file] if resume.file else [resume.folder / LAST, resume.folder / PREVIOUS]
+    for path in newest:
+        if not path.is_file():
+            continue
+        try:
+            check_whole(path)
+            found = torch.load(path, "cpu", weights_only=True, mmap=True)
+            facts, step = found["cl"], int(found["global_step"])
+        except Exception as error:  # what torch raises for bytes that are no checkpoint is open
+            _warn(f"{path} is not whole ({type(error).__name__}), looking for the one before")
+            continue
+        _refuse_another(facts, facts_of(config, splits), path)
+        if step < steps:
+            return Start(resume.folder, path, step)
+        _warn(f"{path} has all {steps} steps, but the run did not close; looking for the one before")
+    if not resume.auto:
+        raise UserError(
+            f"{FLAG}: got {resume.file or resume.folder}, expected a whole checkpoint with steps left to do; "
+            "with auto and --run_id the run starts afresh"
+        )
+    if resume.begun:
+        _warn(f"{resume.folder} has no checkpoint to go on from; the run starts afresh")
+    return Start(resume.folder)
+
+
+def _refuse_another(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
+    """UserError where images or processes are not those of the run."""
+    flags = {
+        "program": FLAG, "schema": FLAG, "processes": "--devices", "images": "--train_dir", "classes": "--train_dir",
+        "norm": "--train_dir",
+    }  # fmt: skip
+    for name, flag in flags.items():
+        if theirs[name] != ours[name]:
+            raise UserError(
+                f"{flag}: got {name} {ours[name]}, expected {theirs[name]} as in {path}; a run goes on with the "
+                "same images and processes"
+            )
+
+
+def set_back(start: Start) -> None:
+    """Take out of the run's folder what was written after its checkpoint, and what a killed process left half done."""
+    metrics = Table(start.folder / "metrics.csv")
+    metrics.keep(lambda row: int(row["step"]) <= start.step)
+    Table(start.folder / "timing.csv").keep(lambda row: int(row["epoch"]) <= len(metrics.rows))
+    for half in start.folder.glob(".*"):
+        half.unlink(missing_ok=True)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
