@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import io
 import os
 import re
@@ -15,9 +16,10 @@ from cl.config.methods import METHODS
 from cl.config.presets import PRETRAIN_FLAGS, Preset
 from cl.config.programs import Linear, Origins, Parts, Pretrain, layers_of, parts_of, settle
 from cl.config.resume import Resume, resume_of
-from cl.errors import UserError
+from cl.errors import INTERRUPTED, NOT_WRITTEN, Stopped, UserError
 
 P = TypeVar("P", Pretrain, Linear)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 AUTO_BATCH = "batch_size auto"  # among what was typed: no value, but a question to --dry_run
 
 
@@ -33,16 +35,25 @@ class Resolved(Generic[P]):
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Call `main` with the command line; a mistake of the user's is one line and exit code 2."""
+    """Call `main` with the command line; what is not the program's fault is one line and an exit code (cl/errors.py)."""
     for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8, and a message must not die of one
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        main(sys.argv[1:])
+        return main(sys.argv[1:])
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        said, code = f"error: {error}", 2
+    except Stopped as stop:
+        said, code = f"stopped: {stop}", stop.code
+    except KeyboardInterrupt:
+        said, code = "stopped: Ctrl-C", INTERRUPTED
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        said, code = f"stopped: {error.filename or 'a file'} cannot be written ({error.strerror})", NOT_WRITTEN
+    if os.environ.get("RANK", "0") == "0" or code == NOT_WRITTEN:  # of several processes one says it
+        print(said, file=sys.stderr)
+    sys.exit(code)
 
 
 def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from cl.evaluation.features import features_of
 from cl.evaluation.neighbours import nearest_neighbours
 from cl.run.devices import choose_devices
 from cl.run.pretrained import LoadedBackbone, load_backbone
-from cl.run.whole import whole
+from cl.run.whole import write_whole
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,14 +44,13 @@ def main(argv: Sequence[str]) -> None:
     images = FileSet(asked.folder, good, np.full(len(good), -1), backbone.card.in_channels)
     features = features_of_images(backbone, images, feed, device)
     cosine, neighbours = nearest_neighbours(features, asked.neighbours)
-    with whole(asked.out) as file:
-        np.savez(
-            file,
-            features=features.cpu().numpy(),  # [N, F] float32
-            paths=np.array(good),  # [N], relative to the folder
-            neighbours=neighbours.cpu().numpy(),  # [N, K] int64: rows of this file, the nearest first
-            cosine=cosine.cpu().numpy(),  # [N, K] float32
-        )
+    found: dict[str, Any] = {
+        "features": features.cpu().numpy(),  # [N, F] float32
+        "paths": np.array(good),  # [N], relative to the folder
+        "neighbours": neighbours.cpu().numpy(),  # [N, K] int64: rows of this file, the nearest first
+        "cosine": cosine.cpu().numpy(),  # [N, K] float32
+    }
+    write_whole(asked.out, lambda file: np.savez(file, **found))
     shape = f"features {len(good)} x {features.shape[1]}, paths, {neighbours.shape[1]} neighbours of each"
     first = f"; left out {len(bad)} of {len(files)} files: {next(iter(bad))} ({bad[next(iter(bad))]})" if bad else ""
     print(f"{asked.out}: {shape}{first}{', ...' * (len(bad) > 1)}")

@@ -1,12 +1,10 @@
 """Checkpoints: tensors and plain Python, written beside their place, checked and moved into it; the last two stay."""
 
 import os
-import sys
-import time
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -17,11 +15,8 @@ from cl.config.programs import Linear, Pretrain
 from cl.config.resume import LAST, PREVIOUS
 from cl.data.image_sets import Splits
 from cl.distributed import world_size
-from cl.errors import NOT_WRITTEN, Stopped
 from cl.run.folder import SCHEMA, point_latest
-from cl.run.whole import whole
-
-PAUSE = 5  # seconds before the second try: another job may be moving its files off the disk
+from cl.run.whole import keep_whole
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -32,19 +27,13 @@ class AtomicCheckpointIO(CheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        try:
-            return _write(checkpoint, Path(path))
-        except OSError as error:
-            print(f"warning: {path}: {error}; one more try in {PAUSE} seconds", file=sys.stderr, flush=True)
-        time.sleep(PAUSE)
-        try:
-            _write(checkpoint, Path(path))
-        except OSError as error:
-            raise Stopped(
-                f"{path} cannot be written ({error}); the run ends, and what was saved before is whole. "
-                f"Make room and go on with --resume_training_from {Path(path).parent}",
-                NOT_WRITTEN,
-            ) from None
+        def ready(beside: Path) -> None:
+            check_whole(beside)
+            if place.exists():
+                os.replace(place, place.with_name(PREVIOUS))
+
+        place = Path(path)
+        keep_whole(place, lambda file: _fill(file, checkpoint), ready)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
@@ -53,17 +42,11 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    def ready(beside: Path) -> None:
-        check_whole(beside)
-        if path.exists():
-            os.replace(path, path.with_name(PREVIOUS))
-
-    with whole(path, ready) as file:
-        try:
-            torch.save(checkpoint, file)
-        except RuntimeError as error:  # torch's writer hides what the file said
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+def _fill(file: BinaryIO, checkpoint: dict[str, Any]) -> None:
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:  # torch's writer hides what the file said
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def check_whole(path: Path) -> None:

@@ -14,7 +14,7 @@ from cl.evaluation.few_shot import LABELS
 from cl.evaluation.linear import LinearEvaluation
 from cl.evaluation.metrics import shown_metric
 from cl.evaluation.probes import NEIGHBOURS, TEMPERATURES, few_shot_metric, knn_metric
-from cl.run.whole import write_json
+from cl.run.whole import as_json, keep_whole
 
 CARRIED = (  # what the evaluation needs to see the same images on the same machine
     "data_folder", "train_dir", "val_dir", "labels", "in_channels", "crop_size", "limit_eval",
@@ -24,7 +24,8 @@ CARRIED = (  # what the evaluation needs to see the same images on the same mach
 
 def close(folder: Path, columns: Mapping[str, str], metrics: Mapping[str, float], images_per_second: float) -> str:
     """Write summary.json; return the closing table: `columns` maps its headings to metrics, "-" where not measured."""
-    write_json(folder / SUMMARY, dict(metrics) | {"images_per_second": round(images_per_second, 1)})
+    summary = as_json(dict(metrics) | {"images_per_second": round(images_per_second, 1)})
+    keep_whole(folder / SUMMARY, lambda file: file.write(summary))
     cells = {head: shown_metric(name, metrics[name]) if name in metrics else "-" for head, name in columns.items()}
     cells |= {"images/s": f"{images_per_second:.0f}", "run folder": str(folder)}
     widths = [max(len(heading), len(cell)) for heading, cell in cells.items()]

@@ -7,13 +7,12 @@ from safetensors.torch import save
 from cl.backbones import Backbone
 from cl.backbones.card import Card
 from cl.backbones.read import EXPORT
-from cl.run.whole import whole
+from cl.run.whole import keep_whole
 
 
 def export(backbone: Backbone, card: Card, folder: Path) -> None:
     """Write backbone.safetensors and backbone.json."""
     weights = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     text = card.to_json()
-    for name, content in ((EXPORT, save(weights, {"format": "pt", "card": text})), ("backbone.json", text.encode())):
-        with whole(folder / name) as file:
-            file.write(content)
+    keep_whole(folder / EXPORT, lambda file: file.write(save(weights, {"format": "pt", "card": text})))
+    keep_whole(folder / "backbone.json", lambda file: file.write(text.encode()))

@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from cl.run.whole import whole
+from cl.run.whole import keep_whole
 
 Row = Mapping[str, int | float]
 
@@ -39,8 +39,7 @@ class Table:
         writer = csv.DictWriter(text, columns, restval="")
         writer.writeheader()
         writer.writerows(self.rows)
-        with whole(self.path) as file:
-            file.write(text.getvalue().encode())
+        keep_whole(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _shown(value: float) -> str:

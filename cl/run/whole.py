@@ -2,19 +2,25 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cl.errors import NOT_WRITTEN, Stopped
 
-@contextmanager
-def whole(place: Path, ready: Callable[[Path], None] = lambda beside: None) -> Iterator[BinaryIO]:
-    """Write beside `place`, flush to the disk, and rename; `ready` may look at the file before that and refuse it."""
+PAUSE = 5  # seconds before the second try: another job may be moving its files off the disk
+Fill = Callable[[BinaryIO], object]
+Ready = Callable[[Path], None]
+
+
+def write_whole(place: Path, fill: Fill, ready: Ready = lambda beside: None) -> None:
+    """`fill` a file beside `place`, flush it to the disk, and rename it; `ready` sees it before that and may refuse."""
     beside = place.with_name(f".{place.name}-{os.getpid()}")
     try:
         with beside.open("wb") as file:
-            yield file
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         ready(beside)
@@ -22,6 +28,27 @@ def whole(place: Path, ready: Callable[[Path], None] = lambda beside: None) -> I
         _flush_names(place.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def keep_whole(place: Path, fill: Fill, ready: Ready = lambda beside: None) -> None:
+    """`write_whole` for what a run must not lose: one more try after a pause, then the run is stopped."""
+    try:
+        return write_whole(place, fill, ready)
+    except OSError as error:
+        print(f"warning: {place}: {_reason(error)}; one more try in {PAUSE} seconds", file=sys.stderr, flush=True)
+    time.sleep(PAUSE)
+    try:
+        write_whole(place, fill, ready)
+    except OSError as error:
+        raise Stopped(
+            f"{place} cannot be written ({_reason(error)}); what was written before is whole. Make room and go on with "
+            f"--resume_training_from {place.parent}",
+            NOT_WRITTEN,
+        ) from None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _flush_names(folder: Path) -> None:
@@ -33,6 +60,5 @@ def _flush_names(folder: Path) -> None:
         os.close(opened)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with whole(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+def as_json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
