@@ -35,7 +35,7 @@ class Resolved(Generic[P]):
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Call `main` with the command line; what is not the program's fault is one line and an exit code (cl/errors.py)."""
+    """Call `main` with the command line; what is no bug is one line and an exit code (cl/errors.py)."""
     for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8, and a message must not die of one
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
