@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
 
     folder = start.folder
     watched = watch(config, method, data, plan, folder)
-    trainer = build_trainer(resolved, plan, folder, watched.callbacks)
+    trainer = build_trainer(resolved, plan, folder, watched.save, watched.callbacks)
     trainer.fit(method, data, ckpt_path=start.checkpoint, weights_only=True)
 
     if share.rank == 0:

@@ -42,16 +42,17 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         return main(sys.argv[1:])
     except UserError as error:
-        said, code = f"error: {error}", 2
+        first = os.environ.get("RANK", "0") == "0"  # of several processes one says it
+        said, code = f"error: {error}" if first else "", 2
     except Stopped as stop:
-        said, code = f"stopped: {stop}", stop.code
+        said, code = f"stopped: {stop}" if str(stop) else "", stop.code
     except KeyboardInterrupt:
         said, code = "stopped: Ctrl-C", INTERRUPTED
     except OSError as error:
         if error.errno not in DISK:
             raise
         said, code = f"stopped: {error.filename or 'a file'} cannot be written ({error.strerror})", NOT_WRITTEN
-    if os.environ.get("RANK", "0") == "0" or code == NOT_WRITTEN:  # of several processes one says it
+    if said:
         print(said, file=sys.stderr)
     sys.exit(code)
 

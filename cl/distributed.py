@@ -104,6 +104,14 @@ def first_rank_first(make: Callable[[], T]) -> T:
     return made
 
 
+def any_rank(flag: bool) -> bool:
+    """Whether it is so on any process; each has to ask."""
+    if world_size() == 1:
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return bool(total(torch.tensor(int(flag), device=device)))
+
+
 def every_dict(mine: dict[str, T]) -> list[dict[str, T]]:
     """A dict of each process, in the order of ranks."""
     if world_size() == 1:

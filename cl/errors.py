@@ -3,7 +3,10 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """A run that ends early, with all that is needed to go on: one line, and the exit code that says why."""
+    """A run that ends early, with all that is needed to go on: one line, and the exit code that says why.
+
+    Where all processes stop together, the first one has the line.
+    """
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)

@@ -16,6 +16,9 @@ class OnlineConfig(Config):
     stop_on_collapse: Annotated[
         bool, Flag("end a run, with exit code 1, when its embedding has collapsed", resume="free")
     ] = False
+    max_skipped_steps: Annotated[
+        int, Flag("steps in a row that may be left out because they are not finite", low=0, resume="free")
+    ] = 10
 
 
 PROTOCOLS = ("standard", "cached")

@@ -27,7 +27,6 @@ class Flag:
     consts: Mapping[str, str] = field(default_factory=dict)  # {"--dali": "dali"}: a flag that stands for a value
     positional: bool = False
     takes_back: tuple[str, ...] = ()  # fields that say the same in another way: the last one typed wins
-    coming: bool = False  # the feature is still to come
     resume: Literal["same", "free"] = "same"  # free: may be typed anew when a run goes on
 
 
@@ -126,7 +125,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Config], title: str,
     group = parser.add_argument_group(title)
     for declared in fields_of(config):
         flag, name = declared.flag, declared.name
-        text = f"{flag.help}{' (not available yet)' * flag.coming} [{defaults[name]}]".replace("%", "%%")
+        text = f"{flag.help} [{defaults[name]}]".replace("%", "%%")
         if flag.positional:
             group.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=text, metavar=name)
             continue

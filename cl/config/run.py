@@ -27,7 +27,7 @@ class DeviceConfig(Config):
     num_nodes: Annotated[int, Flag("machines", low=1, resume="free")] = 1
     precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"))] = "32"
     compile: Annotated[bool, Flag("compile the backbone (torch.compile)")] = False
-    deterministic: Annotated[bool, Flag("only kernels that give the same bits twice", coming=True)] = False
+    deterministic: Annotated[bool, Flag("only kernels that give the same bits twice; slower on GPUs")] = False
     sync_batchnorm: Annotated[bool, Flag("batch statistics over all processes, if there are several")] = True
 
     def __post_init__(self) -> None:

@@ -19,6 +19,10 @@ class BadImage(Exception):
     """A file that is no usable image; the text is the reason."""
 
 
+class BrokenFile(Exception):
+    """A file that was a usable image when the run began; the text says which, and what is wrong with it."""
+
+
 def read_image(path: Path, channels: int = 3) -> Tensor:
     """The file as uint8 [channels, H, W]; BadImage says why not."""
     try:

@@ -1,18 +1,19 @@
 """Images by index, wherever they lie; and what a data set is made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cl.data.decode import Encoded, Opened, as_ppm, opened, plain, read_image
+from cl.data.decode import BadImage, BrokenFile, Encoded, Opened, as_ppm, opened, plain, read_image
 from cl.data.draws import Ints, hash_words
 from cl.data.view_spec import Norm
 
+T = TypeVar("T")
 MEASURED = 2000  # images that a mean and std are measured on
 
 
@@ -91,13 +92,22 @@ class FileSet:
         return self.root / self._names[index].decode(errors="surrogateescape")
 
     def read(self, index: int) -> Tensor:
-        return read_image(self.path(index), self.channels)
+        return self._named(index, lambda path: read_image(path, self.channels))
 
     def open(self, index: int) -> Opened:
-        return opened(self.path(index).read_bytes(), self.channels)
+        found = self._named(index, lambda path: opened(path.read_bytes(), self.channels))
+        return found._replace(pixels=lambda: self._named(index, lambda _: found.pixels()))
 
     def encoded(self, index: int) -> Encoded:
-        return plain(self.path(index).read_bytes(), self.channels)
+        return self._named(index, lambda path: plain(path.read_bytes(), self.channels))
+
+    def _named(self, index: int, read: Callable[[Path], T]) -> T:
+        """A failure says which file it is of."""
+        path = self.path(index)
+        try:
+            return read(path)
+        except (BadImage, OSError) as error:
+            raise BrokenFile(f"{path}: {error}") from None
 
 
 class Subset:

@@ -1,15 +1,20 @@
 """From a sampler's (epoch, index) pairs to Batches: an executor reads, in workers, and finishes, on the device."""
 
+import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from threading import Thread
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cl.batch import Batch
+from cl.data.decode import BrokenFile
 from cl.data.prefetch import finished_ahead
 from cl.data.sampler import EvalSampler, Pair, TrainSampler
+from cl.errors import Stopped
 
 
 class Executor(ABC):
@@ -30,7 +35,7 @@ class Executor(ABC):
         """What the training process does with what was read, on its device."""
 
     def batches(self, reads: Iterable[Any]) -> Iterator[Batch]:
-        return finished_ahead(self.started(reads), self.finish, self.device)
+        return finished_ahead(self.started(_surviving(reads)), self.finish, self.device)
 
 
 class EvalLoader:
@@ -106,9 +111,38 @@ def _dataloader(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_as_read,
+        worker_init_fn=_leave_signals_to_the_run,
         persistent_workers=persistent and workers > 0,
         pin_memory=executor.device.type == "cuda",
     )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """What is sent to a whole job reaches its workers: if they died of it, no step could end and be saved."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    Thread(target=_end_when_the_run_says_so, daemon=True).start()
+
+
+def _end_when_the_run_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def _surviving(reads: Iterable[Any]) -> Iterator[Any]:
+    """What happens to files and workers ends the run in one line."""
+    try:
+        yield from reads
+    except BrokenFile as error:
+        what = str(error).rstrip().split("BrokenFile: ")[-1]  # from a worker it comes with the worker's traceback
+        raise Stopped(f"{what}; it was an image when the run began, put it back and go on", 1) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or "Traceback" in str(error):
+            raise
+        said = str(error).splitlines()[0]
+        raise Stopped(f"{said} If memory ran out, a smaller --num_workers or --batch_size helps", 1) from None
 
 
 def _as_read(batch: Any) -> Any:

@@ -47,6 +47,12 @@ class EpochMeans:
         """Sum and weight of each name, of this process."""
         return {name: tuple(pair.tolist()) for name, pair in self._sums.items()}
 
+    def copy(self) -> dict[str, Tensor]:
+        return dict(self._sums)  # sums are replaced, never changed
+
+    def restore(self, sums: dict[str, Tensor]) -> None:
+        self._sums = sums
+
     def load(self, state: Mapping[str, Sequence[float]]) -> None:
         self._sums = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in state.items()}
 

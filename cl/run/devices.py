@@ -7,7 +7,6 @@ import torch
 from cl.config.programs import Linear, Pretrain
 from cl.config.run import DeviceConfig
 from cl.errors import UserError
-from cl.run.coming import refuse_coming
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ def usable_devices(config: Pretrain | Linear) -> Devices:
     devices = choose_devices(config.device)
     if config.device.precision == "16-mixed" and devices.accelerator == "cpu":
         raise UserError("--precision: got 16-mixed on a CPU, expected 32 or bf16-mixed")
-    refuse_coming(config)
     return devices
 
 

@@ -1,7 +1,9 @@
 """One process per device: started here, by torchrun or by SLURM."""
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -69,7 +71,20 @@ def _start(devices: Devices) -> int:
             f"--num_nodes: got {devices.nodes}, expected a launcher on each node, as in bash_files/torchrun.sh"
         )
     command = [sys.executable, *sys.orig_argv[1:]]
-    return wait_for([subprocess.Popen(command, env=each) for each in rank_environments(devices.count)])
+    # In sessions of their own, so that Ctrl-C reaches them once: from here.
+    return wait_for(
+        [
+            subprocess.Popen(command, env=each, start_new_session=True, preexec_fn=_end_with_parent)
+            for each in rank_environments(devices.count)
+        ]
+    )
+
+
+def _end_with_parent() -> None:
+    """Linux kills this process when the one that started it is gone, even by SIGKILL."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def rank_environments(count: int) -> list[dict[str, str]]:
@@ -81,7 +96,12 @@ def rank_environments(count: int) -> list[dict[str, str]]:
 
 
 def wait_for(processes: list["subprocess.Popen[bytes]"]) -> int:
-    """The exit code of the first process that fails, after which no other lives on; 0 if none does."""
+    """The exit code of the first process that fails, after which no other lives on; 0 if none does.
+
+    They hear the signals that this process hears, and decide what to do.
+    """
+    heard = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = {each: signal.signal(each, lambda number, _: _tell(processes, number)) for each in heard}
     try:
         while True:
             codes = [process.poll() for process in processes]
@@ -90,6 +110,13 @@ def wait_for(processes: list["subprocess.Popen[bytes]"]) -> int:
             time.sleep(0.1)
     finally:
         _end(processes)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _tell(processes: list["subprocess.Popen[bytes]"], number: int) -> None:
+    for process in processes:
+        process.send_signal(number)
 
 
 def _end(processes: list["subprocess.Popen[bytes]"]) -> None:

@@ -119,7 +119,7 @@ def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
         (d.name, values[d.name])
         for part, values in parts.items()
         for d in fields_of(part)
-        if values[d.name] not in (None, ()) and not d.flag.coming and d.name not in idle
+        if values[d.name] not in (None, ()) and d.name not in idle
     ]
     origins = sorted(set(resolved.origins.values()), key=lambda origin: (origin == "default", origin != "typed"))
     return {

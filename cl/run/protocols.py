@@ -62,7 +62,7 @@ def standard(of: Evaluation) -> float:
     callbacks: list[Callback] = [progress]
     if of.val is not None and not config.linear.finetune:
         callbacks.append(ValidateOnce(of.data.eval_loader(of.train), of.data.eval_loader(of.val)))
-    trainer = build_trainer(of.resolved, of.plan, of.start.folder, [*callbacks, save])
+    trainer = build_trainer(of.resolved, of.plan, of.start.folder, save, callbacks)
     trainer.fit(of.linear, of.data, ckpt_path=of.start.checkpoint, weights_only=True)
     return progress.images_per_second if rank() == 0 else 0.0  # the first process alone has a clock
 

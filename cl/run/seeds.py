@@ -50,11 +50,13 @@ def without_seeds(argv: Sequence[str]) -> list[str]:
 
 
 def _finish(command: Sequence[str]) -> int:
-    """The command's exit code; a request to end goes on to it, so that it does not live on alone."""
-    with subprocess.Popen(command) as child:
-        before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+    """The command's exit code; a signal goes on to it, so that it stops well and does not live on alone."""
+    with subprocess.Popen(command, start_new_session=True) as child:
+        heard = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        before = {each: signal.signal(each, lambda number, _: child.send_signal(number)) for each in heard}
         try:
             code = child.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for each, handler in before.items():
+                signal.signal(each, handler)
     return code if code >= 0 else 128 - code

@@ -13,10 +13,11 @@ from pytorch_lightning.loggers import Logger
 from cl.cli import Resolved
 from cl.data.loader import TrainLoader
 from cl.distributed import rank
-from cl.run.checkpoint import AtomicCheckpointIO
+from cl.run.checkpoint import AtomicCheckpointIO, SaveLast
 from cl.run.folder import plain_values
 from cl.run.loggers import CSVLog
 from cl.run.plan import Plan
+from cl.run.signals import StopOnSignal, without_lightnings_handlers
 from cl.run.wandb_log import WandbLog
 
 
@@ -47,22 +48,25 @@ def _train_loader(trainer: Trainer) -> TrainLoader:
     return loader
 
 
-def build_trainer(resolved: Resolved[Any], plan: Plan, folder: Path, callbacks: Sequence[Callback]) -> Trainer:
+def build_trainer(
+    resolved: Resolved[Any], plan: Plan, folder: Path, save: SaveLast, callbacks: Sequence[Callback]
+) -> Trainer:
     """A Trainer that samples, saves, shows and ends as `cl` does, not as Lightning does by itself."""
     quiet_lightning()
     run = resolved.config.run
-    return Trainer(
+    trainer = Trainer(
         accelerator=plan.devices.accelerator,
         devices=plan.devices.devices,
         num_nodes=plan.devices.nodes,
         accumulate_grad_batches=plan.accumulate,
         precision=resolved.config.device.precision,
+        deterministic=resolved.config.device.deterministic,
         strategy="ddp" if plan.devices.processes > 1 else "auto",
         max_epochs=plan.budget.epochs,  # no max_steps: with it Lightning takes an epoch that was saved for a broken one
         limit_train_batches=1 if run.fast_dev_run else None,
         limit_val_batches=1 if run.fast_dev_run else None,
         logger=build_loggers(resolved, folder),
-        callbacks=[Position(), StopAt(plan.budget.steps), *callbacks],
+        callbacks=[Position(), StopAt(plan.budget.steps), *callbacks, StopOnSignal(save), save],
         plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -70,6 +74,8 @@ def build_trainer(resolved: Resolved[Any], plan: Plan, folder: Path, callbacks: 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    without_lightnings_handlers(trainer)
+    return trainer
 
 
 def build_loggers(resolved: Resolved[Any], folder: Path) -> list[Logger]:

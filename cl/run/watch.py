@@ -15,12 +15,14 @@ from cl.evaluation.plot_embedding import SHOWN, SaveEmbedding
 from cl.evaluation.plots import SEARCHED, SaveNeighbours, SaveViews
 from cl.methods import ContrastiveModule
 from cl.run.checkpoint import SaveLast
+from cl.run.guard import SkipNonFinite
 from cl.run.plan import Plan
 from cl.run.progress import Progress
 
 
 class Watch(NamedTuple):
     callbacks: list[Callback]
+    save: SaveLast
     diagnostics: Diagnostics
     progress: Progress
     columns: dict[str, str]  # of the closing table: heading -> metric
@@ -34,6 +36,7 @@ def watch(config: Pretrain, method: ContrastiveModule[Any], data: ImageData, pla
     shown, which = stratified(splits.val or splits.train, few or SHOWN), "validation" if splits.val else "training"
     views, stop = data.views_loader(watched), config.online.stop_on_collapse
     diagnostics, progress = Diagnostics(views, method.embed, plan.budget.steps, stop), Progress(folder)
+    save = SaveLast(folder, config, splits)
     callbacks = [
         SaveCurves(folder / "metrics.csv", folder / "curves.png"),  # before `progress`, which times the epochs
         diagnostics,
@@ -42,7 +45,7 @@ def watch(config: Pretrain, method: ContrastiveModule[Any], data: ImageData, pla
         SaveViews(splits.train, splits.norm, folder / "views.png"),
         SaveNeighbours(some, data.eval_loader(some), splits.classes, folder / "neighbours.png"),
         SaveEmbedding(data.eval_loader(shown), splits.classes, which, folder / "embedding.png"),
-        SaveLast(folder, config, splits),
+        SkipNonFinite(save, config.online.max_skipped_steps),
     ]
     columns = {
         "online linear": "online_linear/val_top1",
@@ -50,4 +53,4 @@ def watch(config: Pretrain, method: ContrastiveModule[Any], data: ImageData, pla
         "std x sqrt(d)": "health/std",
         "rank": "health/rank",
     }
-    return Watch(callbacks, diagnostics, progress, columns)
+    return Watch(callbacks, save, diagnostics, progress, columns)

@@ -1,0 +1,136 @@
+"""Signals end a run after a step, with a checkpoint of all processes, a documented exit code and one line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+FLAGS = ["digits", "resnet18", "--width", "4", "--proj_hidden_dim", "16", "--knn_every", "99"]
+FLAGS += ["--resume_training_from", "auto", "--run_id", "run", "--accelerator", "cpu"]
+WITHIN = 60  # seconds
+
+
+@contextmanager
+def started(folder: Path, *flags: str, epochs: int = 30, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """A run that has a checkpoint."""
+    command = [sys.executable, str(ROOT / "main_contrastive.py"), *FLAGS, "--epochs", str(epochs), *flags]
+    own = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | environment
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    run = subprocess.Popen(command, cwd=folder, env=own, start_new_session=True, **pipes)
+    try:
+        assert run.stdout
+        while f"1/{epochs}  loss" not in (line := run.stdout.readline()):
+            assert line, run.stderr and run.stderr.read()
+        while not (folder / "trained_models/run/last.ckpt").exists():
+            time.sleep(0.01)
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def ranks_of(run: "subprocess.Popen[str]") -> list[int]:
+    """The process ids of a launcher's ranks, in order."""
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+
+    def rank(pid: str) -> str:
+        return next(e for e in Path(f"/proc/{pid}/environ").read_text().split("\0") if e.startswith("RANK="))
+
+    return [int(pid) for pid in sorted(children, key=rank)]
+
+
+def ended(run: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Exit code and stderr, within a minute."""
+    began = time.monotonic()
+    _, err = run.communicate(timeout=WITHIN)
+    assert time.monotonic() - began < WITHIN
+    return run.returncode, err
+
+
+def saved_step(folder: Path) -> int:
+    return int(torch.load(folder / "trained_models/run/last.ckpt", weights_only=True)["global_step"])
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"),
+    [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR1, 75, "SIGUSR1"), (signal.SIGINT, 130, "Ctrl-C")],
+)
+def test_one_signal_saves_and_says_how_to_go_on(number: int, code: int, name: str, tmp_path: Path) -> None:
+    with started(tmp_path, "--batch_size", "64", "--num_workers", "2", "--loader", "torchvision") as run:
+        os.killpg(run.pid, number)  # as a terminal does it: the workers hear it, too
+        found, err = ended(run)
+    step = saved_step(tmp_path)
+    assert (found, err) == (
+        code, f"stopped: {name} after step {step}, saved; go on with --resume_training_from trained_models/run\n"
+    )  # fmt: skip
+    assert step >= 22
+
+
+def test_a_signal_to_one_rank_stops_all_of_them(tmp_path: Path) -> None:
+    with started(tmp_path, "--devices", "2", "--batch_size", "64") as run:
+        os.kill(ranks_of(run)[1], signal.SIGTERM)
+        code, err = ended(run)
+    assert (code, err.count("\n")) == (75, 1)
+    assert f"SIGTERM after step {saved_step(tmp_path)}, saved" in err
+
+
+def test_a_rank_that_dies_ends_the_others(tmp_path: Path) -> None:
+    with started(tmp_path, "--devices", "2", "--batch_size", "32") as run:
+        ranks = ranks_of(run)
+        os.kill(ranks[1], signal.SIGKILL)
+        code, _ = ended(run)
+    assert code == 1
+    assert not any(alive(pid) for pid in ranks)
+
+
+def test_ranks_do_not_outlive_their_launcher(tmp_path: Path) -> None:
+    with started(tmp_path, "--devices", "2", "--batch_size", "32") as run:
+        ranks = ranks_of(run)
+        run.kill()
+        run.wait()
+        deadline = time.monotonic() + WITHIN
+        while any(alive(pid) for pid in ranks):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    """A process that runs; one that has ended and that nobody asked after is dead, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("answer", [0, 1])
+def test_a_slurm_job_is_queued_again_when_its_time_is_nearly_up(answer: int, tmp_path: Path) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho no >&2\nexit {answer}\n')
+    scontrol.chmod(0o755)
+    job = {"SLURM_JOB_ID": "41", "SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "3"}
+    with started(tmp_path, "--batch_size", "64", **job, PATH=f"{tmp_path}:{os.environ['PATH']}") as run:
+        run.send_signal(signal.SIGUSR1)
+        code, err = ended(run)
+    assert code == 75
+    assert (tmp_path / "asked").read_text() == "requeue 40_3\n"
+    assert ("queued again" in err) == (answer == 0)
+    assert ("warning: scontrol requeue 40_3: no" in err) == (answer == 1)
+
+
+def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
+    with started(tmp_path, "--batch_size", "512") as run:
+        run.send_signal(signal.SIGSTOP)  # both are there when it wakes up
+        run.send_signal(signal.SIGINT)
+        run.send_signal(signal.SIGTERM)
+        run.send_signal(signal.SIGCONT)
+        code, _ = ended(run)
+    assert code in (128 + signal.SIGTERM, 128 + signal.SIGINT)
