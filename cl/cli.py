@@ -48,6 +48,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         said, code = f"stopped: {stop}" if str(stop) else "", stop.code
     except KeyboardInterrupt:
         said, code = "stopped: Ctrl-C", INTERRUPTED
+    except RuntimeError as error:
+        said, code = _death_of_another(str(error)), 1
+        if not said:
+            raise
     except OSError as error:
         if error.errno not in DISK:
             raise
@@ -55,6 +59,14 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     if said:
         print(said, file=sys.stderr)
     sys.exit(code)
+
+
+def _death_of_another(error: str) -> str:
+    """What torch raises, wherever the program is at, when a process that it needs is gone; "" for other errors."""
+    worker = re.match("DataLoader worker .*(exited unexpectedly|killed by signal: Killed)", error)
+    if worker:
+        return f"stopped: {worker[0]}; if memory ran out, a smaller --num_workers or --batch_size helps"
+    return "stopped: another process of the run has ended" if re.search("Connection .*by peer", error) else ""
 
 
 def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:

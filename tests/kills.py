@@ -79,14 +79,16 @@ def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
     return {path: tree}
 
 
+def same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
+
+
 def differences(found: Path, expected: Path) -> list[str]:
     """What is not the same, to the bit, in two run folders."""
     ours, theirs = state_of(found), state_of(expected)
     different = sorted(ours.keys() ^ theirs.keys())
     for name in ours.keys() & theirs.keys():
-        a, b = ours[name], theirs[name]
-        same = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-        different += [] if same else [name]
+        different += [] if same(ours[name], theirs[name]) else [name]
     rows = [(folder / "metrics.csv").read_bytes() for folder in (found, expected)]
     return different + ["metrics.csv"] * (rows[0] != rows[1])
 

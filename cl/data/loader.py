@@ -35,7 +35,7 @@ class Executor(ABC):
         """What the training process does with what was read, on its device."""
 
     def batches(self, reads: Iterable[Any]) -> Iterator[Batch]:
-        return finished_ahead(self.started(_surviving(reads)), self.finish, self.device)
+        return finished_ahead(self.started(_naming_files(reads)), self.finish, self.device)
 
 
 class EvalLoader:
@@ -131,18 +131,13 @@ def _end_when_the_run_says_so() -> None:
     os._exit(0)
 
 
-def _surviving(reads: Iterable[Any]) -> Iterator[Any]:
-    """What happens to files and workers ends the run in one line."""
+def _naming_files(reads: Iterable[Any]) -> Iterator[Any]:
+    """A file that breaks ends the run in one line."""
     try:
         yield from reads
     except BrokenFile as error:
         what = str(error).rstrip().split("BrokenFile: ")[-1]  # from a worker it comes with the worker's traceback
         raise Stopped(f"{what}; it was an image when the run began, put it back and go on", 1) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or "Traceback" in str(error):
-            raise
-        said = str(error).splitlines()[0]
-        raise Stopped(f"{said} If memory ran out, a smaller --num_workers or --batch_size helps", 1) from None
 
 
 def _as_read(batch: Any) -> Any:

@@ -1,11 +1,11 @@
-"""Signals end a run after a step, with a checkpoint of all processes, a documented exit code and one line."""
+"""What happens to a run from outside: signals, dead processes, broken files. It ends as documented, in a minute."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,22 +13,27 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from tests.kills import write_images
 
-FLAGS = ["digits", "resnet18", "--width", "4", "--proj_hidden_dim", "16", "--knn_every", "99"]
+DIGITS = ["digits", "resnet18"]
+FILES = ["custom", "resnet18", "--train_dir", "train", "--crop_size", "16", "--loader", "fast"]
+FLAGS = ["--width", "4", "--proj_hidden_dim", "16", "--knn_every", "99"]
 FLAGS += ["--resume_training_from", "auto", "--run_id", "run", "--accelerator", "cpu"]
 WITHIN = 60  # seconds
 
 
 @contextmanager
-def started(folder: Path, *flags: str, epochs: int = 30, **environment: str) -> Iterator["subprocess.Popen[str]"]:
-    """A run that has a checkpoint."""
-    command = [sys.executable, str(ROOT / "main_contrastive.py"), *FLAGS, "--epochs", str(epochs), *flags]
-    own = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | environment
+def started(
+    folder: Path, *flags: str, images: Sequence[str] = DIGITS, **more: str
+) -> Iterator["subprocess.Popen[str]"]:
+    """A run that has a checkpoint; `more` belongs to its environment."""
+    command = [sys.executable, str(ROOT / "main_contrastive.py"), *images, *FLAGS, "--epochs", "300", *flags]
+    own = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | more
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     run = subprocess.Popen(command, cwd=folder, env=own, start_new_session=True, **pipes)
     try:
         assert run.stdout
-        while f"1/{epochs}  loss" not in (line := run.stdout.readline()):
+        while "  1/300  loss" not in (line := run.stdout.readline()):
             assert line, run.stderr and run.stderr.read()
         while not (folder / "trained_models/run/last.ckpt").exists():
             time.sleep(0.01)
@@ -38,14 +43,9 @@ def started(folder: Path, *flags: str, epochs: int = 30, **environment: str) -> 
         run.wait()
 
 
-def ranks_of(run: "subprocess.Popen[str]") -> list[int]:
-    """The process ids of a launcher's ranks, in order."""
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-
-    def rank(pid: str) -> str:
-        return next(e for e in Path(f"/proc/{pid}/environ").read_text().split("\0") if e.startswith("RANK="))
-
-    return [int(pid) for pid in sorted(children, key=rank)]
+def children_of(run: "subprocess.Popen[str]") -> list[int]:
+    """The process ids of a launcher's ranks, in order, or of a run's workers."""
+    return [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
 
 
 def ended(run: "subprocess.Popen[str]") -> tuple[int, str]:
@@ -62,7 +62,7 @@ def saved_step(folder: Path) -> int:
 
 @pytest.mark.parametrize(
     ("number", "code", "name"),
-    [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR1, 75, "SIGUSR1"), (signal.SIGINT, 130, "Ctrl-C")],
+    [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")],
 )
 def test_one_signal_saves_and_says_how_to_go_on(number: int, code: int, name: str, tmp_path: Path) -> None:
     with started(tmp_path, "--batch_size", "64", "--num_workers", "2", "--loader", "torchvision") as run:
@@ -77,7 +77,7 @@ def test_one_signal_saves_and_says_how_to_go_on(number: int, code: int, name: st
 
 def test_a_signal_to_one_rank_stops_all_of_them(tmp_path: Path) -> None:
     with started(tmp_path, "--devices", "2", "--batch_size", "64") as run:
-        os.kill(ranks_of(run)[1], signal.SIGTERM)
+        os.kill(children_of(run)[1], signal.SIGTERM)
         code, err = ended(run)
     assert (code, err.count("\n")) == (75, 1)
     assert f"SIGTERM after step {saved_step(tmp_path)}, saved" in err
@@ -85,7 +85,7 @@ def test_a_signal_to_one_rank_stops_all_of_them(tmp_path: Path) -> None:
 
 def test_a_rank_that_dies_ends_the_others(tmp_path: Path) -> None:
     with started(tmp_path, "--devices", "2", "--batch_size", "32") as run:
-        ranks = ranks_of(run)
+        ranks = children_of(run)
         os.kill(ranks[1], signal.SIGKILL)
         code, _ = ended(run)
     assert code == 1
@@ -94,7 +94,7 @@ def test_a_rank_that_dies_ends_the_others(tmp_path: Path) -> None:
 
 def test_ranks_do_not_outlive_their_launcher(tmp_path: Path) -> None:
     with started(tmp_path, "--devices", "2", "--batch_size", "32") as run:
-        ranks = ranks_of(run)
+        ranks = children_of(run)
         run.kill()
         run.wait()
         deadline = time.monotonic() + WITHIN
@@ -134,3 +134,26 @@ def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
         run.send_signal(signal.SIGCONT)
         code, _ = ended(run)
     assert code in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+def test_a_worker_that_the_system_kills_ends_the_run_with_a_word_on_memory(tmp_path: Path) -> None:
+    with started(tmp_path, "--batch_size", "64", "--num_workers", "2", "--loader", "torchvision") as run:
+        os.kill(children_of(run)[0], signal.SIGKILL)
+        code, err = ended(run)
+    assert (code, err.count("\n")) == (1, 1), err
+    assert err.startswith("stopped: DataLoader worker (pid")  # "is killed" or "exited unexpectedly"
+    assert "a smaller --num_workers" in err
+
+
+@pytest.mark.parametrize("several", [["--num_workers", "2"], ["--devices", "2", "--num_workers", "0"]])
+def test_a_file_that_breaks_within_a_run_is_named(several: list[str], tmp_path: Path) -> None:
+    write_images(tmp_path)
+    broken = tmp_path / "train/a/007.jpg"
+    with started(tmp_path, "--batch_size", "8", *several, images=FILES) as run:
+        broken.write_bytes(broken.read_bytes()[:300])
+        code, err = ended(run)
+    assert code == 1
+    lines = [line for line in err.splitlines() if "train/a/007.jpg: " in line]
+    assert lines, err
+    assert all("it was an image when the run began" in line for line in lines)
+    assert "Traceback" not in err

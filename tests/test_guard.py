@@ -1,0 +1,101 @@
+"""What is not finite costs one step, and is named; a run that meets nothing else stops with its last finite state."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from cl.batch import Batch
+from cl.data.loader import TrainLoader
+from tests.conftest import ROOT, TINY, Run
+from tests.kills import same, state_of
+
+PRETRAIN = "main_contrastive.py"
+FLAGS = ["digits", "resnet18", *TINY, "--batch_size", "256", "--scheduler", "none", "--knn_every", "9"]
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make the first image of some batches (numbered over the whole run) infinite."""
+
+    def spoiled(*numbers: int) -> None:
+        load, seen = TrainLoader.__iter__, iter(range(1, 1000))
+
+        def batches(self: TrainLoader) -> Iterator[Batch]:
+            for batch in load(self):
+                if next(seen) in numbers:
+                    batch.views[0][:, 0] = torch.inf
+                yield batch
+
+        monkeypatch.setattr(TrainLoader, "__iter__", batches)
+
+    return spoiled
+
+
+def test_a_batch_that_is_not_finite_leaves_no_trace_but_a_warning(
+    run: Run, folder: Path, spoil: Callable[..., None]
+) -> None:
+    assert run(PRETRAIN, *FLAGS, "--max_steps", "2", "--run_id", "two")[0] == 0
+    spoil(3)
+    code, _, err = run(PRETRAIN, *FLAGS, "--max_steps", "3", "--run_id", "three")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("warning: epoch 1, step 3 is left out: the views of image ")
+    two, three = (state_of(folder / f"trained_models/{name}") for name in ("two", "three"))
+    parts = ("/state_dict/", "/optimizer_states/", "/epoch_sums/0/loss", "/epoch_sums/0/online_linear/train_top1")
+    kept = [name for name in two if name.startswith(parts)]
+    assert len(kept) > 300
+    assert all(same(two[name], three[name]) for name in kept)
+
+
+@pytest.mark.parametrize("accumulate", ["1", "2"])
+def test_too_many_in_a_row_stop_the_run_with_its_last_finite_state(
+    accumulate: str, run: Run, folder: Path, spoil: Callable[..., None]
+) -> None:
+    spoil(*range(3, 100))
+    flags = ["--epochs", "9", "--accumulate", accumulate, "--max_skipped_steps", "1", "--run_id", "bad"]
+    code, _, err = run(PRETRAIN, *FLAGS, *flags)
+    assert code == 3
+    *warnings, stopped = err.splitlines()
+    assert len(warnings) == 2
+    assert stopped.startswith("stopped: 2 steps in a row were not finite; the last finite state is saved")
+    saved = state_of(folder / "trained_models/bad")
+    assert all(leaf.isfinite().all() for leaf in saved.values() if isinstance(leaf, torch.Tensor))
+    assert saved["/global_step"] == 4 if accumulate == "1" else 3
+
+
+RANK_ONE = """
+import sys
+sys.path.insert(0, {root!r})
+import torch
+import main_contrastive
+from cl import cli
+from cl.data.loader import TrainLoader
+from cl.distributed import rank
+
+load = TrainLoader.__iter__
+def batches(self):
+    for number, batch in enumerate(load(self)):
+        if rank() == 1 and number == 1:
+            batch.views[0][:, 0] = torch.inf
+        yield batch
+TrainLoader.__iter__ = batches
+cli.run(main_contrastive.main)
+"""
+
+
+def test_a_bad_batch_on_one_rank_is_left_out_on_all_of_them(tmp_path: Path) -> None:
+    (tmp_path / "spoiled.py").write_text(RANK_ONE.format(root=str(ROOT)))
+    flags = [*FLAGS, "--batch_size", "128", "--devices", "2", "--accelerator", "cpu", "--max_steps", "4"]
+    command = [sys.executable, "spoiled.py", *flags, "--run_id", "two"]
+    own = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("warning: epoch 1, step 2 is left out: the views of image ")
+    summary = json.loads((tmp_path / "trained_models/two/summary.json").read_text())
+    assert all(value == value and abs(value) < 1e9 for value in summary.values())
