@@ -89,6 +89,14 @@ class LinearEvaluation(MeasuredModule):
         self.evaluated |= {f"{self.name}/held_out_top1": accuracies[self.best]}
         self.evaluated |= {f"{self.name}/lr": picked.lr, f"{self.name}/weight_decay": picked.weight_decay}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["picked"] = {"best": self.best, "accuracies": self.accuracies}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.best, self.accuracies = checkpoint["picked"]["best"], checkpoint["picked"]["accuracies"]
+
     def configure_optimizers(self) -> Any:
         batch, first = self.budget.global_batch, self.pairs[0]
         together = zip(self.heads, self.pairs, strict=True)
