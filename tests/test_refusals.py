@@ -1,13 +1,22 @@
 """A mistake is one line on stderr that names the flag, exit code 2, no traceback, nothing written."""
 
+import ast
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from cl.cli import parse
+from cl.config.programs import Linear, Pretrain
+from cl.errors import UserError
+from cl.run.folder import _write_config
 from tests.conftest import ROOT, Run
+from tests.pictures import plain, write_classes
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
 DIGITS = ["digits", "resnet18"]
@@ -86,6 +95,8 @@ BY_ARGV = [  # program, flags, what the line must say
     (LINEAR, [*DIGITS, *RUN, "--lr", "1", "2", "--min_lr", "0.1"], ["--min_lr: got 0.1 with several pairs"]),
     (LINEAR, [*DIGITS, *RUN, "--lr", "0.1", "-1"], ["--lr: got 0.1 -1", "a number or several at least 0"]),
     (LINEAR, [*DIGITS, *RUN, "--label_fraction", "10"], ["--label_fraction: got 10", "at most 1"]),
+    (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--lr", "1", "--scheduler", "reduce"], ["got reduce"]),
+    (PRETRAIN, [*DIGITS, "--in_channels", "2"], ["--in_channels: got 2", "1 or 3"]),
     (PRETRAIN, SEED_PRETRAIN, ["--data_folder: got /datasets", "nothing at that path"]),
     (LINEAR, SEED_LINEAR, ["--data_folder: got /datasets", "nothing at that path"]),
     (PRETRAIN, ["imagenet100", "resnet18"], ["--train_dir: not given"]),
@@ -102,7 +113,6 @@ BY_MACHINE = [
     (PRETRAIN, [*DIGITS, "--small_scale", "0.1"], ["--small_scale: got 0.1", "two numbers"]),
     (PRETRAIN, [*DIGITS, "--small_scale", "0.2", "0.1"], ["--small_scale: got 0.2 0.1", "two numbers in order"]),
     (PRETRAIN, ["stl10", "resnet18", "--multicrop", "--small_crop_size", "12"], ["views of 12 pixels"]),
-    (PRETRAIN, [*DIGITS, "--deterministic"], ["--deterministic: got True", "not available yet"]),
     (PRETRAIN, [*DIGITS, "--dali", "--dali_device", "gpu"], ["--dali_device: got gpu", "expected cpu"]),
     (PRETRAIN, ["digits", "timm/vit_tiny_patch16_244"], ["encoder: got timm/vit_tiny", "did you mean timm/vit_tiny"]),
     (PRETRAIN, ["digits", "timm/vit_tiny_patch16_224"], ["--crop_size: got views of 8 pixels", "patch size (16)"]),
@@ -149,8 +159,6 @@ def test_what_argv_alone_decides_is_refused_without_importing_torch(tmp_path: Pa
         "    heavy = {'torch', 'torchvision', 'pytorch_lightning', 'numpy'} & set(sys.modules)\n"
         "    assert code == (0 if '--help' in flags else 2) and not heavy, (flags, code, heavy)\n"
     )
-    import json
-
     helps = [(PRETRAIN, ["--help"]), (PRETRAIN, [*DIGITS, "--help"]), (LINEAR, ["digits", "resnet18", "-h", "--help"])]
     cases = json.dumps([*((program, flags) for program, flags, _ in BY_ARGV), *helps])
     done = subprocess.run([sys.executable, "-c", check], input=cases, capture_output=True, text=True, cwd=tmp_path)
@@ -169,25 +177,63 @@ def test_an_index_beyond_the_gpus_explains_itself(run: Run, folder: Path, monkey
     refused(run(PRETRAIN, *DIGITS, "--devices", "2"), ["--devices: got 2", "at most the 1 GPU"], folder)
 
 
-def test_an_empty_folder_is_refused(run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    empty = str(tmp_path_factory.mktemp("empty"))
-    refused(run(PRETRAIN, "custom", "resnet18", "--train_dir", empty), ["--train_dir", "it is empty"], folder)
-    refused(run(PRETRAIN, "custom", "resnet18", "--data_folder", empty, "--train_dir", "t"), ["--data_folder"], folder)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"not a checkpoint", b"<html></html>", b"PK\x03\x04 truncated", b"epoch,step,loss\n1,2,3\n", b"error: x\n"],
-)
-def test_an_unreadable_checkpoint_is_refused(
-    content: bytes, run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    file = tmp_path_factory.mktemp("given") / "last.ckpt"
-    file.write_bytes(content)
-    for given in (file, file.parent):
-        answer = run(LINEAR, *DIGITS, "--pretrained_feature_extractor", str(given))
-        refused(answer, ["--pretrained_feature_extractor", "cannot be read"], folder)
-
+CUSTOM = ["custom", "resnet18", "--crop_size", "16", "--train_dir"]
+BY_FILES = [  # GIVEN is the folder that `given` makes
+    (PRETRAIN, [*CUSTOM, "GIVEN/empty"], ["--train_dir", "it is empty"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/page.ckpt"], ["--train_dir", "expected a folder; there is a file"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/pipe"], ["--train_dir", "expected a folder"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/dangling"], ["--train_dir", "expected a folder"]),
+    (PRETRAIN, [*CUSTOM, "t", "--data_folder", "GIVEN/empty"], ["--data_folder", "it is empty"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/no_images"], ["--train_dir", "there are none"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/no_images_in_classes"], ["--train_dir", "in its 1 class folders; there are none"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/bad"], ["--train_dir", "none of its files does"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", "GIVEN/other"], ["--val_dir", "with class z"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", "GIVEN/nowhere"], ["--val_dir", "nothing at that path"]),
+    (
+        PRETRAIN,
+        [*CUSTOM, "GIVEN/half_bad", "--bad_images", "error"],
+        ["--bad_images: got error", "0.jpg", "not an image"],
+    ),
+    (PRETRAIN, [*CUSTOM, "GIVEN/flat", "--labels", "GIVEN/nowhere.csv"], ["--labels", "there is no"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/flat", "--labels", "GIVEN/pipe"], ["--labels", "expected a CSV file"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/flat", "--labels", "GIVEN/one_column.csv"], ["--labels", "two columns"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/flat", "--labels", "GIVEN/others.csv"], ["--labels", "it has none of them"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/flat", "--labels", "GIVEN/empty.csv"], ["--labels"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/flat", "--labels", "GIVEN/bytes.csv"], ["--labels"]),
+    (
+        LINEAR,
+        [*CUSTOM, "GIVEN/flat", "--pretrained_feature_extractor", "GIVEN/page.ckpt"],
+        ["cannot be read as weights"],
+    ),
+    (PRETRAIN, [*DIGITS, "--init_from", "x" * 300], ["--init_from: got xxx", "which cannot be looked up"]),
+    (PRETRAIN, [*DIGITS, "--run_id", ".hidden"], ["--run_id: got .hidden"]),
+    (PRETRAIN, [*DIGITS, "--run_id", "..", "--resume_training_from", "auto"], ["--run_id: got .."]),
+    (PRETRAIN, [*DIGITS, "--name", "m\u00fcll"], ["--name: got m\u00fcll"]),
+    (PRETRAIN, [*DIGITS, "--name", ""], ["--name: got "]),
+    (PRETRAIN, [*DIGITS, "--resume_training_from", "auto"], ["got auto, expected --run_id"]),
+    (PRETRAIN, [*DIGITS, "--resume_training_from", "GIVEN/nowhere"], ["expected a run folder with a last.ckpt"]),
+    (PRETRAIN, [*DIGITS, "--resume_training_from", "GIVEN/empty"], ["expected a run folder with a last.ckpt"]),
+    (PRETRAIN, [*DIGITS, "--resume_training_from", "x" * 300], ["which cannot be looked up"]),
+    (PRETRAIN, [*DIGITS, "--resume_training_from", "GIVEN/page.ckpt"], ["config.json cannot be read"]),
+    (PRETRAIN, [*DIGITS, "--resume_training_from", "GIVEN/run_of_linear"], ["a run of another program or version"]),
+    (PRETRAIN, [*DIGITS, "--resume_training_from", "GIVEN/run", "--lr", "7"], ["--lr: got 7, expected 0.001"]),
+    (PRETRAIN, [*DIGITS, "--resume_training_from", "GIVEN/run", "--run_id", "x"], ["--run_id: got x with"]),
+    (PRETRAIN, [*DIGITS, "--resume_training_from", "GIVEN/run"], ["expected a checkpoint to go on from", "not whole"]),
+]
+WEIGHTS = {  # files that are no checkpoint, or another program's
+    "empty.ckpt": b"", "text.ckpt": b"not a checkpoint", "page.ckpt": b"<html></html>",
+    "zip.ckpt": b"PK\x03\x04 truncated", "table.ckpt": b"epoch,step,loss\n1,2,3\n", "error.ckpt": b"error: x\n",
+}  # fmt: skip
+for file in (*WEIGHTS, "truncated.ckpt", "code.ckpt", "pipe", "dangling", "empty"):
+    BY_FILES += [
+        (
+            LINEAR,
+            [*DIGITS, "--pretrained_feature_extractor", f"GIVEN/{file}"],
+            ["--pretrained_feature_extractor: got "],
+        ),
+        (PRETRAIN, [*DIGITS, "--init_from", f"GIVEN/{file}"], ["--init_from: got "]),
+        (PRETRAIN, [*DIGITS, "--resume_training_from", f"GIVEN/{file}"], ["--resume_training_from: got "]),
+    ]
 
 FACTS = {
     "schema": 1,
@@ -202,22 +248,78 @@ FACTS = {
     "norm": ((0.5,) * 3, (0.5,) * 3),
 }
 OTHERS = {
-    "facts of another kind": {"cl": 1, "state_dict": {}},
-    "no norm": {"cl": FACTS | {"norm": None}, "state_dict": {}},
-    "no size": {"cl": FACTS | {"config": {}}, "state_dict": {}},
-    "unknown field": {"cl": FACTS | {"config": FACTS["config"] | {"backbone": {"new": 1}}}, "state_dict": {}},  # type: ignore[operator]
-    "later schema": {"cl": FACTS | {"schema": 99}, "state_dict": {}},
-    "main_linear's": {"cl": FACTS | {"program": "Linear"}, "state_dict": {}},
+    "facts_of_another_kind": {"cl": 1, "state_dict": {}},
+    "no_norm": {"cl": FACTS | {"norm": None}, "state_dict": {}},
+    "no_size": {"cl": FACTS | {"config": {}}, "state_dict": {}},
+    "unknown_field": {"cl": FACTS | {"config": FACTS["config"] | {"backbone": {"new": 1}}}, "state_dict": {}},  # type: ignore[operator]
+    "later_schema": {"cl": FACTS | {"schema": 99}, "state_dict": {}},
+    "of_linear": {"cl": FACTS | {"program": "Linear"}, "state_dict": {}},
 }
+for file in OTHERS:
+    BY_FILES.append((LINEAR, [*DIGITS, "--pretrained_feature_extractor", f"GIVEN/{file}.pth"], ["is no checkpoint"]))
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_a_checkpoint_of_something_else_is_refused(
-    kind: str, run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory
+class Runs:
+    """What a hostile pickle would do."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (Path("it_ran"),)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files and folders that nobody can work with, and a few good ones."""
+    folder = tmp_path_factory.mktemp("given")
+    for name in ("empty", "no_images", "no_images_in_classes/a", "bad", "half_bad", "run", "run_of_linear"):
+        (folder / name).mkdir(parents=True)
+    (folder / "no_images/notes.txt").write_text("none")
+    for name in ("bad", "half_bad"):
+        (folder / name / "0.jpg").write_bytes(b"\xff\xd8\xff damaged")
+    plain(3).save(folder / "half_bad/1.jpg")
+    write_classes(folder / "train", {"a": 2, "b": 2})
+    write_classes(folder / "other", {"a": 2, "z": 2})
+    (folder / "flat").mkdir()
+    plain(3).save(folder / "flat/1.jpg")
+    os.mkfifo(folder / "pipe")
+    (folder / "dangling").symlink_to(folder / "nowhere")
+    texts = {"one_column": b"1.jpg\n", "others": b"2.jpg,a\n", "empty": b"", "bytes": b"\xff\xfe\x00,\x00\n"}
+    for name, text in texts.items():
+        (folder / f"{name}.csv").write_bytes(text)
+    for name, content in WEIGHTS.items():
+        (folder / name).write_bytes(content)
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(64, 3, 7, 7)}}, folder / "truncated.ckpt")
+    whole = (folder / "truncated.ckpt").read_bytes()
+    (folder / "truncated.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"state_dict": Runs()}, folder / "code.ckpt")
+    for name, content in OTHERS.items():
+        torch.save(content, folder / f"{name}.pth")
+    for name, program, flags in (("run", Pretrain, DIGITS), ("run_of_linear", Linear, [*DIGITS, *RUN])):
+        (folder / name / "last.ckpt").write_bytes(b"half")
+        _write_config(folder / name, parse(program, flags))
+    return folder
+
+
+@pytest.mark.parametrize(("program", "flags", "says"), BY_FILES, ids=name)
+def test_files_that_nobody_can_work_with_are_refused(
+    program: str, flags: list[str], says: list[str], run: Run, folder: Path, given: Path
 ) -> None:
-    file = tmp_path_factory.mktemp("given") / "other.pth"
-    torch.save(OTHERS[kind], file)
-    refused(run(LINEAR, *DIGITS, "--pretrained_feature_extractor", str(file)), ["is no checkpoint"], folder)
+    before = sorted(given.rglob("*"))
+    refused(run(program, *(word.replace("GIVEN", str(given)) for word in flags)), says, folder)
+    assert sorted(given.rglob("*")) == before
+
+
+REACHED: set[tuple[str, int]] = set()  # where the cases above were refused: file and line
+ELSEWHERE = {"cl/config/methods.py"}  # no command line says it: tests/test_flags.py
+
+
+@pytest.fixture(autouse=True)
+def _note_where_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noted(self: UserError, *args: object) -> None:
+        caller = sys._getframe(1)
+        REACHED.add((str(Path(caller.f_code.co_filename).resolve().relative_to(ROOT)), caller.f_lineno))
+        super(UserError, self).__init__(*args)
+
+    monkeypatch.setattr(UserError, "__init__", noted)
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -226,3 +328,22 @@ def test_an_output_folder_that_cannot_be_made_is_refused(run: Run, tmp_path_fact
     code, _, err = run(PRETRAIN, *DIGITS, "--output_dir", str(file))
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("error: --output_dir")
+
+
+def test_every_check_of_flags_folders_and_files_is_reached_by_a_case_above(request: pytest.FixtureRequest) -> None:
+    if len(request.session.items) < len(BY_ARGV + BY_MACHINE + BY_FILES):
+        pytest.skip("the cases were not run")
+    files = [*ROOT.glob("cl/config/*.py"), ROOT / "cl/data/folders.py", ROOT / "cl/backbones/read.py"]
+    missed = []
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not (isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)):
+                continue
+            place, lines = str(file.relative_to(ROOT)), range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            if (
+                place not in ELSEWHERE
+                and "UserError" in ast.unparse(node)
+                and not any((place, n) in REACHED for n in lines)
+            ):
+                missed.append(f"{place}:{node.lineno}")
+    assert missed == []

@@ -1,7 +1,7 @@
 """The checkpoint that a run goes on from, and its folder as it was when that checkpoint was written."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +29,8 @@ def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: i
     A run whose last step is saved, but which was killed before its pictures and tables, repeats what lies between its
     last two checkpoints: the same bits come out. UserError if the checkpoint is of another run than `config`.
     """
-    newest = [resume.file] if resume.file else [resume.folder / LAST, resume.folder / PREVIOUS]
-    for path in newest:
+    passed_over = []
+    for path in [resume.file] if resume.file else [resume.folder / LAST, resume.folder / PREVIOUS]:
         if not path.is_file():
             continue
         try:
@@ -38,20 +38,25 @@ def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: i
             found = torch.load(path, "cpu", weights_only=True, mmap=True)
             facts, step = found["cl"], int(found["global_step"])
         except Exception as error:  # what torch raises for bytes that are no checkpoint is open
-            _warn(f"{path} is not whole ({type(error).__name__}), looking for the one before")
+            passed_over.append(f"{path} is not whole ({type(error).__name__})")
             continue
         _refuse_another(facts, facts_of(config, splits), path)
         if step < steps:
+            _warn(passed_over, f"going on from {path}")
             return Start(resume.folder, path, step)
-        _warn(f"{path} has all {steps} steps, but the run did not close; looking for the one before")
+        passed_over.append(f"{path} has all {steps} steps, but the run did not close")
     if not resume.auto:
         raise UserError(
-            f"{FLAG}: got {resume.file or resume.folder}, expected a whole checkpoint with steps left to do; "
-            "with auto and --run_id the run starts afresh"
+            f"{FLAG}: got {resume.file or resume.folder}, expected a checkpoint to go on from; {'; '.join(passed_over)}"
+            "; with auto and --run_id the run starts afresh"
         )
-    if resume.begun:
-        _warn(f"{resume.folder} has no checkpoint to go on from; the run starts afresh")
+    _warn(passed_over, "starting afresh")
     return Start(resume.folder)
+
+
+def _warn(passed_over: Sequence[str], so: str) -> None:
+    if passed_over:
+        print(f"warning: {'; '.join([*passed_over, so])}", file=sys.stderr, flush=True)
 
 
 def _refuse_another(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
@@ -75,7 +80,3 @@ def set_back(start: Start) -> None:
     Table(start.folder / "timing.csv").keep(lambda row: int(row["epoch"]) <= len(metrics.rows))
     for half in start.folder.glob(".*"):
         half.unlink(missing_ok=True)
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
