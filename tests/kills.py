@@ -25,12 +25,14 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import pytest
 import torch
 
 import main_contrastive
 from cl import cli
 from cl.config.methods import METHODS
 from cl.run import checkpoint
+from tests.conftest import leave_out_pictures
 from tests.pictures import plain
 
 LOADERS = ("fast", "torchvision", "dali")
@@ -146,6 +148,7 @@ def _be_the_run(folder: Path, flags: list[str], environment: dict[str, str], log
     for stream in (1, 2):
         os.dup2(output, stream)
     torch.set_num_threads(1)
+    leave_out_pictures(pytest.MonkeyPatch().setattr)
     if die_while_saving:
         _die_in_the_middle_of_a_save(die_while_saving)
     sys.argv = ["main_contrastive.py", *flags]
