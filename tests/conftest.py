@@ -40,7 +40,17 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def pictures() -> None:
+    """For a test that looks at the pictures of a `run`."""
+
+
+@pytest.fixture
+def run(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> Run:
     """Call a program with flags as the command line does: exit code, stdout, stderr."""
     import main_contrastive
     import main_linear
@@ -48,7 +58,8 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
     programs = {"main_contrastive.py": main_contrastive.main, "main_linear.py": main_linear.main}
 
-    leave_out_pictures(monkeypatch.setattr)
+    if "pictures" not in request.fixturenames:
+        leave_out_pictures(monkeypatch.setattr)
 
     def call(program: str, *flags: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / program), *flags])

@@ -112,6 +112,7 @@ def test_a_collapsed_backbone_has_its_picture_too(value: float, tmp_path: Path) 
     assert (tmp_path / "map.png").exists()
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_run_logs_the_rate_of_each_epochs_last_step_and_leaves_both_pictures(run: Run, folder: Path) -> None:
     flags = ["--epochs", "3", "--scheduler", "step", "--lr_decay_steps", "2", "--lr", "0.4", "--run_id", "run"]
     code, _, err = run("main_contrastive.py", "digits", "resnet18", *TINY, *flags)
@@ -122,6 +123,7 @@ def test_a_run_logs_the_rate_of_each_epochs_last_step_and_leaves_both_pictures(r
         assert Image.open(folder / f"trained_models/run/{name}").width > 500
 
 
+@pytest.mark.usefixtures("pictures")
 def test_without_labels_or_validation_the_map_is_of_training_images(
     run: Run, folder: Path, drawn: list[Figure]
 ) -> None:

@@ -37,7 +37,7 @@ def test_a_run_leaves_its_folder_and_says_what_comes_next(run: Run, folder: Path
     (made,) = [each for each in (folder / "trained_models").iterdir() if not each.is_symlink()]
     assert {each.name for each in made.iterdir()} == {
         "backbone.json", "backbone.safetensors", "config.json", "curves.png", "embedding.png", "last.ckpt",
-        "metrics.csv", "neighbours.png", "summary.json", "timing.csv", "views.png",
+        "metrics.csv", "neighbours.png", "previous.ckpt", "summary.json", "timing.csv", "views.png",
     }  # fmt: skip
     assert os.readlink(folder / "trained_models/latest") == made.name
     assert "1437 for training, 360 for validation, 10 classes" in out

@@ -99,7 +99,8 @@ def test_each_method_has_a_script_for_each_of_the_small_data_sets_and_for_its_ev
 def test_a_launcher_starts_any_recipe_on_the_nodes_that_it_has(
     launcher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"NODES": "2", "GPUS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}.items():
+    job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
+    for name, value in ({"NODES": "2", "GPUS": "4"} | job).items():
         monkeypatch.setenv(name, value)
     recipe = FOLDER / "pretrain/imagenet100/simclr.sh"
     config = parse(Pretrain, call(tmp_path, str(launcher), str(recipe), "--batch_size", "32")[1:]).config

@@ -40,7 +40,7 @@ class SkipNonFinite(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         assert isinstance(pl_module, MeasuredModule)
         if not self._batches:
-            torch._foreach_copy_(self._kept, self._buffers)
+            _copy(self._kept, self._buffers)
             self._sums = pl_module.means.copy()
         self._batches.append(batch)
 
@@ -67,7 +67,7 @@ class SkipNonFinite(Callback):
             print(f"warning: {place} is left out: {min(each[''] for each in said)[1]}", file=sys.stderr, flush=True)
         for parameter in module.parameters():
             parameter.grad = None
-        torch._foreach_copy_(self._buffers, self._kept)
+        _copy(self._buffers, self._kept)
         module.means.restore(self._sums)
         self._in_a_row += 1
 
@@ -88,6 +88,11 @@ class SkipNonFinite(Callback):
             else "",
             NOT_FINITE,
         )
+
+
+def _copy(to: list[Tensor], source: list[Tensor]) -> None:
+    if to:  # a vision transformer has none
+        torch._foreach_copy_(to, source)
 
 
 def _scales(trainer: Trainer) -> bool:
