@@ -23,9 +23,9 @@ def save_grid(pairs: Sequence[OptimConfig], accuracies: Sequence[float], picked:
             axis.text(
                 r, d, f"{value:.1f}", ha="center", va="center", size=11, color="black" if value > middle else "white"
             )
-    row, column = picked % len(decays), picked // len(decays)
+    below, left = picked % len(decays), picked // len(decays)
     for colour, width in (("white", 6), ("black", 3)):  # one of them stands out against any cell
-        corner = column - 0.46, row - 0.44
+        corner = left - 0.46, below - 0.44
         axis.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, edgecolor=colour, linewidth=width))
     axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     axis.set_yticks(range(len(decays)), [f"{decay:g}" for decay in decays])
