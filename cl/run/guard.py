@@ -26,14 +26,13 @@ class SkipNonFinite(Callback):
 
     def __init__(self, save: SaveLast, most: int) -> None:
         self.save, self.most = save, most
-        self._in_a_row = self._step = 0
+        self._in_a_row = 0
         self._batches: list[Batch] = []  # of this optimizer step
         self._losses: list[Tensor] = []
         self._buffers: list[Tensor] = []
         self._kept: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step
         self._buffers = list(pl_module.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
 
