@@ -115,6 +115,15 @@ def test_workers_change_nothing(run: Run, folder: Path) -> None:
     assert alone == with_workers
 
 
+def test_deterministic_reaches_torch(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, **more: asked.append(on))
+    assert run(PRETRAIN, *QUICK, "--fast_dev_run", "--deterministic")[0] == 0
+    assert asked == [True]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
 def test_a_second_run_leaves_the_first_ones_folder_untouched(run: Run, folder: Path) -> None:
     assert run(PRETRAIN, *QUICK, "--fast_dev_run")[0] == 0
     (first,) = [each for each in (folder / "trained_models").iterdir() if not each.is_symlink()]

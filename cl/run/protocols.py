@@ -114,6 +114,7 @@ def leave(linear: LinearEvaluation, folder: Path) -> None:
     head = {name: value.detach().cpu().contiguous() for name, value in linear.head.state_dict().items()}
     save_file(head, folder / "head.safetensors")
     if len(linear.pairs) > 1:
+        (folder / "grid.csv").unlink(missing_ok=True)  # of a run that was killed here
         table = Table(folder / "grid.csv")
         for pair, accuracy in zip(linear.pairs, linear.accuracies, strict=True):
             table.append({"lr": pair.lr, "weight_decay": pair.weight_decay, "held_out_top1": accuracy})

@@ -77,6 +77,6 @@ def set_back(start: Start) -> None:
     """Take out of the run's folder what was written after its checkpoint, and what a killed process left half done."""
     metrics = Table(start.folder / "metrics.csv")
     metrics.keep(lambda row: int(row["step"]) <= start.step)
-    Table(start.folder / "timing.csv").keep(lambda row: int(row["epoch"]) <= len(metrics.rows))
-    for half in start.folder.glob(".*"):
-        half.unlink(missing_ok=True)
+    Table(start.folder / "timing.csv").keep(lambda row: int(row.get("epoch", 1)) <= len(metrics.rows))
+    for half in start.folder.glob(".*-[0-9]*"):
+        half.unlink()
