@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,7 @@ from cl.errors import COME_BACK, INTERRUPTED, Stopped
 from cl.run.checkpoint import SaveLast
 
 HEARD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SAME = 1.0  # seconds within which a signal is the one before: a job's comes directly and from the launcher
 EVERY = 16  # steps between questions on several GPUs, where the answer waits for the device
 
 
@@ -27,7 +29,7 @@ class StopOnSignal(Callback):
 
     def __init__(self, save: SaveLast) -> None:
         self.save = save
-        self._heard = 0  # a signal's number
+        self._heard, self._when = 0, 0.0  # a signal's number, and when it came
         self._before: dict[int, Any] = {}
         self._step = 0
 
@@ -35,9 +37,10 @@ class StopOnSignal(Callback):
         self._before = {number: signal.signal(number, self._hear) for number in HEARD}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._heard:
+        if self._heard and time.monotonic() - self._when > SAME:
             os._exit(128 + number)
-        self._heard = number
+        if not self._heard:
+            self._heard, self._when = number, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
