@@ -66,9 +66,9 @@ def _refuse_another(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Pa
         "norm": "--train_dir",
     }  # fmt: skip
     for name, flag in flags.items():
-        if theirs[name] != ours[name]:
+        if theirs.get(name) != ours[name]:
             raise UserError(
-                f"{flag}: got {name} {ours[name]}, expected {theirs[name]} as in {path}; a run goes on with the "
+                f"{flag}: got {name} {ours[name]}, expected {theirs.get(name)} as in {path}; a run goes on with the "
                 "same images and processes"
             )
 
