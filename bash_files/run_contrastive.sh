@@ -2,7 +2,7 @@
 # SimCLR on ImageNet-100, ResNet-18, two GPUs. Flags given to this script are added at the end and win.
 set -euo pipefail
 
-python3 "$(dirname "${BASH_SOURCE[0]}")/../main_contrastive.py" imagenet100 resnet18 \
+exec python3 "$(dirname "${BASH_SOURCE[0]}")/../main_contrastive.py" imagenet100 resnet18 \
     --data_folder /datasets \
     --train_dir imagenet-100/train \
     --val_dir imagenet-100/test \

@@ -2,7 +2,7 @@
 # Linear evaluation on ImageNet-100. Put the run's folder in the place of RUN_ID, or type the flag again at the end.
 set -euo pipefail
 
-python3 "$(dirname "${BASH_SOURCE[0]}")/../main_linear.py" imagenet100 resnet18 \
+exec python3 "$(dirname "${BASH_SOURCE[0]}")/../main_linear.py" imagenet100 resnet18 \
     --data_folder /datasets \
     --train_dir imagenet-100/train \
     --val_dir imagenet-100/test \

@@ -5,6 +5,6 @@ set -euo pipefail
 
 recipe=${1:?a recipe is expected, such as bash_files/pretrain/imagenet100/simclr.sh}
 shift
-torchrun --nnodes "${NODES:-1}" --nproc-per-node "${GPUS:-1}" \
+exec torchrun --nnodes "${NODES:-1}" --nproc-per-node "${GPUS:-1}" \
     --rdzv-backend c10d --rdzv-endpoint "${HOST:-localhost}:${PORT:-29500}" \
     --no-python bash "$recipe" --num_nodes "${NODES:-1}" --devices "${GPUS:-1}" "$@"

@@ -1,7 +1,9 @@
 """Every script in bash_files/ gives the programs flags that they know, and what is typed at its end wins."""
 
 import os
+import re
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 
@@ -118,6 +120,25 @@ def test_a_script_really_starts_its_program_and_passes_on_its_exit_code(tmp_path
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --data_folder: got /nowhere")
+
+
+@pytest.mark.parametrize("script", [*RECIPES, FOLDER / "torchrun.sh"], ids=name_of)
+def test_a_script_becomes_its_program(script: Path) -> None:
+    assert re.search(r"^exec (python3|torchrun) ", script.read_text(), re.MULTILINE)
+
+
+def test_a_signal_to_a_whole_task_leaves_the_program_time_to_save(tmp_path: Path) -> None:
+    """SLURM sends SIGUSR1 to the recipe, too. A bash that waits would die of it, and the task would be over."""
+    program = tmp_path / "python3"
+    program.write_text("#!/bin/sh\ntrap 'exit 75' USR1\necho ready\nwhile :; do sleep 0.05; done\n")
+    program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", str(FOLDER / "run_contrastive.sh")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as task:
+        assert task.stdout
+        assert task.stdout.readline() == "ready\n"
+        os.killpg(task.pid, signal.SIGUSR1)
+        assert task.wait(10) == 75
 
 
 SMALL = ["--data_folder", ".", "--train_dir", "train", "--val_dir", "val", "--batch_size", "4", "--num_workers", "0"]

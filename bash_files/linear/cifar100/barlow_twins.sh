@@ -2,7 +2,7 @@
 # Linear evaluation of a Barlow Twins backbone on CIFAR-100; the newest run, or --pretrained_feature_extractor RUN at the end.
 set -euo pipefail
 
-python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_linear.py" cifar100 resnet18 \
+exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_linear.py" cifar100 resnet18 \
     --data_folder /datasets \
     --epochs 100 \
     --optimizer sgd \

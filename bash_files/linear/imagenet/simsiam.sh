@@ -2,7 +2,7 @@
 # Linear evaluation of a SimSiam backbone on ImageNet; the newest run, or --pretrained_feature_extractor RUN at the end.
 set -euo pipefail
 
-python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_linear.py" imagenet resnet50 \
+exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_linear.py" imagenet resnet50 \
     --data_folder /datasets \
     --train_dir imagenet/train \
     --val_dir imagenet/val \

@@ -2,7 +2,7 @@
 # Linear evaluation of a Barlow Twins backbone on ImageNet-100; the newest run, or --pretrained_feature_extractor RUN at the end.
 set -euo pipefail
 
-python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_linear.py" imagenet100 resnet18 \
+exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_linear.py" imagenet100 resnet18 \
     --data_folder /datasets \
     --train_dir imagenet-100/train \
     --val_dir imagenet-100/test \

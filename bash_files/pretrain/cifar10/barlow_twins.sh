@@ -2,7 +2,7 @@
 # Barlow Twins on CIFAR-10, 1000 epochs, one GPU. What you add at the end wins.
 set -euo pipefail
 
-python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" cifar10 resnet18 \
+exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" cifar10 resnet18 \
     --data_folder /datasets \
     --method barlow_twins \
     --epochs 1000 \

@@ -2,7 +2,7 @@
 # SupCon on CIFAR-100, 1000 epochs, one GPU. What you add at the end wins.
 set -euo pipefail
 
-python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" cifar100 resnet18 \
+exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" cifar100 resnet18 \
     --data_folder /datasets \
     --method supcon \
     --epochs 1000 \

@@ -3,7 +3,7 @@
 # The paper's rate (0.05 per 256 images, no warm-up) with the head that does better on ResNet-18.
 set -euo pipefail
 
-python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" imagenet resnet50 \
+exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" imagenet resnet50 \
     --data_folder /datasets \
     --train_dir imagenet/train \
     --val_dir imagenet/val \

@@ -2,7 +2,7 @@
 # SimCLR on ImageNet-100 with 2 x 224 + 6 x 96 pixels, 100 epochs, two GPUs, DALI. What you add at the end wins.
 set -euo pipefail
 
-python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" imagenet100 resnet18 \
+exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" imagenet100 resnet18 \
     --data_folder /datasets \
     --train_dir imagenet-100/train \
     --val_dir imagenet-100/test \
