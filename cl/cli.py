@@ -39,15 +39,15 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8, and a message must not die of one
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    first = os.environ.get("RANK", "0") == "0"  # of several processes one says it
     try:
         return main(sys.argv[1:])
     except UserError as error:
-        first = os.environ.get("RANK", "0") == "0"  # of several processes one says it
         said, code = f"error: {error}" if first else "", 2
     except Stopped as stop:
         said, code = f"stopped: {stop}" if str(stop) else "", stop.code
     except KeyboardInterrupt:
-        said, code = "stopped: Ctrl-C", INTERRUPTED
+        said, code = "stopped: Ctrl-C" if first else "", INTERRUPTED
     except RuntimeError as error:
         said, code = _death_of_another(str(error)), 1
         if not said:

@@ -8,11 +8,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from cl import cli
+from cl.methods import ContrastiveModule
+from cl.run.launch import wait_for
+from cl.run.signals import HEARD
+from tests.conftest import ROOT, TINY, Run
 from tests.kills import write_images
 
 DIGITS = ["digits", "resnet18"]
@@ -75,12 +80,52 @@ def test_one_signal_saves_and_says_how_to_go_on(number: int, code: int, name: st
     assert step >= 22
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """A run that heard a signal keeps its handlers; the tests after it do not."""
+    before = {number: signal.getsignal(number) for number in HEARD}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_ctrl_c_while_lightning_sets_up_stops_the_run_at_its_first_step(
+    run: Run, folder: Path, handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def setup(method: Any, stage: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ContrastiveModule, "setup", setup)
+    code, _, err = run("main_contrastive.py", *DIGITS, *TINY, "--epochs", "1")
+    assert (code, err) == (130, "stopped: Ctrl-C after step 0\n")
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "stopped: Ctrl-C\n"), ("1", "")])
+def test_ctrl_c_before_the_training_is_one_line_of_the_first_rank(
+    rank: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(argv: Sequence[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as end:
+        cli.run(interrupted)
+    assert (end.value.code, capsys.readouterr().err) == (130, said)
+
+
 def test_a_signal_to_one_rank_stops_all_of_them(tmp_path: Path) -> None:
     with started(tmp_path, "--devices", "2", "--batch_size", "64") as run:
         os.kill(children_of(run)[1], signal.SIGTERM)
         code, err = ended(run)
     assert (code, err.count("\n")) == (75, 1)
     assert f"SIGTERM after step {saved_step(tmp_path)}, saved" in err
+
+
+def test_a_rank_that_stops_first_leaves_the_others_their_last_words() -> None:
+    ends = ["import sys, time; time.sleep(0.5); print('saved'); sys.exit(75)", "import sys; sys.exit(75)"]
+    ranks = [subprocess.Popen([sys.executable, "-c", end], stdout=subprocess.PIPE) for end in ends]
+    assert wait_for(ranks) == 75
+    assert [rank.communicate()[0] for rank in ranks] == [b"saved\n", b""]
 
 
 def test_a_rank_that_dies_ends_the_others(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cl.config.programs import Linear, Pretrain
 from cl.config.run import DeviceConfig
 from cl.data.sampler import Share
 from cl.distributed import connect, rank, world_size
-from cl.errors import UserError
+from cl.errors import COME_BACK, INTERRUPTED, NOT_FINITE, UserError
 from cl.evaluation.linear import LinearEvaluation
 from cl.methods import ContrastiveModule
 from cl.nn.batch_norm import synchronized
@@ -24,6 +24,7 @@ from cl.run.devices import Devices
 
 Trained = ContrastiveModule[Any] | LinearEvaluation
 PATIENCE = 5  # seconds that a process has to end by itself when another one has failed
+TOGETHER = (NOT_FINITE, COME_BACK, INTERRUPTED)  # all processes end so, but the first one has last words
 
 
 def share_of(config: Pretrain | Linear, devices: Devices) -> Share:
@@ -120,8 +121,9 @@ def _tell(processes: list["subprocess.Popen[bytes]"], number: int) -> None:
 
 
 def _end(processes: list["subprocess.Popen[bytes]"]) -> None:
-    for process in processes:
-        process.terminate()
+    if not any(process.poll() in TOGETHER for process in processes):
+        for process in processes:
+            process.terminate()
     deadline = time.monotonic() + PATIENCE
     for process in processes:
         try:

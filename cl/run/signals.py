@@ -33,7 +33,7 @@ class StopOnSignal(Callback):
         self._before: dict[int, Any] = {}
         self._step = 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._before = {number: signal.signal(number, self._hear) for number in HEARD}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
@@ -72,7 +72,8 @@ class StopOnSignal(Callback):
             signal.signal(number, handler)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.on_fit_end(trainer, pl_module)
+        if not self._heard:  # else the launcher's copy may still come, and must not end the way out
+            self.on_fit_end(trainer, pl_module)
 
 
 def requeue() -> bool:
