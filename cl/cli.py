@@ -43,7 +43,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         return main(sys.argv[1:])
     except UserError as error:
-        said, code = f"error: {error}" if first else "", 2
+        said, code = f"error: {error}".replace("\n", " ") if first else "", 2  # what was typed may have lines
     except Stopped as stop:
         said, code = f"stopped: {stop}" if str(stop) else "", stop.code
     except KeyboardInterrupt:
@@ -72,7 +72,7 @@ def _death_of_another(error: str) -> str:
 def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     """The config that `argv` asks for; UserError if argv alone shows that it cannot be."""
     resume = resume_of(argv)
-    usual = resume.values.get("method", "simclr") if resume else "simclr"
+    usual = str(resume.values.get("method", "simclr")) if resume else "simclr"
     method = _chosen_method(argv, usual) if program is Pretrain else None
     parts = parts_of(program, method)
     parser = _Parser(

@@ -9,6 +9,7 @@ import torch
 from cl.backbones import build_backbone
 from cl.batch import Batch
 from cl.config.backbone import BackboneConfig
+from cl.errors import UserError
 from cl.methods import ContrastiveModule
 from cl.run import batch_size, memory
 from cl.run.batch_size import Trial, estimated, largest_batch
@@ -93,6 +94,12 @@ def test_a_batch_that_does_not_fit_is_refused_by_name(run: Run, folder: Path, mo
     code, _, err = run("main_contrastive.py", *QUICK, "--dry_run")
     assert (code, err.count("\n")) == (2, 1)
     assert "--batch_size: got 64, more than fits" in err
+
+
+def test_a_system_that_does_not_tell_its_free_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_size, "available", lambda: None)
+    with pytest.raises(UserError, match="--batch_size: got auto, expected an integer: this system"):
+        largest_batch(lambda images: None, 10_000, CPU)
 
 
 class _Peak:

@@ -104,6 +104,14 @@ def test_nested_folders_belong_to_their_top_folder_and_links_are_followed(data: 
     assert np.bincount(splits.train.targets).tolist() == [8, 12, 9]
 
 
+def test_a_link_that_leads_back_is_not_followed(data: Path) -> None:
+    before = load(custom()).train.targets.tolist()
+    os.symlink(data / "train", data / "train/ant/up")
+    os.symlink("../9", data / "train/10/other")  # two that lead to each other
+    os.symlink("../10", data / "train/9/other")
+    assert len(load(custom()).train) == len(before) + 8 + 8
+
+
 def test_images_beside_class_folders_are_named_and_left_out(data: Path) -> None:
     plain(1).save(data / "train/stray.png")
     assert load(custom()).notes == ("data/train: 1 images beside the class folders are left out",)
@@ -124,6 +132,24 @@ def test_a_flat_folder_takes_labels_from_a_file(data: Path) -> None:
     plain(0).save(flat / "other.jpg")
     with pytest.raises(UserError, match="expected the names of files"):
         load(DataConfig(dataset="custom", data_folder="data", train_dir="flat", labels="labels.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        (b"000.jpg,a\r\n001.jpg,b\r\n", ("a", "b")),
+        (b"\xef\xbb\xbf000.jpg,a\n001.jpg,b\n", ("a", "b")),  # Excel's UTF-8
+        (b"000.jpg,caf\xe9\n001.jpg,b\n", ("b", os.fsdecode(b"caf\xe9"))),
+        (b"000.jpg,a\n001.jpg,b\n000.jpg, a\n", ("a", "b")),
+        (b'000.jpg,"a, b"\n001.jpg,\xc3\xbc\n', ("a, b", "\u00fc")),
+    ],
+)
+def test_a_file_of_labels_may_come_from_anywhere(text: bytes, classes: tuple[str, ...], data: Path) -> None:
+    write_classes(data, {"flat": 2})
+    (data / "labels.csv").write_bytes(text)
+    splits = load(DataConfig(dataset="custom", data_folder="data", train_dir="flat", labels="labels.csv"))
+    assert splits.classes == classes
+    assert (splits.train.targets >= 0).all()
 
 
 @pytest.mark.parametrize("labels", [True, False])

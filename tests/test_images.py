@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from cl.data import manifest
 from cl.data.decode import BadImage, decode, read_image
+from cl.errors import UserError
 from tests.conftest import TINY, Run
 from tests.pictures import BAD, GOOD, plain, sixteen_bit, write_classes, write_odd
 
@@ -150,3 +151,5 @@ def test_check_lists_what_is_bad(data: Path, capsys: pytest.CaptureFixture[str])
     assert end.value.code == 1
     assert f"{24 + len(GOOD)} of {24 + len(GOOD) + len(BAD)} images are good" in out
     assert all(out.count(f"odd/{name}: ") == 1 for name in BAD)
+    with pytest.raises(UserError, match=r"FOLDER: got .*nowhere, expected a folder"):
+        check.main([str(data / "nowhere")])

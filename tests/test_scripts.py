@@ -12,8 +12,8 @@ import pytest
 from cl.cli import parse
 from cl.config.programs import Linear, Pretrain
 from tests.conftest import ROOT, Run
+from tests.mistakes import SEED_LINEAR, SEED_PRETRAIN
 from tests.pictures import write_classes
-from tests.test_refusals import SEED_LINEAR, SEED_PRETRAIN
 
 FOLDER = ROOT / "bash_files"
 LAUNCHERS = [FOLDER / "slurm.sbatch", FOLDER / "torchrun.sh"]

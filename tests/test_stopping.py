@@ -171,15 +171,23 @@ def test_a_slurm_job_is_queued_again_when_its_time_is_nearly_up(answer: int, tmp
     assert ("warning: scontrol requeue 40_3: no" in err) == (answer == 1)
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    with started(tmp_path, "--batch_size", "1024", "--width", "64") as run:  # seconds a step
-        run.send_signal(signal.SIGINT)
-        time.sleep(1.5)
-        began = time.monotonic()
-        run.send_signal(signal.SIGTERM)
-        code, err = ended(run)
-    assert (code, err) == (128 + signal.SIGTERM, "")
-    assert time.monotonic() - began < 3
+HEARS_TWICE = """
+import os, signal, time
+from cl.run.signals import StopOnSignal
+hears = StopOnSignal(None)
+hears.setup(None, None, "fit")
+os.kill(os.getpid(), signal.SIGINT)
+os.kill(os.getpid(), signal.SIGINT)  # directly and from the launcher: one signal
+time.sleep(1.2)
+print("still here", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print("never here", flush=True)
+"""
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", HEARS_TWICE], cwd=ROOT, capture_output=True, text=True, timeout=WITHIN)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "still here\n", "")
 
 
 def test_a_worker_that_the_system_kills_ends_the_run_with_a_word_on_memory(tmp_path: Path) -> None:

@@ -122,3 +122,9 @@ def test_pretraining_and_evaluation_of_a_vision_transformer(run: Run, folder: Pa
     code, out, err = run("main_linear.py", "digits", f"timm/{VIT}", *given, "--crop_size", "20")
     assert (code, err.count("\n")) == (2, 1)
     assert "--crop_size: got views of 20 pixels" in err
+
+
+def test_a_network_without_pooled_features_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cl.backbones.timm.create", lambda name, size, channels: nn.Conv2d(channels, 4, 3))
+    with pytest.raises(UserError, match="encoder: got timm/mixer_s32_224, which has no pooled features"):
+        built(MIXER, 32)

@@ -24,7 +24,12 @@ class DataConfig(Config):
     batch_size: Annotated[int, Flag("images per process and step", low=2)] = 256
     num_workers: Annotated[
         int | None,
-        Flag("loader processes per training process, 0 for none; by default a core is left free", low=0, resume="free"),
+        Flag(
+            "loader processes per training process, 0 for none; by default a core is left free",
+            low=0,
+            high=1024,
+            resume="free",
+        ),
     ] = None
     loader: Annotated[
         str,

@@ -108,7 +108,7 @@ def _allowed(declared: Field, value: Any) -> bool:
         return value in flag.choices
     if isinstance(value, str):
         return value != ""
-    return math.isfinite(value) and flag.low <= value <= flag.high and value > flag.above
+    return flag.low <= value <= flag.high and flag.above < value < math.inf  # no isfinite: an integer may be too long
 
 
 def shown(value: Any) -> str:

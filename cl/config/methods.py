@@ -7,8 +7,9 @@ from cl.config.flags import Config, Flag
 from cl.errors import UserError
 
 METHODS: dict[str, type["MethodConfig"]] = {}  # filled at the end of this file
+MOST = 2**20  # units of a layer: what a typo asks for must not be allocated
 METHOD = Flag("what is learned from the views", choices=METHODS, consts={"--supervised": "supcon"})
-PROJ_OUTPUT_DIM = Flag("outputs of the projector", aliases=("--encoding_dim",), low=1)
+PROJ_OUTPUT_DIM = Flag("outputs of the projector", aliases=("--encoding_dim",), low=1, high=MOST)
 TEMPERATURE = Flag("temperature of the softmax over similarities", above=0)
 
 
@@ -22,7 +23,9 @@ class MethodConfig(Config):
 
     method: Annotated[str, METHOD] = ""
 
-    proj_hidden_dim: Annotated[int, Flag("hidden units of the projector", aliases=("--hidden_mlp",), low=1)] = 2048
+    proj_hidden_dim: Annotated[
+        int, Flag("hidden units of the projector", aliases=("--hidden_mlp",), low=1, high=MOST)
+    ] = 2048
     proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 128
 
     def __post_init__(self) -> None:
@@ -78,7 +81,7 @@ class SimSiamConfig(MethodConfig):
 
     method: Annotated[str, METHOD] = "simsiam"
     proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 2048
-    pred_hidden_dim: Annotated[int, Flag("hidden units of the predictor", low=1)] = 512
+    pred_hidden_dim: Annotated[int, Flag("hidden units of the predictor", low=1, high=MOST)] = 512
 
 
 METHODS |= {

@@ -64,28 +64,25 @@ def resume_of(argv: Sequence[str]) -> Resume | None:
     except argparse.ArgumentError:
         return None  # a flag without its value: the real parser says it better
     named = said.resume_training_from
-    if named is None:
-        return None
+    if not named:
+        return None  # "" likewise
     if named != AUTO:
         return _named(Path(named), said.run_id)
     run_id = said.run_id or _slurm_id()
     if run_id is None:
         raise UserError(f"{FLAG}: got auto, expected --run_id with it (or a SLURM job), for the name of the run folder")
     folder = Path(said.output_dir or "trained_models") / run_id
-    if not any((folder / name).is_file() for name in (LAST, PREVIOUS)):
+    if not _has_checkpoint(folder):
         return Resume(folder, None, True, False, {"run_id": run_id}, {"run_id": "SLURM_JOB_ID"})
     return Resume(folder, None, True, True, *_config_of(folder))
 
 
 def _named(path: Path, run_id: str | None) -> Resume:
     """A run folder or a checkpoint in one, as typed."""
-    try:
-        folder = path.resolve() if path.is_symlink() else path  # `latest` may point to another run soon
-        file = None if folder.is_dir() else folder
-        folder = folder if file is None else folder.parent
-        there = file.is_file() if file else any((folder / name).is_file() for name in (LAST, PREVIOUS))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{FLAG}: got {path}, which cannot be looked up ({error})") from None
+    there = _has_checkpoint(path)
+    folder = path.resolve() if path.is_symlink() else path  # `latest` may point to another run soon
+    file = None if folder.is_dir() else folder
+    folder = folder if file is None else folder.parent
     if not there:
         raise UserError(f"{FLAG}: got {path}, expected a run folder with a {LAST}, or a checkpoint in one")
     if run_id not in (None, folder.name):
@@ -93,11 +90,19 @@ def _named(path: Path, run_id: str | None) -> Resume:
     return Resume(folder, file, False, True, *_config_of(folder))
 
 
+def _has_checkpoint(path: Path) -> bool:
+    """Whether a path is a file, or a folder with a checkpoint in it."""
+    try:
+        return path.is_file() or any((path / name).is_file() for name in (LAST, PREVIOUS))
+    except OSError as error:
+        raise UserError(f"{FLAG}: got {path}, which cannot be looked up ({error.strerror})") from None
+
+
 def _config_of(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The values of config.json, and their origins."""
     try:
         parts = json.loads((folder / "config.json").read_text())["config"].values()
-        said = {name: (each["value"], each["origin"]) for part in parts for name, each in part.items()}
+        said = {name: (each["value"], str(each["origin"])) for part in parts for name, each in part.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{FLAG}: got {folder}, whose config.json cannot be read ({type(error).__name__}); a run goes on with it"

@@ -22,7 +22,8 @@ class DeviceConfig(Config):
         Flag("indices of the GPUs to use: 0 1", low=0, takes_back=("devices",), resume="free"),
     ] = None
     devices: Annotated[
-        int | None, Flag("number of GPUs, or of processes on a CPU", low=1, takes_back=("gpus",), resume="free")
+        int | None,
+        Flag("number of GPUs, or of processes on a CPU", low=1, high=1024, takes_back=("gpus",), resume="free"),
     ] = None
     num_nodes: Annotated[int, Flag("machines", low=1, resume="free")] = 1
     precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"))] = "32"
@@ -43,8 +44,10 @@ class DeviceConfig(Config):
 class RunConfig(Config):
     """How long, where it is written, and under which name."""
 
-    epochs: Annotated[int, Flag("passes over the training images", low=1)] = 100
-    max_steps: Annotated[int | None, Flag("end after so many optimizer steps, if that is earlier", low=1)] = None
+    epochs: Annotated[int, Flag("passes over the training images", low=1, high=2**31 - 1)] = 100
+    max_steps: Annotated[
+        int | None, Flag("end after so many optimizer steps, if that is earlier", low=1, high=2**31 - 1)
+    ] = None
     seed: Annotated[int, Flag("seed of everything that is random", low=0, high=2**31 - 1)] = 0
     seeds: Annotated[
         tuple[int, ...], Flag("run once with each of these seeds, one after the other", low=0, high=2**31 - 1)

@@ -31,9 +31,9 @@ class PretrainViewsConfig(ViewsConfig):
         tuple[float, ...], Flag("probability of solarization; of two values, views take turns", low=0, high=1)
     ] = (0.0,)
     asymmetric_augmentations: Annotated[bool, Flag("the pair of different views of BYOL and Barlow Twins")] = False
-    n_crops: Annotated[int, Flag("full-size views per image", low=2)] = 2
+    n_crops: Annotated[int, Flag("full-size views per image", low=2, high=100)] = 2
     multicrop: Annotated[bool, Flag("add small crops as further views (SwAV)")] = False
-    n_small_crops: Annotated[int, Flag("small crops per image under --multicrop", low=1)] = 6
+    n_small_crops: Annotated[int, Flag("small crops per image under --multicrop", low=1, high=100)] = 6
     small_crop_size: Annotated[int, Flag("side of a small crop in pixels", low=4, high=4096)] = 96
     small_scale: Annotated[
         tuple[float, ...], Flag("smallest and largest share of the area that a small crop covers", above=0, high=1)

@@ -46,10 +46,8 @@ def check_folders(config: DataConfig) -> None:
     for flag, folder in named.items():
         if folder is not None:
             _check_folder(flag, located(config, folder))
-    if config.labels is not None and not located(config, config.labels).is_file():
-        raise UserError(
-            f"--labels: got {config.labels}, expected a CSV file; there is no {located(config, config.labels)}"
-        )
+    if config.labels is not None and (kind := _kind("labels", located(config, config.labels))) != "a file":
+        raise UserError(f"--labels: got {located(config, config.labels)}, expected a CSV file; there is {kind}")
 
 
 def located(config: DataConfig, path: str) -> Path:
@@ -58,15 +56,19 @@ def located(config: DataConfig, path: str) -> Path:
 
 
 def _check_folder(flag: str, folder: Path) -> None:
-    try:
-        kind = "a folder" if folder.is_dir() else "a file" if folder.exists() else "nothing"
-        empty = kind == "a folder" and not any(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"--{flag}: got {folder}, expected a folder that can be read ({error.strerror})") from None
+    kind = _kind(flag, folder)
     if kind != "a folder":
-        raise UserError(f"--{flag}: got {folder}, expected a folder; there is {kind} at that path")
-    if empty:
-        raise UserError(f"--{flag}: got {folder}, expected images in it; it is empty")
+        raise UserError(f"--{flag}: got {folder}, expected a folder of images; there is {kind} at that path")
+
+
+def _kind(flag: str, path: Path) -> str:
+    """What lies at a path that was typed."""
+    try:
+        if path.is_dir():
+            return "a folder" if any(path.iterdir()) else "an empty folder"
+        return "a file" if path.is_file() else "a device or pipe" if path.exists() else "nothing"
+    except OSError as error:
+        raise UserError(f"--{flag}: got {path}, which cannot be read ({error.strerror})") from None
 
 
 def list_images(root: Path, flag: str, labels: Path | None = None) -> Listing:
@@ -98,19 +100,31 @@ def _is_image(path: Path) -> bool:
 def images_below(root: Path, folder: str = "") -> Iterator[str]:
     """The images anywhere under root/folder, relative to root, in the order of their bytes; links are followed."""
     for where, folders, names in os.walk(root / folder, followlinks=True):
-        folders.sort(key=os.fsencode)
+        folders[:] = sorted((each for each in folders if not _leads_back(os.path.join(where, each))), key=os.fsencode)
         for name in sorted(names, key=os.fsencode):
             if _is_image(Path(where) / name):
                 yield os.path.relpath(os.path.join(where, name), root)
 
 
+def _leads_back(folder: str) -> bool:
+    """Whether it is a link to a folder that it lies in: there would be no end to what is below."""
+    above = Path(os.path.abspath(folder)).parents
+    return os.path.islink(folder) and os.path.realpath(folder) in map(os.path.realpath, above)
+
+
 def _with_labels(listing: Listing, labels: Path, flag: str) -> Listing:
     """Classes from a CSV file of two columns, file name and label; a first line that names no file is its heading."""
-    with labels.open(newline="", errors="surrogateescape") as file:
-        rows = [row for row in csv.reader(file) if row]
+    try:
+        with labels.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # -sig: Excel's mark
+            rows = [row for row in csv.reader(file, strict=True) if row]
+    except (OSError, csv.Error) as error:
+        raise UserError(f"--labels: got {labels}, which cannot be read as CSV ({error})") from None
     if any(len(row) < 2 for row in rows):
         raise UserError(f"--labels: got {labels}, expected two columns: file name, label")
-    label = {row[0]: row[1].strip() for row in rows}
+    label: dict[str, str] = {}
+    for name, text in ((row[0], row[1].strip()) for row in rows):
+        if label.setdefault(name, text) != text:
+            raise UserError(f"--labels: got {labels}, expected one label a file; {name} has {label[name]} and {text}")
     if not any(name in label for name in listing.files):
         raise UserError(f"--labels: got {labels}, expected the names of files in {listing.root}; it has none of them")
     classes = tuple(None if label.get(name, "") in UNLABELLED else label[name] for name in listing.files)

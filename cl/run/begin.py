@@ -1,5 +1,6 @@
 """Where a run begins to leave traces: its folder, the banner, the list of bad images."""
 
+from collections.abc import Collection
 from typing import Any
 
 from cl.cli import Resolved
@@ -28,7 +29,7 @@ def begin(
     `weights` says what the backbone starts from.
     """
     config = resolved.config
-    start = from_first(lambda: _open(resolved, kind, plan, data))
+    start = from_first(lambda: _open(resolved, kind, plan, data, module.state_dict().keys()))
     if rank() == 0:
         print(banner(resolved, plan, start, weights), flush=True)
         write_bad(start.folder / "bad_images.csv", data.splits.bad)
@@ -39,11 +40,11 @@ def begin(
     return start
 
 
-def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData) -> Start:
+def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, weights: Collection[str]) -> Start:
     resume = resolved.resume
     if resume is None or resolved.config.run.dry_run:
         return Start(open_run_folder(resolved, kind))
-    start = start_of(resume, resolved.config, data.splits, plan.budget.steps)
+    start = start_of(resume, resolved.config, data.splits, plan.budget.steps, weights)
     open_run_folder(resolved, kind)
     set_back(start)
     return start

@@ -1,12 +1,13 @@
 """The checkpoint that a run goes on from, and its folder as it was when that checkpoint was written."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from cl.config.flags import fields_of, shown
 from cl.config.programs import Linear, Pretrain
 from cl.config.resume import FLAG, LAST, PREVIOUS, Resume
 from cl.data.image_sets import Splits
@@ -23,11 +24,12 @@ class Start(NamedTuple):
     step: int = 0
 
 
-def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: int) -> Start:
+def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: int, weights: Collection[str]) -> Start:
     """From the newest checkpoint that is whole and leaves some of the `steps` to do.
 
     A run whose last step is saved, but which was killed before its pictures and tables, repeats what lies between its
-    last two checkpoints: the same bits come out. UserError if the checkpoint is of another run than `config`.
+    last two checkpoints: the same bits come out. UserError if the checkpoint is of another run than `config`, or has
+    others than the `weights` of its module.
     """
     passed_over = []
     for path in [resume.file] if resume.file else [resume.folder / LAST, resume.folder / PREVIOUS]:
@@ -36,11 +38,16 @@ def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: i
         try:
             check_whole(path)
             found = torch.load(path, "cpu", weights_only=True, mmap=True)
-            facts, step = found["cl"], int(found["global_step"])
+            facts, step, saved = dict(found["cl"]), int(found["global_step"]), set(found["state_dict"])
         except Exception as error:  # what torch raises for bytes that are no checkpoint is open
             passed_over.append(f"{path} is not whole ({type(error).__name__})")
             continue
         _refuse_another(facts, facts_of(config, splits), path)
+        _refuse_other_flags(facts["config"], config, path)
+        if other := sorted(saved ^ set(weights)):
+            raise UserError(
+                f"{FLAG}: got {path}, expected the weights of this version; {len(other)} differ: {other[0]}"
+            )
         if step < steps:
             _warn(passed_over, f"going on from {path}")
             return Start(resume.folder, path, step)
@@ -70,6 +77,18 @@ def _refuse_another(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Pa
             raise UserError(
                 f"{flag}: got {name} {ours[name]}, expected {theirs.get(name)} as in {path}; a run goes on with the "
                 "same images and processes"
+            )
+
+
+def _refuse_other_flags(saved: Mapping[str, Mapping[str, Any]], config: Pretrain | Linear, path: Path) -> None:
+    """UserError where a checkpoint was moved between run folders, or config.json was changed."""
+    theirs = {name: value for part in saved.values() for name, value in part.items()}
+    ours = [(each, vars(part)[each.name]) for part in vars(config).values() for each in fields_of(type(part))]
+    for declared, value in ours:
+        before = theirs.get(declared.name, value)
+        if declared.flag.resume == "same" and before != value:
+            raise UserError(
+                f"{declared.spelling}: got {shown(value)} from config.json, expected {shown(before)} as in {path}"
             )
 
 
