@@ -91,6 +91,6 @@ def quiet_lightning() -> None:
     """No device lists, tips and advice on stderr: the banner says what matters."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for category in (UserWarning, FutureWarning):
+    for category in (UserWarning, FutureWarning, RuntimeWarning):
         warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
     warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")  # the banner warns
