@@ -15,8 +15,8 @@ import torch
 
 from cl import cli
 from cl.methods import ContrastiveModule
+from cl.run.forward import HEARD
 from cl.run.launch import wait_for
-from cl.run.signals import HEARD
 from tests.conftest import ROOT, TINY, Run
 from tests.kills import write_images
 

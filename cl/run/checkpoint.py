@@ -73,6 +73,11 @@ def facts_of(config: Pretrain | Linear, splits: Splits) -> dict[str, Any]:
     }
 
 
+def within_epoch(trainer: Trainer) -> bool:
+    """Whether another step of this epoch follows; after the last one come its evaluation and a checkpoint of both."""
+    return not (trainer.is_last_batch or trainer.should_stop)
+
+
 class SaveLast(Checkpoint):
     """`last.ckpt` after every epoch and `every` so many steps, with its facts; `latest` points to what has one."""
 
@@ -86,10 +91,9 @@ class SaveLast(Checkpoint):
         self._saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
-        # The step changes with the last of --accumulate batches. After the last step of an epoch comes its evaluation,
-        # and then the checkpoint that has both.
+        # The step changes with the last of --accumulate batches.
         due = self.every and trainer.global_step > self._saved and trainer.global_step % self.every == 0
-        if due and not (trainer.is_last_batch or trainer.should_stop):
+        if due and within_epoch(trainer):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,7 +14,9 @@ from cl.batch import Batch
 from cl.distributed import any_rank, every_dict, rank
 from cl.errors import NOT_FINITE, Stopped
 from cl.evaluation.metrics import MeasuredModule
-from cl.run.checkpoint import SaveLast
+from cl.run.checkpoint import SaveLast, within_epoch
+
+Finite = tuple[Tensor, Tensor]  # indices [B] of images, and whether all their views are finite [B]
 
 
 class SkipNonFinite(Callback):
@@ -27,7 +29,7 @@ class SkipNonFinite(Callback):
     def __init__(self, save: SaveLast, most: int) -> None:
         self.save, self.most = save, most
         self._in_a_row = 0
-        self._batches: list[Batch] = []  # of this optimizer step
+        self._views: list[Finite] = []  # of the batches of this optimizer step, which themselves would fill the memory
         self._losses: list[Tensor] = []
         self._buffers: list[Tensor] = []
         self._kept: list[Tensor] = []
@@ -38,10 +40,11 @@ class SkipNonFinite(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         assert isinstance(pl_module, MeasuredModule)
-        if not self._batches:
+        if not self._views:
             _copy(self._kept, self._buffers)
             self._sums = pl_module.means.copy()
-        self._batches.append(batch)
+        finite = [views.isfinite().all(dim=(0, 2, 3, 4)) for views in batch.views]
+        self._views.append((batch.index, torch.stack(finite).all(dim=0)))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self._losses.append(loss.detach())
@@ -57,10 +60,10 @@ class SkipNonFinite(Callback):
             self._skip(trainer, pl_module)
         else:
             self._in_a_row = 0
-        self._batches, self._losses = [], []
+        self._views, self._losses = [], []
 
     def _skip(self, trainer: Trainer, module: MeasuredModule) -> None:
-        said = every_dict({"": culprit(self._batches, self._losses, module)})
+        said = every_dict({"": culprit(self._views, self._losses, module)})
         if rank() == 0:
             place = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}"
             print(f"warning: {place} is left out: {min(each[''] for each in said)[1]}", file=sys.stderr, flush=True)
@@ -71,7 +74,7 @@ class SkipNonFinite(Callback):
         self._in_a_row += 1
 
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
-        if self._in_a_row > self.most and not (self._batches or trainer.is_last_batch or trainer.should_stop):
+        if self._in_a_row > self.most and not self._views and within_epoch(trainer):
             self.save.save(trainer)
             self._stop()
 
@@ -98,13 +101,11 @@ def _scales(trainer: Trainer) -> bool:
     return isinstance(trainer.precision_plugin, MixedPrecision) and trainer.precision_plugin.scaler is not None
 
 
-def culprit(batches: Sequence[Batch], losses: Sequence[Tensor], module: LightningModule) -> tuple[int, str]:
+def culprit(views: Sequence[Finite], losses: Sequence[Tensor], module: LightningModule) -> tuple[int, str]:
     """What was not finite, the earliest in the order of a step: how late it is, and its name."""
-    for batch in batches:
-        for views in batch.views:
-            broken = ~views.isfinite().all(dim=(0, 2, 3, 4))
-            if broken.any():
-                return 0, f"the views of image {', '.join(map(str, batch.index[broken].tolist()))} are not finite"
+    for index, finite in views:
+        if not finite.all():
+            return 0, f"the views of image {', '.join(map(str, index[~finite].tolist()))} are not finite"
     for loss in losses:
         if not loss.isfinite():
             return 1, f"the loss is {float(loss):g}"

@@ -21,6 +21,7 @@ from cl.evaluation.linear import LinearEvaluation
 from cl.methods import ContrastiveModule
 from cl.nn.batch_norm import synchronized
 from cl.run.devices import Devices
+from cl.run.forward import forwarded
 
 Trained = ContrastiveModule[Any] | LinearEvaluation
 PATIENCE = 5  # seconds that a process has to end by itself when another one has failed
@@ -97,27 +98,16 @@ def rank_environments(count: int) -> list[dict[str, str]]:
 
 
 def wait_for(processes: list["subprocess.Popen[bytes]"]) -> int:
-    """The exit code of the first process that fails, after which no other lives on; 0 if none does.
-
-    They hear the signals that this process hears, and decide what to do.
-    """
-    heard = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = {each: signal.signal(each, lambda number, _: _tell(processes, number)) for each in heard}
-    try:
-        while True:
-            codes = [process.poll() for process in processes]
-            if any(codes) or all(code == 0 for code in codes):
-                return next((code if code > 0 else 1 for code in codes if code), 0)
-            time.sleep(0.1)
-    finally:
-        _end(processes)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def _tell(processes: list["subprocess.Popen[bytes]"], number: int) -> None:
-    for process in processes:
-        process.send_signal(number)
+    """The exit code of the first process that fails, after which no other lives on; 0 if none does."""
+    with forwarded(processes):
+        try:
+            while True:
+                codes = [process.poll() for process in processes]
+                if any(codes) or all(code == 0 for code in codes):
+                    return next((code if code > 0 else 1 for code in codes if code), 0)
+                time.sleep(0.1)
+        finally:
+            _end(processes)
 
 
 def _end(processes: list["subprocess.Popen[bytes]"]) -> None:

@@ -1,7 +1,6 @@
 """`--seeds 0 1 2`: this command once per seed, one after the other."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from cl.cli import Resolved
 from cl.config.flags import shown
 from cl.config.programs import Linear, Pretrain
 from cl.errors import UserError
+from cl.run.forward import forwarded
 
 
 def run_each_seed(
@@ -51,12 +51,6 @@ def without_seeds(argv: Sequence[str]) -> list[str]:
 
 def _finish(command: Sequence[str]) -> int:
     """The command's exit code; a signal goes on to it, so that it stops well and does not live on alone."""
-    with subprocess.Popen(command, start_new_session=True) as child:
-        heard = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        before = {each: signal.signal(each, lambda number, _: child.send_signal(number)) for each in heard}
-        try:
-            code = child.wait()
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+    with subprocess.Popen(command, start_new_session=True) as child, forwarded([child]):
+        code = child.wait()
     return code if code >= 0 else 128 - code

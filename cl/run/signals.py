@@ -17,9 +17,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cl.distributed import any_rank, from_first, rank
 from cl.errors import COME_BACK, INTERRUPTED, Stopped
-from cl.run.checkpoint import SaveLast
+from cl.run.checkpoint import SaveLast, within_epoch
+from cl.run.forward import HEARD
 
-HEARD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SAME = 1.0  # seconds within which a signal is the one before: a job's comes directly and from the launcher
 EVERY = 16  # steps between questions on several GPUs, where the answer waits for the device
 
@@ -52,10 +52,7 @@ class StopOnSignal(Callback):
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
         every = EVERY if trainer.world_size > 1 and trainer.strategy.root_device.type == "cuda" else 1
-        # After the last step of an epoch comes its evaluation: its checkpoint has both, and the next epoch asks again.
-        if not stepped or self._step % every or trainer.is_last_batch or trainer.should_stop:
-            return
-        if any_rank(self._heard > 0):
+        if stepped and self._step % every == 0 and within_epoch(trainer) and any_rank(self._heard > 0):
             self.save.save(trainer)
             self._stop(trainer)
 
