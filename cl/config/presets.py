@@ -11,7 +11,8 @@ Preset = Mapping[str, Any]
 
 # 8-pixel digits: a flip makes another digit (2, 5) and a small crop cuts the strokes that tell 3 from 8, so views are
 # crops from half of the area with a light change of intensity.
-# CIFAR: no blur (SimCLR, appendix B.9); rate and decay are lightly's benchmark recipe (0.06 per 128 images, 5e-4).
+# CIFAR: no blur (SimCLR, appendix B.9); rate and decay are lightly's benchmark recipe (0.06 per 128 images, 5e-4), and
+# so is the projector's batch norm: after 5 epochs of 5,000 images kNN has 38.5 % with it, 34.7 % without.
 _CIFAR: Preset = {
     "crop_size": 32,
     "small_crop_size": 24,
@@ -68,6 +69,10 @@ PRETRAIN_BOTH: Mapping[tuple[str, str], Preset] = {
         "lr": 2e-3,
         "epochs": 16,
     },
+    ("cifar10", "simclr"): {"proj_batch_norm": True},
+    ("cifar100", "simclr"): {"proj_batch_norm": True},
+    ("cifar10", "supcon"): {"proj_batch_norm": True},
+    ("cifar100", "supcon"): {"proj_batch_norm": True},
     ("cifar10", "simsiam"): {"lr": 0.03},
     ("cifar100", "simsiam"): {"lr": 0.03},
 }

@@ -23,7 +23,7 @@ class Table:
             with path.open(newline="") as file:
                 self.rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
 
-    def append(self, row: Row) -> None:
+    def append(self, row: Mapping[str, float | str]) -> None:
         self.rows.append({name: _shown(value) for name, value in row.items()})
         self._write()
 
@@ -42,8 +42,8 @@ class Table:
         keep_whole(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
-def _shown(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
+def _shown(value: float | str) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 class RunLog(Logger):

@@ -39,6 +39,7 @@ def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: i
             check_whole(path)
             found = torch.load(path, "cpu", weights_only=True, mmap=True)
             facts, step, saved = dict(found["cl"]), int(found["global_step"]), set(found["state_dict"])
+            dict(found["optimizer_states"][0])  # without it a checkpoint is for use, not to go on from
         except Exception as error:  # what torch raises for bytes that are no checkpoint is open
             passed_over.append(f"{path} is not whole ({type(error).__name__})")
             continue

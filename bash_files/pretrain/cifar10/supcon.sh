@@ -18,6 +18,7 @@ exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" cifar
     --classifier_lr 0.1 \
     --hidden_mlp 2048 \
     --encoding_dim 256 \
+    --no_proj_batch_norm \
     --temperature 0.2 \
     --brightness 0.8 \
     --contrast 0.8 \
