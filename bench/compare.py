@@ -1,0 +1,218 @@
+"""This toolkit beside lightly on the same images: python bench/compare.py --data_folder DIR [--quick] [--check].
+
+DIR holds class folders `cifar10/train` and `cifar10/test`. Both toolkits train the same backbone on the same images,
+with augmentations of one strength and one optimizer (SimCLR: that of lightly's CIFAR-10 benchmark; with it Barlow Twins
+and SimSiam end below random initialisation in so short a time, so these have AdamW); all else (heads, temperature,
+schedule, data pipeline) is each one's own. Every backbone is evaluated by the same command of main_linear after the
+last epoch. A row is appended to OUT/compare.csv when its run has ended; the same command goes on where it was stopped,
+and the table is that of all rows with this width, length and batch.
+
+Wall-clock is from a command to its end; that of cl also validates, looks for collapse, and draws pictures. The shares
+are those of one process without workers, in which all of the work is part of the step. `--check` exits 1 below the
+targets; with `--quick`, which trains three steps, only the runs' ends and the shares count.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import lightly_loop
+import step_shares
+import torch
+from compare_rows import PIXELS, RANDOM, Row, check, row_of, summaries_of, table_of
+from step_shares import DEVICE, Shares
+from torch import Tensor
+from watched import Took, watched
+
+from cl.backbones.backbone import Backbone
+from cl.cli import parse
+from cl.config.programs import Linear
+from cl.data.datamodule import ImageData, LoaderSettings
+from cl.data.datasets import load
+from cl.data.sampler import Share
+from cl.data.view_spec import linear_views
+from cl.evaluation.cached import BothFlips, Course, fit
+from cl.evaluation.features import Labelled, features_of
+from cl.evaluation.linear import LinearEvaluation
+from cl.evaluation.probes import validate
+from cl.optim.schedules import Budget
+from cl.run.loggers import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+STRENGTH = [
+    "--brightness", "0.4", "--contrast", "0.4", "--saturation", "0.4", "--hue", "0.1", "--min_scale", "0.08",
+    "--gaussian_prob", "0", "--solarization_prob", "0", "--no_asymmetric_augmentations",
+]  # fmt: skip
+METHODS = [*lightly_loop.METHODS, "supcon"]  # the last one lightly does not have
+SGD = ["--lr", "0.12", "--weight_decay", "5e-4"]  # rates are per 256 images
+ADAMW = ["--optimizer", "adamw", "--lr", "2e-3", "--weight_decay", "1e-4"]
+OPTIMIZER = {"simclr": SGD, "supcon": SGD, "barlow_twins": ADAMW, "simsiam": ADAMW}  # as in lightly_loop
+
+
+class Sweep(NamedTuple):
+    """What is asked for, and where its images and runs are."""
+
+    images: Path
+    out: Path
+    width: int
+    epochs: int
+    batch_size: int
+    num_workers: int  # of lightly's loader
+    quick: bool
+
+    @property
+    def data(self) -> list[str]:
+        where = ["--data_folder", str(self.images), "--train_dir", self.train_dir, "--val_dir", "test"]
+        return ["cifar10", "resnet18", *where]
+
+    @property
+    def train_dir(self) -> str:
+        return "test" if self.quick else "train"  # the smaller one
+
+    @property
+    def size(self) -> list[str]:
+        return f"--width {self.width} --epochs {self.epochs} --batch_size {self.batch_size}".split()
+
+    @property
+    def steps(self) -> int:
+        """Whose shares are measured."""
+        return 4 if self.quick else 10
+
+    @property
+    def short(self) -> list[str]:
+        return ["--fast_dev_run"] * self.quick
+
+    def rows(self, chosen: Iterable[tuple[str, str, int]]) -> list[Row]:
+        """All that compare.csv has of this budget, after what is not there yet has run."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        table = Table(self.out / "compare.csv")
+        budget = self.width, self.epochs, self.batch_size
+        for each in chosen:
+            done = [(row.method, row.toolkit, row.seed) for row in map(row_of, table.rows) if row.budget == budget]
+            if each not in done:
+                print("{1} {0}, seed {2}".format(*each).strip(), flush=True)
+                table.append(asdict(Row(*each, *budget, **self.run(*each))))
+        return [row for row in map(row_of, table.rows) if row.budget == budget]
+
+    def run(self, method: str, toolkit: str, seed: int) -> dict[str, float]:
+        """Train and evaluate."""
+        if method == PIXELS:
+            return self.pixels()
+        folder = self.out / f"{toolkit} {method} {seed}".strip().replace(" ", "-")
+        shutil.rmtree(folder, ignore_errors=True)  # of a sweep that was stopped here
+        if method == RANDOM:
+            return self.untrained(seed, folder)
+        return {"cl": self.cl, "lightly": self.lightly}[toolkit](method, seed, folder)
+
+    def cl(self, method: str, seed: int, folder: Path) -> dict[str, float]:
+        flags = [*self.data, "--method", method, *STRENGTH, *OPTIMIZER[method], *self.size, "--seed", str(seed)]
+        where = ["--output_dir", str(self.out), "--run_id", folder.name, *self.short]
+        took = watched(str(ROOT / "main_contrastive.py"), *flags, *where)
+        speed = json.loads((folder / "summary.json").read_text())["images_per_second"]
+        return measured(took, speed, step_shares.ours(flags, self.steps)) | self.evaluate(folder)
+
+    def lightly(self, method: str, seed: int, folder: Path) -> dict[str, float]:
+        images = self.images / self.train_dir
+        flags = ["--train_dir", str(images), "--out", str(folder), *self.size, "--seed", str(seed), *self.short]
+        flags += ["--num_workers", str(self.num_workers)]
+        took = watched(str(ROOT / "bench/lightly_loop.py"), method, *flags)
+        speed = statistics.median(json.loads((folder / "speed.json").read_text()))
+        shares = step_shares.lightlys(method, images, self.width, self.batch_size, self.steps)
+        return measured(took, speed, shares) | self.evaluate(folder / "backbone.pth")
+
+    def untrained(self, seed: int, folder: Path) -> dict[str, float]:
+        """The backbone that both toolkits begin with."""
+        torch.manual_seed(seed)
+        folder.mkdir(parents=True)
+        torch.save(lightly_loop.backbone_of(self.width).state_dict(), folder / "backbone.pth")
+        return self.evaluate(folder / "backbone.pth")
+
+    def evaluate(self, weights: Path) -> dict[str, float]:
+        folder = self.out / "linear"
+        shutil.rmtree(folder, ignore_errors=True)
+        flags = ["--protocol", "cached", "--pretrained_feature_extractor", str(weights), "--run_id", folder.name]
+        watched(str(ROOT / "main_linear.py"), *self.data, *flags, "--output_dir", str(self.out), *self.short)
+        return accuracies(json.loads((folder / "summary.json").read_text()))
+
+    def pixels(self) -> dict[str, float]:
+        """What main_linear would say of a backbone that gives its input back."""
+        config = parse(Linear, [*self.data, "--protocol", "cached", "--pretrained_feature_extractor", "none"]).config
+        data = ImageData(load(config.data), LoaderSettings(config.data, linear_views(config.views), 0, Share(0, 1)))
+        linear = LinearEvaluation(Pixels(), 10, config, Budget.of(config.run, data.global_batch, data.steps_per_epoch))
+        network, val = BothFlips(linear.backbone, mirrors=True), data.splits.val
+        assert val is not None
+        train = features_of(network, data.eval_loader(data.splits.train), torch.device("cpu"))
+        fit(linear, train, Course(config.run, data.global_batch, config.views.flip_prob, fill=False))
+        queries = features_of(linear.backbone, data.eval_loader(val), torch.device("cpu"))
+        validate(linear, Labelled(train.features[:, 0], train.targets), queries)
+        data.teardown("fit")
+        return accuracies(linear.epoch_metrics())
+
+
+class Pixels(Backbone):
+    """Images [B, 3, 32, 32] -> [B, 3072]."""
+
+    num_features = 3 * 32 * 32
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+def accuracies(row: dict[str, float]) -> dict[str, float]:
+    return {"linear": row["offline_linear/val_top1"], "knn": row["knn_k200_t0.1/val_top1"]}
+
+
+def measured(took: Took, images_per_second: float, shares: Shares) -> dict[str, float]:
+    each = {"data_share": shares.data, "loss_share": shares.loss, "peak_mib": took.peak_mib}
+    return {"seconds": took.seconds, "images_per_second": images_per_second} | each
+
+
+def plan(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, str, int]]:
+    """Method, toolkit, seed; one seed after the other, the toolkits in turns."""
+    for seed in seeds:
+        for method in methods:
+            yield method, "cl", seed
+            if method in lightly_loop.METHODS:
+                yield method, "lightly", seed
+        yield RANDOM, "", seed
+    yield PIXELS, "", 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data_folder", type=Path, required=True, help="holds cifar10/train and cifar10/test")
+    parser.add_argument("--out", type=Path, default=Path("compare"), help="for compare.csv and the runs")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--width", type=int, default=16, help="64 is the usual ResNet-18, 16 a quarter of it")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--num_workers", type=int, default=2, help="of lightly's loader; ours needs none here")
+    parser.add_argument("--quick", action="store_true", help="SimCLR, one seed, one step, in OUT/quick")
+    parser.add_argument("--check", action="store_true", help="exit with 1 below a target")
+    asked = parser.parse_args()
+    images, out = asked.data_folder.resolve() / "cifar10", asked.out.resolve()
+    budget = asked.width, asked.epochs, asked.batch_size, asked.num_workers
+    chosen = list(plan(asked.methods, asked.seeds))
+    if asked.quick:
+        shutil.rmtree(out / "quick", ignore_errors=True)
+        out, chosen = out / "quick", [("simclr", "cl", 0), ("simclr", "lightly", 0)]
+    rows = Sweep(images, out, *budget, asked.quick).rows(chosen)
+    test_images = sum(1 for _ in (images / "test").glob("*/*"))
+    summaries = summaries_of(rows, test_images)
+    machine = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{torch.get_num_threads()} threads"
+    what = f"ResNet-18, width {asked.width}, {asked.epochs} epochs, batch {asked.batch_size}"
+    print(f"\n{what}, torch {torch.__version__}, {machine}\n\n{table_of(summaries)}\n")
+    return 1 if not check(summaries, asked.quick) and asked.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""SimCLR, Barlow Twins and SimSiam with lightly's blocks, in the loop of its documentation: what compare.py runs.
+
+Heads and temperature are those of lightly's CIFAR-10 benchmark; the backbone is ours, so that both train the same one.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from lightly.data import LightlyDataset
+from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss
+from lightly.models.modules import (
+    BarlowTwinsProjectionHead,
+    SimCLRProjectionHead,
+    SimSiamPredictionHead,
+    SimSiamProjectionHead,
+)
+from lightly.transforms import SimCLRTransform
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from cl.backbones import Backbone, build_backbone
+from cl.config.backbone import BackboneConfig
+
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+
+
+class SimCLR(nn.Module):
+    def __init__(self, backbone: nn.Module, features: int) -> None:
+        super().__init__()
+        self.backbone, self.projection_head = backbone, SimCLRProjectionHead(features, 512, 128)
+        self.criterion = NTXentLoss()
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        return self.criterion(self.projection_head(self.backbone(x0)), self.projection_head(self.backbone(x1)))
+
+
+class BarlowTwins(SimCLR):
+    def __init__(self, backbone: nn.Module, features: int) -> None:
+        super().__init__(backbone, features)
+        self.projection_head, self.criterion = BarlowTwinsProjectionHead(features, 2048, 2048), BarlowTwinsLoss()
+
+
+class SimSiam(nn.Module):
+    def __init__(self, backbone: nn.Module, features: int) -> None:
+        super().__init__()
+        self.backbone, self.projection_head = backbone, SimSiamProjectionHead(features, 2048, 2048)
+        self.prediction_head, self.criterion = SimSiamPredictionHead(2048, 512, 2048), NegativeCosineSimilarity()
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        z0, z1 = (self.projection_head(self.backbone(x)) for x in (x0, x1))
+        p0, p1 = self.prediction_head(z0), self.prediction_head(z1)
+        return 0.5 * (self.criterion(z0.detach(), p1) + self.criterion(z1.detach(), p0))
+
+
+def backbone_of(width: int) -> Backbone:
+    """A ResNet-18 for images of 32 pixels; ours, as both toolkits have to train the same one."""
+    return build_backbone(BackboneConfig(width=width), 32)
+
+
+METHODS = {"simclr": SimCLR, "barlow_twins": BarlowTwins, "simsiam": SimSiam}
+
+
+def model_of(method: str, width: int) -> nn.Module:
+    backbone = backbone_of(width)
+    return METHODS[method](backbone, backbone.num_features)
+
+
+class InMemory(ImageFolder):
+    """Decoded once, as torchvision's CIFAR-10 in lightly's examples is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images: dict[str, Image.Image] = {}
+        super().__init__(str(folder), loader=self.image)
+
+    def image(self, path: str) -> Image.Image:
+        if path not in self.images:
+            self.images[path] = Image.open(path).convert("RGB")
+        return self.images[path]
+
+
+def batches(folder: Path, batch_size: int, workers: int) -> DataLoader[Any]:
+    images = InMemory(folder)
+    for path, _ in images.samples:
+        images.image(path)
+    transform = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0, normalize={"mean": MEAN, "std": STD})
+    dataset = LightlyDataset.from_torch_dataset(images, transform=transform)
+    return DataLoader(
+        dataset, batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+    )
+
+
+def optimizer_of(method: str, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+    if method == "simclr":
+        return torch.optim.SGD(model.parameters(), lr=0.06 * batch_size / 128, momentum=0.9, weight_decay=5e-4)
+    return torch.optim.AdamW(model.parameters(), lr=1e-3 * batch_size / 128, weight_decay=1e-4)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, device: torch.device) -> Tensor:
+    """The loss."""
+    x0, x1 = (x.to(device) for x in batch[0])
+    loss = model(x0, x1)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader[Any],
+    device: torch.device,
+    epochs: int,
+    steps: int | None,
+) -> Iterator[float]:
+    """Images per second of each epoch, which has at most `steps`."""
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for _ in range(epochs):
+        began, seen = time.perf_counter(), 0
+        for batch in islice(loader, steps):
+            last_loss = step(model, optimizer, batch, device)
+            seen += len(batch[0][0])
+        scheduler.step()
+        assert math.isfinite(last_loss.item())
+        yield seen / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("--train_dir", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for backbone.pth and speed.json")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--fast_dev_run", action="store_true", help="one step")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--num_workers", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    torch.manual_seed(asked.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model_of(asked.method, asked.width).to(device)
+    loader = batches(asked.train_dir, asked.batch_size, asked.num_workers)
+    epochs, steps = (1, 1) if asked.fast_dev_run else (asked.epochs, None)
+    optimizer = optimizer_of(asked.method, model, asked.batch_size)
+    speeds = list(train(model, optimizer, loader, device, epochs, steps))
+    asked.out.mkdir(parents=True, exist_ok=True)
+    torch.save(model.backbone.state_dict(), asked.out / "backbone.pth")
+    (asked.out / "speed.json").write_text(json.dumps(speeds))
+
+
+if __name__ == "__main__":
+    main()
