@@ -225,6 +225,7 @@ for file in OTHERS:
 CHANGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {  # a run's checkpoint, and what is said of it
     "half": (lambda saved: None, "expected a checkpoint to go on from; "),
     "no_facts": (lambda saved: saved.pop("cl"), "last.ckpt is not whole (KeyError)"),
+    "no_optimizer": (lambda saved: saved.pop("optimizer_states"), "last.ckpt is not whole (KeyError)"),
     "other_facts": (lambda saved: saved.update(cl=[1]), "last.ckpt is not whole (TypeError)"),
     "later": (lambda saved: saved["cl"].update(schema=99), "--resume_training_from: got schema 1, expected 99"),
     "images": (lambda saved: saved["cl"].update(images=9), "--train_dir: got images 1437, expected 9"),

@@ -1,0 +1,83 @@
+"""What only a GPU can show. Without one all of it is skipped: pytest -m gpu."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cl.config.methods import METHODS
+from tests.conftest import ROOT, Run
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+SMALL = ["digits", "resnet18", "--width", "16", "--max_steps", "6", "--knn_bank", "500"]
+
+
+def losses(run: Run, name: str, *flags: str) -> list[float]:
+    """Of the epochs of a short run on a GPU."""
+    code, _, err = run("main_contrastive.py", *SMALL, "--accelerator", "gpu", "--run_id", name, *flags)
+    assert (code, err) == (0, "")
+    with Path("trained_models", name, "metrics.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_has_float32s_loss(method: str, run: Run) -> None:
+    """The first steps: later ones grow apart."""
+    full = losses(run, "full", "--method", method, "--max_steps", "2")
+    for precision in ("16-mixed", "bf16-mixed"):
+        half = losses(run, precision, "--method", method, "--max_steps", "2", "--precision", precision)
+        assert half == pytest.approx(full, rel=0.05), precision
+
+
+def test_a_compiled_backbone_has_the_eager_ones_loss(run: Run) -> None:
+    eager, compiled = losses(run, "eager"), losses(run, "compiled", "--compile")
+    assert compiled == pytest.approx(eager, rel=1e-2)
+
+
+def test_a_gpu_has_the_cpus_loss(run: Run) -> None:
+    """Device augmentation, prefetch, channels last and all: the same images, the same views, in the same order."""
+    on_gpu, _ = (
+        losses(run, "gpu", "--max_steps", "2"),
+        run(
+            "main_contrastive.py",
+            *SMALL,
+            "--max_steps",
+            "2",
+            "--accelerator",
+            "cpu",
+            "--devices",
+            "1",
+            "--run_id",
+            "cpu",
+        ),
+    )
+    with Path("trained_models/cpu/metrics.csv").open() as file:
+        on_cpu = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-2)
+
+
+def test_deterministic_runs_have_the_same_bits(run: Run) -> None:
+    """With `--deterministic`; cuBLAS wants its variable before torch starts, so the runs are programs of their own."""
+    for name in ("first", "second"):
+        command = [sys.executable, str(ROOT / "main_contrastive.py"), *SMALL, "--deterministic", "--run_id", name]
+        assert subprocess.run(command, capture_output=True).returncode == 0
+    first, second = (Path("trained_models", name, "metrics.csv").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+@pytest.mark.parametrize("loader", ["fast", "torchvision", "dali"])
+def test_every_loader_feeds_a_gpu(loader: str, run: Run) -> None:
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    assert len(losses(run, loader, "--loader", loader)) > 0
+
+
+def test_several_processes_compute_what_one_would_on_a_gpu() -> None:
+    """Two processes on one GPU if there is but one."""
+    command = [sys.executable, "-m", "cl.selfcheck", "--accelerator", "gpu"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
