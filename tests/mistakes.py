@@ -285,7 +285,7 @@ def _write_runs(folder: Path) -> None:
     splits = load(resolved.config.data)
     for name in ("run", "no_config", "odd_method", "odd_rate", *(f"run_{each}" for each in CHANGED)):
         (folder / name).mkdir()
-        saved = {"cl": facts_of(resolved.config, splits), "global_step": 1, "state_dict": {}}
+        saved = {"cl": facts_of(resolved.config, splits), "global_step": 1, "state_dict": {}, "optimizer_states": [{}]}
         CHANGED[name.removeprefix("run_")][0](saved) if name.startswith("run_") else None
         torch.save(saved, folder / name / "last.ckpt")
         _write_config(folder / name, resolved)

@@ -165,6 +165,14 @@ def test_a_compiled_backbone_keeps_its_names(monkeypatch: pytest.MonkeyPatch) ->
     assert list(module.state_dict()) == names
 
 
+@pytest.mark.parametrize(("width", "last"), [("4", False), ("8", True), ("16", True)])
+def test_narrow_networks_are_not_channels_last_on_a_cpu(width: str, last: bool) -> None:
+    """There a strided 1x1 convolution of fewer than eight channels writes beyond its memory (torch 2.14.1)."""
+    module = build("--width", width)
+    prepare(module, DeviceConfig(), Devices("cpu", 1))
+    assert module.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last) == last
+
+
 def test_float16_on_a_cpu_is_refused(run: Run) -> None:
     code, _, err = run("main_contrastive.py", "digits", "resnet18", "--precision", "16-mixed", "--accelerator", "cpu")
     assert code == 2
