@@ -9,7 +9,7 @@ and the table is that of all rows with this width, length and batch.
 
 Wall-clock is from a command to its end; that of cl also validates, looks for collapse, and draws pictures. The shares
 are those of one process without workers, in which all of the work is part of the step. `--check` exits 1 below the
-targets; with `--quick`, which trains three steps, only the runs' ends and the shares count.
+targets; with `--quick`, which trains one step, only the runs' ends and the shares count.
 """
 
 import argparse
@@ -28,9 +28,9 @@ import lightly_loop
 import step_shares
 import torch
 from compare_rows import PIXELS, RANDOM, Row, check, row_of, summaries_of, table_of
-from step_shares import DEVICE, Shares
+from step_shares import Shares
 from torch import Tensor
-from watched import Took, watched
+from watched import Took, machine, watched
 
 from cl.backbones.backbone import Backbone
 from cl.cli import parse
@@ -208,9 +208,8 @@ def main() -> int:
     rows = Sweep(images, out, *budget, asked.quick).rows(chosen)
     test_images = sum(1 for _ in (images / "test").glob("*/*"))
     summaries = summaries_of(rows, test_images)
-    machine = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{torch.get_num_threads()} threads"
     what = f"ResNet-18, width {asked.width}, {asked.epochs} epochs, batch {asked.batch_size}"
-    print(f"\n{what}, torch {torch.__version__}, {machine}\n\n{table_of(summaries)}\n")
+    print(f"\n{what}, torch {torch.__version__}, {machine()}\n\n{table_of(summaries)}\n")
     return 1 if not check(summaries, asked.quick) and asked.check else 0
 
 

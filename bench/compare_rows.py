@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from math import isnan, nan
 from typing import NamedTuple
 
-from step_shares import DEVICE
+from watched import DEVICE
 
 PIXELS, RANDOM = "raw pixels", "random initialisation"
 SLOWER, SHARE = {"cpu": 1.1, "cuda": 0.5}, 0.2  # targets: of lightly's wall-clock, of its share of data and loss

@@ -17,20 +17,11 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from step_shares import set_up
+from watched import DEVICE, GPU, machine
 
-from cl.cli import parse
-from cl.config.programs import Pretrain
-from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.datasets import load
-from cl.data.sampler import Share
-from cl.data.view_spec import pretrain_views
-from cl.methods import build_method
-from cl.optim.schedules import Budget
-from cl.run.devices import Devices
-from cl.run.dry_run import Step, endless, flops_of
-from cl.run.launch import prepare
+from cl.run.dry_run import endless, flops_of
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WARM_UP, TARGET = 5, 20_000
 
 
@@ -41,15 +32,10 @@ class Speed(NamedTuple):
 
 
 def speed_of(flags: list[str], steps: int) -> Speed:
-    config = parse(Pretrain, ["custom", "resnet18", *flags]).config
-    feed = LoaderSettings(config.data, pretrain_views(config.views), 0, Share(0, 1), DEVICE)
-    data = ImageData(load(config.data), feed)
-    module = build_method(config, 10, Budget.of(config.run, data.global_batch, data.steps_per_epoch))
-    side = config.views.crop_size
-    flops = flops_of(module.backbone, torch.zeros(1, 3, side, side))
-    module = module.to(DEVICE)
-    prepare(module, config.device, Devices("gpu" if DEVICE.type == "cuda" else "cpu", 1))
-    step, batches, times, waits = Step(module, config.device.precision), endless(data), [], []
+    data, step = set_up(["custom", "resnet18", *flags])
+    side = data.settings.views[0][0].size
+    flops = flops_of(step.module.backbone, torch.zeros(1, 3, side, side, device=DEVICE))
+    batches, times, waits = endless(data), [], []
     for _ in range(WARM_UP + steps):
         began = time.perf_counter()
         batch = next(batches)
@@ -64,7 +50,7 @@ def speed_of(flags: list[str], steps: int) -> Speed:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data_folder", type=Path, required=True, help="holds cifar10/train and clothing/train")
-    parser.add_argument("--precision", default="bf16-mixed" if DEVICE.type == "cuda" else "32")
+    parser.add_argument("--precision", default="bf16-mixed" if GPU else "32")
     parser.add_argument("--peak_tflops", type=float, help="what the device promises at this precision: 989 on an H100")
     parser.add_argument("--batch_size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=100)
@@ -72,8 +58,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help=f"exit with 1 below {TARGET} images/s at 32 pixels")
     asked = parser.parse_args()
     flags = ["--precision", asked.precision, "--batch_size", str(asked.batch_size), *["--compile"] * asked.compile]
-    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {name}, {asked.precision}, batch {asked.batch_size}\n")
+    print(f"torch {torch.__version__}, {machine()}, {asked.precision}, batch {asked.batch_size}\n")
     print("| pixels | images/s | waiting | model FLOP utilisation |\n|---|---|---|---|")
     found = {}
     for side, folder in ((32, "cifar10"), (224, "clothing")):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import lightly_loop
 import torch
 from torch import Tensor
+from watched import DEVICE, GPU
 
 from cl.cli import parse
 from cl.config.programs import Pretrain
@@ -27,7 +28,6 @@ from cl.run.devices import Devices
 from cl.run.dry_run import Step, endless
 from cl.run.launch import prepare
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WARM_UP = 2  # steps that do not count
 DIMENSIONS = {
     "simclr": 128,
@@ -44,15 +44,20 @@ class Shares(NamedTuple):
     loss: float  # forward and backward
 
 
-def ours(flags: list[str], steps: int) -> Shares:
-    """Of the run that main_contrastive makes of these flags."""
+def set_up(flags: list[str]) -> tuple[ImageData, Step]:
+    """The images and the training step of the run that main_contrastive makes of these flags."""
     config = parse(Pretrain, flags).config
     feed = LoaderSettings(config.data, pretrain_views(config.views), config.run.seed, Share(0, 1), DEVICE)
     data = ImageData(load(config.data), feed)
     budget = Budget.of(config.run, data.global_batch, data.steps_per_epoch)
-    module = build_method(config, 10, budget).to(DEVICE)
-    prepare(module, config.device, Devices("gpu" if DEVICE.type == "cuda" else "cpu", 1))
-    found = measured(endless(data), Step(module, "32"), our_loss(config.method.method, config.data.batch_size), steps)
+    module = build_method(config, len(data.splits.classes), budget).to(DEVICE)
+    prepare(module, config.device, Devices("gpu" if GPU else "cpu", 1))
+    return data, Step(module, config.device.precision)
+
+
+def ours(flags: list[str], steps: int) -> Shares:
+    data, step = set_up(flags)
+    found = measured(endless(data), step, our_loss(step.module.method.method, data.settings.data.batch_size), steps)
     data.teardown("fit")
     return found
 
@@ -109,6 +114,6 @@ def measured(batches: Iterator[Any], step: Callable[[Any], Any], loss: Callable[
 
 def now() -> float:
     """When all that was begun is done."""
-    if DEVICE.type == "cuda":
+    if GPU:
         torch.cuda.synchronize()
     return time.perf_counter()

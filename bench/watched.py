@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 import torch
 
-GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+GPU = DEVICE.type == "cuda"
+
+
+def machine() -> str:
+    """What the figures of a bench were measured on, in words."""
+    return torch.cuda.get_device_name() if GPU else f"{torch.get_num_threads()} threads"
 
 
 class Took(NamedTuple):

@@ -24,12 +24,9 @@ def flags_of_the_programs() -> set[str]:
     return spellings | {f"--no_{name.removeprefix('--')}" for name in spellings} | {"--help"}
 
 
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGES[page].read_text(), flags=re.S)
-
-
 def commands(page: str) -> list[str]:
-    return [line for block in blocks(page, "bash") for line in block.splitlines() if line.strip()]
+    blocks = re.findall(r"```bash\n(.*?)```", PAGES[page].read_text(), flags=re.S)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("page", PAGES)
