@@ -87,6 +87,7 @@ BY_ARGV: list[Case] = [  # program, flags, what the line must say
     (LINEAR, [*DIGITS, *RUN, "--width", "16"], ["--width: no such flag"]),
     (LINEAR, [*DIGITS, *RUN, "--protocol", "fast"], ["--protocol: got fast", "standard, cached"]),
     (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--finetune"], ["--finetune: got it with --protocol cached"]),
+    (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--dry_run"], ["--dry_run: got it with --protocol cached"]),
     (LINEAR, [*DIGITS, *RUN, "--few_shot", "--finetune"], ["--few_shot: got it with --finetune"]),
     (LINEAR, [*DIGITS, *RUN, "--finetune", "--lr", "1", "2"], ["--finetune: got it with 2 pairs", "one --lr"]),
     (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--optimizer", "adam"], ["--optimizer: got adam", "sgd"]),

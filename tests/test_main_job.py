@@ -26,7 +26,7 @@ def test_cifar10_folders_are_pretrained_and_evaluated(run: Run, folder: Path) ->
     assert (code, err) == (0, "")
     summary = json.loads((folder / "trained_models/main/summary.json").read_text())
     assert summary["knn/val_top1"] > 0.2  # chance is 0.1
-    # one epoch is twenty steps: at the preset's rate of 0.3, made for a hundred, they end anywhere (13 % to 20 %)
+    # one epoch is twenty steps: at the preset's rate of 0.3, made for a hundred, they end anywhere (13 % to 22 %)
     flags = ["--epochs", "1", "--lr", "0.01", "--limit_eval", "500", "--run_id", "linear"]
     evaluate = [*images, "--pretrained_feature_extractor", "trained_models/main", *flags]
     code, out, err = run("main_linear.py", "cifar10", "resnet18", *evaluate)

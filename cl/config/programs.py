@@ -62,6 +62,8 @@ class Linear:
         pairs, optim = len(self.optim.pairs), self.optim
         if self.linear.finetune and pairs > 1:
             raise UserError(f"--finetune: got it with {pairs} pairs, expected one --lr and one --weight_decay")
+        if self.linear.protocol == "cached" and self.run.dry_run:
+            raise UserError("--dry_run: got it with --protocol cached, expected standard: it times training steps")
         if self.linear.protocol == "cached" and optim.optimizer != "sgd":
             raise UserError(f"--optimizer: got {optim.optimizer} with --protocol cached, expected sgd")
         if self.linear.protocol == "cached" and optim.scheduler == "reduce":
