@@ -85,8 +85,10 @@ HEADINGS = "method", "", "seeds", "linear", "kNN", "wall-clock", "images/s", "da
 
 
 def table_of(summaries: Mapping[tuple[str, str], Summary]) -> str:
+    """Markdown; what was not trained comes first."""
     lines = [HEADINGS, ("---",) * len(HEADINGS)]
-    lines += [(method, toolkit, str(len(of.runs)), *of.cells()) for (method, toolkit), of in summaries.items()]
+    in_order = sorted(summaries.items(), key=lambda each: each[0][0] not in (PIXELS, RANDOM))
+    lines += [(method, toolkit, str(len(of.runs)), *of.cells()) for (method, toolkit), of in in_order]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 

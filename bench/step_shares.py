@@ -28,7 +28,7 @@ from cl.run.devices import Devices
 from cl.run.dry_run import Step, endless
 from cl.run.launch import prepare
 
-WARM_UP = 2  # steps that do not count
+WARM_UP = 1  # step, which does not count
 DIMENSIONS = {
     "simclr": 128,
     "supcon": 128,
