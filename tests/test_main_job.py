@@ -33,7 +33,7 @@ def test_cifar10_folders_are_pretrained_and_evaluated(run: Run, folder: Path) ->
     print(out)
     assert (code, err) == (0, "")
     summary = json.loads((folder / "trained_models/linear/summary.json").read_text())
-    assert summary["offline_linear/val_top1"] > 0.2
+    assert summary["offline_linear/val_top1"] > 0.15
 
 
 @pytest.mark.slow
