@@ -18,7 +18,9 @@ import shutil
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,7 @@ from step_shares import Shares
 from torch import Tensor
 from watched import Took, machine, watched
 
+import main_linear
 from cl.backbones.backbone import Backbone
 from cl.cli import parse
 from cl.config.programs import Linear
@@ -70,12 +73,8 @@ class Sweep(NamedTuple):
 
     @property
     def data(self) -> list[str]:
-        where = ["--data_folder", str(self.images), "--train_dir", self.train_dir, "--val_dir", "test"]
+        where = ["--data_folder", str(self.images), "--train_dir", "train", "--val_dir", "test"]
         return ["cifar10", "resnet18", *where]
-
-    @property
-    def train_dir(self) -> str:
-        return "test" if self.quick else "train"  # the smaller one
 
     @property
     def size(self) -> list[str]:
@@ -120,7 +119,7 @@ class Sweep(NamedTuple):
         return measured(took, speed, step_shares.ours(flags, self.steps)) | self.evaluate(folder)
 
     def lightly(self, method: str, seed: int, folder: Path) -> dict[str, float]:
-        images = self.images / self.train_dir
+        images = self.images / "train"
         flags = ["--train_dir", str(images), "--out", str(folder), *self.size, "--seed", str(seed), *self.short]
         flags += ["--num_workers", str(self.num_workers)]
         took = watched(str(ROOT / "bench/lightly_loop.py"), method, *flags)
@@ -140,7 +139,8 @@ class Sweep(NamedTuple):
         shutil.rmtree(folder, ignore_errors=True)
         flags = ["--protocol", "cached", "--pretrained_feature_extractor", str(weights), "--run_id", folder.name]
         flags += ["--fast_dev_run", "--lr", "0.1", "--weight_decay", "0"] if self.quick else []
-        watched(str(ROOT / "main_linear.py"), *self.data, *flags, "--output_dir", str(self.out))
+        with redirect_stdout(StringIO()):
+            main_linear.main([*self.data, *flags, "--output_dir", str(self.out)])
         return accuracies(json.loads((folder / "summary.json").read_text()))
 
     def pixels(self) -> dict[str, float]:
@@ -187,6 +187,16 @@ def plan(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, st
     yield PIXELS, "", 0
 
 
+def few(images: Path, out: Path) -> Path:
+    """A folder like `images` with the first sixty of each class, four batches."""
+    for files in (sorted(folder.iterdir())[:60] for folder in images.glob("*/*")):
+        folder = out / files[0].parent.relative_to(images)
+        folder.mkdir(parents=True)
+        for file in files:
+            shutil.copy(file, folder)
+    return out
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data_folder", type=Path, required=True, help="holds cifar10/train and cifar10/test")
@@ -197,7 +207,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--num_workers", type=int, default=2, help="of lightly's loader; ours needs none here")
-    parser.add_argument("--quick", action="store_true", help="SimCLR, one seed, one step, in OUT/quick")
+    parser.add_argument("--quick", action="store_true", help="SimCLR, one seed, one step, few images, in OUT/quick")
     parser.add_argument("--check", action="store_true", help="exit with 1 below a target")
     asked = parser.parse_args()
     images, out = asked.data_folder.resolve() / "cifar10", asked.out.resolve()
@@ -206,6 +216,7 @@ def main() -> int:
     if asked.quick:
         shutil.rmtree(out / "quick", ignore_errors=True)
         out, chosen = out / "quick", [("simclr", "cl", 0), ("simclr", "lightly", 0)]
+        images = few(images, out / "cifar10")
     rows = Sweep(images, out, *budget, asked.quick).rows(chosen)
     test_images = sum(1 for _ in (images / "test").glob("*/*"))
     summaries = summaries_of(rows, test_images)
