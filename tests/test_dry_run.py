@@ -15,11 +15,17 @@ from cl.run import batch_size, memory
 from cl.run.batch_size import Trial, estimated, largest_batch
 from cl.run.dry_run import flops_of, parameters_of, shown_time
 from cl.run.memory import Peak, available
+from cl.run.plan import banner_row
 from tests.conftest import TINY, Run
 from tests.test_methods import build
 
 QUICK = ["digits", "resnet18", *TINY]
 CPU = torch.device("cpu")
+
+
+def test_a_long_name_does_not_run_into_what_is_said_of_it() -> None:
+    assert banner_row("digits preset", "lr 0.1") == ["  digits preset       lr 0.1"]
+    assert banner_row("digits barlow_twins preset", "lr 0.1") == ["  digits barlow_twins preset  lr 0.1"]
 
 
 @pytest.mark.parametrize(("side", "multiply_adds"), [(224, 1.8136e9), (32, 0.5557e9)])

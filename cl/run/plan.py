@@ -107,7 +107,11 @@ def _others(config: Pretrain, plan: Plan) -> int:
 def banner_row(name: str, text: str) -> list[str]:
     """A name and what is to be said of it, in as many lines as it takes."""
     return textwrap.wrap(
-        text, WIDTH, initial_indent=f"  {name:<{NAMES}}", subsequent_indent=" " * (NAMES + 2), break_on_hyphens=False
+        text,
+        WIDTH,
+        initial_indent=f"  {name:<{NAMES - 2}}  ",
+        subsequent_indent=" " * (NAMES + 2),
+        break_on_hyphens=False,
     )
 
 
