@@ -50,17 +50,18 @@ def random_batch(images: int = IMAGES, size: int = 8) -> Batch:
     return Batch(torch.arange(images), (views,), torch.full((images,), -1))
 
 
-def gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+def outcome_of(loss: Tensor, module: nn.Module) -> Outcome:
     loss.backward()
-    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None and p.grad.any()}
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None and p.grad.any()}
+    return Outcome(loss.detach(), gradients)
 
 
 @pytest.mark.parametrize("name", [name for name, config in METHODS.items() if config.compares_images])
 def test_exact_negatives_have_the_loss_gradients_and_statistics_of_the_large_batch(name: str) -> None:
     module, kept = build("--method", name, *EXACT), build("--method", name)
     batch = random_batch()
-    found = Outcome(loss := module.training_step(batch, 0), gradients(module, loss))
-    expected = Outcome(loss := by_parts(kept, batch), gradients(kept, loss))
+    found = outcome_of(module.training_step(batch, 0), module)
+    expected = outcome_of(by_parts(kept, batch), kept)
     assert max(largest_error(found, expected)) < 1e-12
     for (buffer, ours), (_, theirs) in zip(module.named_buffers(), kept.named_buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12, msg=buffer)  # remembered once
