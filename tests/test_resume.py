@@ -145,6 +145,19 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(run: Run, broken: Path) -
     assert "goes on             from previous.ckpt, after 5 of 20 steps" in out
 
 
+@pytest.mark.parametrize("saved", [b"epoch;step\n1;5\n", b"epoch,step\n1,five\n", b"\x89PNG\xff"])
+def test_a_table_that_another_program_has_saved_is_refused_and_may_be_moved_away(
+    saved: bytes, run: Run, broken: Path
+) -> None:
+    (broken / "metrics.csv").write_bytes(saved)
+    code, _, err = run(PRETRAIN, "digits", "resnet18", "--resume_training_from", str(broken))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "expected metrics.csv and timing.csv as the run wrote them" in err
+    assert (broken / "metrics.csv").read_bytes() == saved
+    (broken / "metrics.csv").unlink()
+    assert run(PRETRAIN, "digits", "resnet18", "--resume_training_from", str(broken))[0] == 0
+
+
 def test_without_a_whole_checkpoint_auto_starts_afresh_and_a_named_folder_is_refused(run: Run, broken: Path) -> None:
     for name in (LAST, PREVIOUS):
         (broken / name).write_bytes(b"<html>not found</html>")

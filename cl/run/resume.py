@@ -1,5 +1,6 @@
 """The checkpoint that a run goes on from, and its folder as it was when that checkpoint was written."""
 
+import csv
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -95,8 +96,14 @@ def _refuse_other_flags(saved: Mapping[str, Mapping[str, Any]], config: Pretrain
 
 def set_back(start: Start) -> None:
     """Take out of the run's folder what was written after its checkpoint, and what a killed process left half done."""
-    metrics = Table(start.folder / "metrics.csv")
-    metrics.keep(lambda row: int(row["step"]) <= start.step)
-    Table(start.folder / "timing.csv").keep(lambda row: int(row.get("epoch", 1)) <= len(metrics.rows))
+    try:
+        metrics = Table(start.folder / "metrics.csv")
+        metrics.keep(lambda row: int(row["step"]) <= start.step)
+        Table(start.folder / "timing.csv").keep(lambda row: int(row.get("epoch", 1)) <= len(metrics.rows))
+    except (KeyError, ValueError, csv.Error) as error:  # a spreadsheet has saved it its own way
+        raise UserError(
+            f"{FLAG}: got {start.folder}, expected metrics.csv and timing.csv as the run wrote them "
+            f"({type(error).__name__}: {error}); without these files it goes on, too, and begins new ones"
+        ) from None
     for half in start.folder.glob(".*-[0-9]*"):
         half.unlink()
