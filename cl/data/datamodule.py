@@ -67,7 +67,8 @@ class ImageData(LightningDataModule):
             return f"dali, decoding on the {self._dali_device().type.replace('cuda', 'GPU').replace('cpu', 'CPU')}"
         if data.loader == "fast" and resides(self.splits.train):
             return f"fast: all images lie on the {'GPU' if device.type == 'cuda' else 'CPU'}, no workers"
-        return f"{data.loader}, {data.workers()} workers"
+        workers = data.workers()
+        return f"{data.loader}, 1 worker" if workers == 1 else f"{data.loader}, {workers} workers"
 
     def train_dataloader(self) -> TrainLoader:
         executor = self._executor(self.splits.train, RandomViews(self.settings.views, self.settings.seed))
