@@ -56,6 +56,7 @@ def test_the_figures_of_a_dry_run_fit_together(run: Run, folder: Path) -> None:
     assert epoch == pytest.approx(22 * step, rel=0.2, abs=22 * 0.005)
     assert 0 <= share <= 100
     assert "for all 30 steps" in said
+    assert re.search(r"one step: loss [\d.]+ with the online head's, gradient norm", said)
     assert re.search(r"memory \d+ MiB at the peak of a step", said)
     assert not list(folder.glob("trained_models/*/last.ckpt"))
 
@@ -66,6 +67,7 @@ def test_linear_evaluation_is_measured_too(run: Run, folder: Path) -> None:
     code, out, err = run("main_linear.py", *flags)
     assert (code, err) == (0, "")
     assert "44,292 backbone, 330 head" in out
+    assert re.search(r"one step: loss [\d.]+, gradient norm", out)
 
 
 def test_batch_size_auto_tries_powers_of_two_up_to_the_images(run: Run, folder: Path) -> None:

@@ -103,10 +103,11 @@ class Step:
 
 def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, str, dict[str, str]]:
     """The first batch, its loss and gradient in words, and what some steps took."""
+    both = " with the online head's" if "online_head" in parameters_of(step.module) else ""
     peak, began = Peak(step.device), time.perf_counter()
     batch = next(batches)
     try:
-        said = f"one step: loss {step(batch):.3f}, gradient norm {step.gradient_norm():.3f}"
+        said = f"one step: loss {step(batch):.3f}{both}, gradient norm {step.gradient_norm():.3f}"
     except torch.OutOfMemoryError:
         raise UserError(
             f"--batch_size: got {len(batch.index)}, more than fits into the memory of the GPU, expected less: "
