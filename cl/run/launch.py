@@ -71,10 +71,11 @@ def prepare(module: Trained, config: DeviceConfig, devices: Devices) -> None:
 def _safely_channels_last(backbone: Backbone) -> bool:
     """Whether a CPU may have it, too: a step of a ResNet-18 is 1.0 (224 px) to 1.5 times (32 px, width 16) as fast.
 
-    With fewer than eight channels a strided 1x1 convolution of torch 2.14 writes beyond its memory (tests/test_runs.py
-    at width 4 ended in free()). Other networks were not looked at.
+    With fewer than sixteen channels, the block of AVX-512, a strided 1x1 convolution writes beyond its memory in the
+    backward pass (oneDNN#6035, torch 2.14): width 4 ended in free(), width 8 in a segmentation fault, on some machines
+    only. Other networks were not looked at.
     """
-    return isinstance(backbone, ResNetBackbone) and backbone.stage_width >= 8
+    return isinstance(backbone, ResNetBackbone) and backbone.stage_width >= 16
 
 
 def _start(devices: Devices) -> int:
