@@ -173,6 +173,7 @@ BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
     (PRETRAIN, [*DIGITS, RESUME, "GIVEN/no_config"], ["config.json cannot be read (FileNotFoundError)"]),
     (PRETRAIN, [*DIGITS, RESUME, "GIVEN/odd_method"], ["--method: got 3, expected one of"]),
     (PRETRAIN, [*DIGITS, RESUME, "GIVEN/odd_rate"], ["--lr: got {}, expected a number"]),
+    (PRETRAIN, [*DIGITS, RESUME, "GIVEN/odd_table"], ["expected metrics.csv as the run wrote it (KeyError: 'step')"]),
 ]
 for place in ("empty", "page", "pipe", "dangling", "/dev/null"):
     place = f"GIVEN/{place}" if place[0] != "/" else place
@@ -284,7 +285,7 @@ def _write_runs(folder: Path) -> None:
     """Runs of `DIGITS` that have been broken off."""
     resolved = parse(Pretrain, DIGITS)
     splits = load(resolved.config.data)
-    for name in ("run", "no_config", "odd_method", "odd_rate", *(f"run_{each}" for each in CHANGED)):
+    for name in ("run", "no_config", "odd_method", "odd_rate", "odd_table", *(f"run_{each}" for each in CHANGED)):
         (folder / name).mkdir()
         saved = {"cl": facts_of(resolved.config, splits), "global_step": 1, "state_dict": {}, "optimizer_states": [{}]}
         CHANGED[name.removeprefix("run_")][0](saved) if name.startswith("run_") else None
@@ -292,6 +293,7 @@ def _write_runs(folder: Path) -> None:
         _write_config(folder / name, resolved)
     (folder / "run_half/last.ckpt").write_bytes(_half(folder / "run_half/last.ckpt"))
     (folder / "no_config/config.json").unlink()
+    (folder / "odd_table/metrics.csv").write_text("epoch;step\n1;5\n")
     for name, was, now in (("odd_method", '"simclr"', "3"), ("odd_rate", "0.001", "{}")):
         place = folder / name / "config.json"
         place.write_text(place.read_text().replace(was, now))

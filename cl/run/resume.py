@@ -32,6 +32,7 @@ def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: i
     last two checkpoints: the same bits come out. UserError if the checkpoint is of another run than `config`, or has
     others than the `weights` of its module.
     """
+    _refuse_other_tables(resume.folder)
     passed_over = []
     for path in [resume.file] if resume.file else [resume.folder / LAST, resume.folder / PREVIOUS]:
         if not path.is_file():
@@ -94,16 +95,31 @@ def _refuse_other_flags(saved: Mapping[str, Mapping[str, Any]], config: Pretrain
             )
 
 
+def _step_of(row: Mapping[str, str]) -> int:
+    return int(row["step"])
+
+
+def _epoch_of(row: Mapping[str, str]) -> int:
+    return int(row.get("epoch", 1))  # the timing of a grid on cached features has none
+
+
+def _refuse_other_tables(folder: Path) -> None:
+    """UserError where metrics.csv or timing.csv was saved by a spreadsheet, its own way."""
+    try:
+        for name, number_of in (("metrics.csv", _step_of), ("timing.csv", _epoch_of)):
+            for row in Table(folder / name).rows:
+                number_of(row)
+    except (KeyError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{FLAG}: got {folder}, expected {name} as the run wrote it ({type(error).__name__}: {error}); without "
+            "it the run goes on, too, and begins a new one"
+        ) from None
+
+
 def set_back(start: Start) -> None:
     """Take out of the run's folder what was written after its checkpoint, and what a killed process left half done."""
-    try:
-        metrics = Table(start.folder / "metrics.csv")
-        metrics.keep(lambda row: int(row["step"]) <= start.step)
-        Table(start.folder / "timing.csv").keep(lambda row: int(row.get("epoch", 1)) <= len(metrics.rows))
-    except (KeyError, ValueError, csv.Error) as error:  # a spreadsheet has saved it its own way
-        raise UserError(
-            f"{FLAG}: got {start.folder}, expected metrics.csv and timing.csv as the run wrote them "
-            f"({type(error).__name__}: {error}); without these files it goes on, too, and begins new ones"
-        ) from None
+    metrics = Table(start.folder / "metrics.csv")
+    metrics.keep(lambda row: _step_of(row) <= start.step)
+    Table(start.folder / "timing.csv").keep(lambda row: _epoch_of(row) <= len(metrics.rows))
     for half in start.folder.glob(".*-[0-9]*"):
         half.unlink()
