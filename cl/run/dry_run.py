@@ -103,7 +103,7 @@ class Step:
 
 def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, str, dict[str, str]]:
     """The first batch, its loss and gradient in words, and what some steps took."""
-    both = " with the online head's" if "online_head" in parameters_of(step.module) else ""
+    both = " with the online head's" if "online_head" in dict(step.module.named_children()) else ""
     peak, began = Peak(step.device), time.perf_counter()
     batch = next(batches)
     try:
