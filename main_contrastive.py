@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
     from cl.data.view_spec import pretrain_views
-    from cl.distributed import first_rank_first
+    from cl.distributed import disconnect, first_rank_first
     from cl.methods import build_method
     from cl.run.begin import begin
     from cl.run.checkpoint import facts_of
@@ -62,6 +62,7 @@ def main(argv: Sequence[str]) -> None:
     watched = watch(config, method, data, plan, folder)
     trainer = build_trainer(resolved, plan, folder, watched.save, watched.callbacks)
     trainer.fit(method, data, ckpt_path=start.checkpoint, weights_only=True)
+    disconnect()
 
     if share.rank == 0:
         export(method.backbone, card_of(facts_of(config, splits), method.row), folder)

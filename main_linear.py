@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.datasets import load
     from cl.data.view_spec import linear_views
-    from cl.distributed import first_rank_first
+    from cl.distributed import disconnect, first_rank_first
     from cl.evaluation.frozen import check_unchanged, copy_of
     from cl.evaluation.linear import LinearEvaluation
     from cl.evaluation.shares import GridData, with_labels
@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
     images_per_second = PROTOCOLS[config.linear.protocol](Evaluation(resolved, plan, data, linear, start))
     if not config.linear.finetune:
         check_unchanged(linear.backbone, before)
+    disconnect()
 
     if share.rank > 0:
         return

@@ -6,6 +6,7 @@ global batch (vissl#230 has the long argument). torch's own `distributed.nn.func
 all_reduce in the graph is silently wrong.
 """
 
+import atexit
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -29,6 +30,18 @@ def rank() -> int:
 def connect(backend: str) -> None:
     """Meet the other processes, where the environment says (MASTER_ADDR, RANK and so on)."""
     dist.init_process_group(backend)
+    if backend == "gloo":  # NCCL waits for the others, in vain if this process fails while they are in a collective
+        atexit.register(disconnect)
+
+
+def disconnect() -> None:
+    """Leave the other processes, once none has anything more to ask of them.
+
+    Without it gloo's threads may let go of the last tensors only when Python is ending, and die of it: a run that has
+    succeeded, or stopped with its own exit code, then ends with SIGABRT (pytorch#190489). NCCL warns on every rank.
+    """
+    if world_size() > 1:
+        dist.destroy_process_group()
 
 
 def gather(x: Tensor) -> Tensor:

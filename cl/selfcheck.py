@@ -20,7 +20,7 @@ from cl.batch import Batch
 from cl.cli import parse
 from cl.config.methods import METHODS
 from cl.config.programs import Pretrain
-from cl.distributed import connect, global_mean, rank, world_size
+from cl.distributed import connect, disconnect, global_mean, rank, world_size
 from cl.methods import ContrastiveModule, build_method
 from cl.nn.batch_norm import synchronized
 from cl.optim.schedules import Budget
@@ -103,6 +103,7 @@ def _part(folder: Path, accelerator: str) -> None:
     found = {name: outcome(flags, IMAGES, torch.float64, device)._asdict() for name, flags in CASES.items()}
     if rank() == 0:
         torch.save(found, folder / "found.pt")
+    disconnect()
 
 
 def main(argv: list[str]) -> int:

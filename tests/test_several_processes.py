@@ -113,6 +113,40 @@ def test_a_rank_that_raises_ends_the_job_with_its_traceback(images: Path) -> Non
     assert time.monotonic() - began < 60  # starting takes most of it; a hang would be gloo's half hour
 
 
+HURRIED = """
+import os, sys
+sys.path.insert(0, {root!r})
+import torch
+from cl.distributed import connect, gather
+from cl.run.launch import rank_environments
+
+os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+for round in range(6):
+    ranks = []
+    for environment in rank_environments(2):
+        ranks.append(os.fork())
+        if ranks[-1] == 0:
+            os.environ |= environment
+            connect("gloo")
+            gather(torch.zeros(4))  # its threads have their names now
+            for thread in os.listdir("/proc/self/task"):
+                with open(f"/proc/self/task/{{thread}}/comm") as name:
+                    if "pt_gloo" in name.read():
+                        os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
+            gather(torch.zeros(4))
+            sys.exit(75)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="schedules threads as Linux does")
+def test_a_rank_that_ends_directly_after_a_collective_has_its_own_exit_code() -> None:
+    """Its gloo threads hardly run: without `disconnect` every other rank died of SIGABRT here."""
+    script = HURRIED.format(root=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("75 75\n" * 6, "")
+
+
 def test_a_launcher_that_started_another_number_of_processes_is_named(images: Path) -> None:
     several = os.environ | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}
     command = [sys.executable, str(ROOT / "main_contrastive.py"), *PRETRAIN, "--devices", "2", "--batch_size", "6"]
