@@ -29,7 +29,6 @@ def main(argv: Sequence[str]) -> None:
     from cl.distributed import disconnect, first_rank_first
     from cl.methods import build_method
     from cl.run.begin import begin
-    from cl.run.checkpoint import facts_of
     from cl.run.closing import close, next_step
     from cl.run.devices import usable_devices
     from cl.run.export import export
@@ -65,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     disconnect()
 
     if share.rank == 0:
-        export(method.backbone, card_of(facts_of(config, splits), method.row), folder)
+        export(method.backbone, card_of(watched.save.facts, method.row), folder)
         print("\n" + close(folder, watched.columns, method.row, watched.progress.images_per_second))
         if watched.diagnostics.last:
             print("\n" + watched.diagnostics.last.text)
