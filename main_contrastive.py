@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from cl.cli import parse, run
 from cl.config.programs import Pretrain
-from cl.data.folders import check_folders
+from cl.data.sources.listing import check_folders
 from cl.report import report
-from cl.run.seeds import run_each_seed
+from cl.run.start.seeds import run_each_seed
 
 
 def main(argv: Sequence[str]) -> None:
@@ -21,22 +21,22 @@ def main(argv: Sequence[str]) -> None:
 
     import torch  # here and below: --help and refusals need not wait six seconds for it
 
+    from cl.backbones.loading import start_from
     from cl.backbones.timm import check_name
-    from cl.backbones.weights import start_from
     from cl.data.datamodule import ImageData, LoaderSettings
-    from cl.data.datasets import load
-    from cl.data.view_spec import pretrain_views
+    from cl.data.sources.registry import load
+    from cl.data.views.spec import pretrain_views
     from cl.distributed import disconnect, first_rank_first
     from cl.methods import build_method
-    from cl.run.begin import begin
-    from cl.run.closing import close, next_step
-    from cl.run.devices import usable_devices
-    from cl.run.export import export
-    from cl.run.launch import own_device, share_of
-    from cl.run.plan import Plan
-    from cl.run.pretrained import card_of
-    from cl.run.trainer import build_trainer
-    from cl.run.watch import watch
+    from cl.run.folder.export import export
+    from cl.run.folder.load import card_of
+    from cl.run.folder.summary import close, next_step
+    from cl.run.start.devices import usable_devices
+    from cl.run.start.opening import begin
+    from cl.run.start.plan import Plan
+    from cl.run.start.processes import own_device, share_of
+    from cl.run.train.trainer import build_trainer
+    from cl.run.train.watch import watch
 
     devices = usable_devices(config)
     if config.backbone.timm_name is not None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from cl.cli import parse, run
 from cl.config.programs import Linear
-from cl.data.folders import check_folders
+from cl.data.sources.listing import check_folders
 from cl.errors import UserError
 from cl.report import report
-from cl.run.seeds import run_each_seed
+from cl.run.start.seeds import run_each_seed
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,19 +24,19 @@ def main(argv: Sequence[str]) -> None:
     import torch  # here and below: --help and refusals need not wait six seconds for it
 
     from cl.data.datamodule import ImageData, LoaderSettings
-    from cl.data.datasets import load
-    from cl.data.view_spec import linear_views
+    from cl.data.sources.registry import load
+    from cl.data.views.spec import linear_views
     from cl.distributed import disconnect, first_rank_first
-    from cl.evaluation.frozen import check_unchanged, copy_of
-    from cl.evaluation.linear import LinearEvaluation
-    from cl.evaluation.shares import GridData, with_labels
-    from cl.run.begin import begin
-    from cl.run.closing import close, picked, probe_table
-    from cl.run.devices import usable_devices
-    from cl.run.launch import own_device, share_of
-    from cl.run.plan import Plan
-    from cl.run.pretrained import load_pretrained
-    from cl.run.protocols import PROTOCOLS, Evaluation, leave
+    from cl.evaluation.offline.frozen_check import check_unchanged, copy_of
+    from cl.evaluation.offline.label_split import GridData, with_labels
+    from cl.evaluation.offline.linear_evaluation import LinearEvaluation
+    from cl.run.folder.load import load_pretrained
+    from cl.run.folder.summary import close, picked, probe_table
+    from cl.run.start.devices import usable_devices
+    from cl.run.start.opening import begin
+    from cl.run.start.plan import Plan
+    from cl.run.start.processes import own_device, share_of
+    from cl.run.train.protocols import PROTOCOLS, Evaluation, leave
 
     devices = usable_devices(config)
     share = share_of(config, devices)

@@ -39,15 +39,15 @@ from cl.backbones.backbone import Backbone
 from cl.cli import parse
 from cl.config.programs import Linear
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.datasets import load
 from cl.data.sampler import Share
-from cl.data.view_spec import linear_views
-from cl.evaluation.cached import BothFlips, Course, fit
+from cl.data.sources.registry import load
+from cl.data.views.spec import linear_views
 from cl.evaluation.features import Labelled, features_of
-from cl.evaluation.linear import LinearEvaluation
-from cl.evaluation.probes import validate
+from cl.evaluation.offline.feature_grid import BothFlips, Course, fit
+from cl.evaluation.offline.feature_scores import validate
+from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.optim.schedules import Budget
-from cl.run.loggers import Table
+from cl.run.train.loggers import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 STRENGTH = [

@@ -25,14 +25,14 @@ from torch import Tensor
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from cl.data.apply_dali import Dali
-from cl.data.apply_host import Host
 from cl.data.cache import cached
-from cl.data.image_sets import ArraySet, FileSet, ImageSet
+from cl.data.executors.dali import Dali
+from cl.data.executors.resident import Resident, in_memory
+from cl.data.executors.workers import Host
+from cl.data.images import ArraySet, FileSet, ImageSet
 from cl.data.loader import Executor
-from cl.data.resident import Resident, in_memory
-from cl.data.rows import RandomViews
-from cl.data.view_spec import Norm, Views, ViewSpec
+from cl.data.views.rows import RandomViews
+from cl.data.views.spec import Norm, Views, ViewSpec
 
 CPU = torch.device("cpu")
 NORM: Norm = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -32,15 +32,15 @@ from cl.cli import parse
 from cl.config.optim import OptimConfig
 from cl.config.programs import Linear
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.datasets import load
 from cl.data.sampler import Share, TrainSampler
-from cl.data.view_spec import linear_views
-from cl.evaluation.cached import Course, train_heads
+from cl.data.sources.registry import load
+from cl.data.views.spec import linear_views
 from cl.evaluation.features import Labelled, features_of
-from cl.evaluation.shares import held_out
+from cl.evaluation.offline.feature_grid import Course, train_heads
+from cl.evaluation.offline.label_split import held_out
 from cl.nn.heads import linear_head
 from cl.optim.schedules import Budget, Schedule
-from cl.run.pretrained import load_pretrained
+from cl.run.folder.load import load_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS, TIMED, COMPARED = 100, 5, 1  # of the classic protocol, of its timing, of the comparison of heads

@@ -20,7 +20,7 @@ import torch
 from step_shares import set_up
 from watched import DEVICE, GPU, machine
 
-from cl.run.dry_run import endless, flops_of
+from cl.run.start.dry_run import endless, flops_of
 
 WARM_UP, TARGET = 5, 20_000
 

@@ -18,15 +18,15 @@ from watched import DEVICE, GPU
 from cl.cli import parse
 from cl.config.programs import Pretrain
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.datasets import load
 from cl.data.sampler import Share
-from cl.data.view_spec import pretrain_views
+from cl.data.sources.registry import load
+from cl.data.views.spec import pretrain_views
 from cl.losses import barlow_twins_loss, negative_cosine_similarity, nt_xent_loss
 from cl.methods import build_method
 from cl.optim.schedules import Budget
-from cl.run.devices import Devices
-from cl.run.dry_run import Step, endless
-from cl.run.launch import prepare
+from cl.run.start.devices import Devices
+from cl.run.start.dry_run import Step, endless
+from cl.run.start.processes import prepare
 
 WARM_UP = 1  # step, which does not count
 DIMENSIONS = {

@@ -17,17 +17,17 @@ from cl.config.data import DataConfig
 from cl.config.run import DeviceConfig
 from cl.config.views import ViewsConfig
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.folders import images_below
-from cl.data.image_sets import ArraySet, FileSet, Splits
-from cl.data.manifest import bad_files
+from cl.data.images import ArraySet, FileSet, Splits
 from cl.data.sampler import Share
-from cl.data.view_spec import linear_views
+from cl.data.sources.listing import images_below
+from cl.data.sources.manifest import bad_files
+from cl.data.views.spec import linear_views
 from cl.errors import UserError
 from cl.evaluation.features import features_of
 from cl.evaluation.neighbours import nearest_neighbours
-from cl.run.devices import choose_devices
-from cl.run.pretrained import LoadedBackbone, load_backbone
-from cl.run.whole import write_whole
+from cl.run.folder.atomic_files import write_whole
+from cl.run.folder.load import LoadedBackbone, load_backbone
+from cl.run.start.devices import choose_devices
 
 
 def main(argv: Sequence[str]) -> None:

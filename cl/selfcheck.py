@@ -24,7 +24,7 @@ from cl.distributed import connect, disconnect, global_mean, rank, world_size
 from cl.methods import ContrastiveModule, build_method
 from cl.nn.batch_norm import synchronized
 from cl.optim.schedules import Budget
-from cl.run.launch import rank_environments, wait_for
+from cl.run.start.processes import rank_environments, wait_for
 
 TOLERANCE = 1e-10  # relative, in float64
 IMAGES, CLASSES, PROCESSES = 12, 4, 2

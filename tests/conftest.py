@@ -28,12 +28,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def leave_out_pictures(replace: Callable[[str, object], None]) -> None:
     """Empty files in their place: they take ten times as long as a tiny training, and have tests of their own."""
     for name in (
-        "plots.save_views",
-        "plots.save_neighbours",
-        "plot_curves.save_curves",
-        "plot_embedding.save_embedding",
+        "views_picture.save_views",
+        "views_picture.save_neighbours",
+        "curves_picture.save_curves",
+        "embedding_picture.save_embedding",
     ):
-        replace(f"cl.evaluation.{name}", lambda *args: args[-1].touch())
+        replace(f"cl.evaluation.pictures.{name}", lambda *args: args[-1].touch())
 
 
 Run = Callable[..., tuple[int, str, str]]

@@ -31,7 +31,7 @@ import torch
 import main_contrastive
 from cl import cli
 from cl.config.methods import METHODS
-from cl.run import checkpoint
+from cl.run.folder import checkpoint
 from tests.conftest import leave_out_pictures
 from tests.pictures import plain
 

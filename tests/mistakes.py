@@ -11,9 +11,9 @@ from cl.backbones import build_backbone
 from cl.cli import parse
 from cl.config.backbone import BackboneConfig
 from cl.config.programs import Linear, Pretrain
-from cl.data.datasets import load
-from cl.run.checkpoint import facts_of
-from cl.run.folder import _write_config
+from cl.data.sources.registry import load
+from cl.run.folder.checkpoint import facts_of
+from cl.run.folder.run_folder import _write_config
 from tests.pictures import plain, write_classes
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"

@@ -18,8 +18,8 @@ from cl.config.run import DeviceConfig
 from cl.methods import ContrastiveModule, build_method
 from cl.nn.batch_norm import GlobalBatchNorm
 from cl.optim.schedules import Budget
-from cl.run.devices import Devices
-from cl.run.launch import prepare
+from cl.run.start.devices import Devices
+from cl.run.start.processes import prepare
 from cl.selfcheck import CASES, IMAGES, TINY, Outcome, largest_error, outcome
 from tests.conftest import TINY as NARROW
 from tests.conftest import Run

@@ -12,7 +12,7 @@ from torchvision import datasets
 
 from cl.config.data import DataConfig
 from cl.data import imagenet100
-from cl.data.datasets import load
+from cl.data.sources.registry import load
 from cl.errors import UserError
 from tests.conftest import ROOT, TINY, Run
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from cl.data import cache
 from cl.data.cache import cached, smaller
 from cl.data.decode import decode
-from cl.data.image_sets import FileSet
+from cl.data.images import FileSet
 from tests.conftest import TINY, Run
 from tests.pictures import plain, write_classes
 

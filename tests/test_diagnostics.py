@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl.evaluation.diagnostics import Health, Verdict, health, verdict
+from cl.evaluation.online.health import Health, Verdict, health, verdict
 from cl.methods import simsiam
 from tests import reference
 from tests.conftest import Run

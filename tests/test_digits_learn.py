@@ -14,11 +14,11 @@ from torch import nn
 from cl.backbones import Backbone, build_backbone
 from cl.config.backbone import BackboneConfig
 from cl.config.methods import METHODS
-from cl.data.datasets import digits
-from cl.data.resident import Resident
-from cl.data.rows import CentreView
-from cl.data.view_spec import EvalSpec
-from cl.evaluation.few_shot import few_shot_accuracies
+from cl.data.executors.resident import Resident
+from cl.data.sources.registry import digits
+from cl.data.views.rows import CentreView
+from cl.data.views.spec import EvalSpec
+from cl.evaluation.offline.few_labels import few_shot_accuracies
 from tests.conftest import Run
 
 CPU = torch.device("cpu")

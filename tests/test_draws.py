@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torchvision.transforms import v2
 
-from cl.data.draws import ViewParams, crop_boxes, draw, splitmix64
-from cl.data.view_spec import ViewSpec
+from cl.data.views.draws import ViewParams, crop_boxes, draw, splitmix64
+from cl.data.views.spec import ViewSpec
 
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
 SPEC = ViewSpec(size=32, jitter_prob=0.8, grey_prob=0.2, blur_prob=0.5, solarize_prob=0.1, **JITTER)

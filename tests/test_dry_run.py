@@ -11,11 +11,11 @@ from cl.batch import Batch
 from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
 from cl.methods import ContrastiveModule
-from cl.run import batch_size, memory
-from cl.run.batch_size import Trial, estimated, largest_batch
-from cl.run.dry_run import flops_of, parameters_of, shown_time
-from cl.run.memory import Peak, available
-from cl.run.plan import banner_row
+from cl.run.start import batch_search, memory
+from cl.run.start.dry_run import flops_of, parameters_of, shown_time
+from cl.run.start.batch_search import Trial, estimated, largest_batch
+from cl.run.start.memory import Peak, available
+from cl.run.start.plan import banner_row
 from tests.conftest import TINY, Run
 from tests.test_methods import build
 
@@ -105,7 +105,7 @@ def test_a_batch_that_does_not_fit_is_refused_by_name(run: Run, folder: Path, mo
 
 
 def test_a_system_that_does_not_tell_its_free_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_size, "available", lambda: None)
+    monkeypatch.setattr(batch_search, "available", lambda: None)
     with pytest.raises(UserError, match="--batch_size: got auto, expected an integer: this system"):
         largest_batch(lambda images: None, 10_000, CPU)
 
@@ -122,8 +122,8 @@ class _Peak:
 
 
 def test_a_cpu_stops_before_its_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_size, "Peak", _Peak)
-    monkeypatch.setattr(batch_size, "available", lambda: 1000)
+    monkeypatch.setattr(batch_search, "Peak", _Peak)
+    monkeypatch.setattr(batch_search, "available", lambda: 1000)
     tried: list[int] = []
     said = largest_batch(tried.append, 10_000, CPU)
     assert tried == [2, 4, 8, 16, 32, 64]  # 128 images would take 1380 bytes, and 800 may be taken: 64 take 740
@@ -131,9 +131,9 @@ def test_a_cpu_stops_before_its_memory_is_full(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_slow_steps_are_extrapolated_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_size, "Peak", _Peak)
-    monkeypatch.setattr(batch_size, "available", lambda: 1000)
-    monkeypatch.setattr(batch_size, "SLOWEST", -1)
+    monkeypatch.setattr(batch_search, "Peak", _Peak)
+    monkeypatch.setattr(batch_search, "available", lambda: 1000)
+    monkeypatch.setattr(batch_search, "SLOWEST", -1)
     tried: list[int] = []
     said = largest_batch(tried.append, 10_000, CPU)
     assert tried == [2, 4]

@@ -15,7 +15,7 @@ from cl import cli, embed
 from cl.backbones.card import Card
 from cl.evaluation import neighbours
 from cl.evaluation.neighbours import nearest_neighbours
-from cl.run.export import export
+from cl.run.folder.export import export
 from tests.pictures import BAD, GOOD, plain, write_odd
 
 

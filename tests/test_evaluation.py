@@ -7,10 +7,10 @@ from torch import nn
 
 from cl.batch import Batch
 from cl.evaluation.features import features_of
-from cl.evaluation.few_shot import few_shot_accuracies, labels_of_each_class
-from cl.evaluation.knn import knn_scores
-from cl.evaluation.metrics import EpochMeans, correct_within
-from cl.evaluation.probe import probe_loss
+from cl.evaluation.offline.few_labels import few_shot_accuracies, labels_of_each_class
+from cl.evaluation.online.knn import knn_scores
+from cl.evaluation.online.metrics import EpochMeans, correct_within
+from cl.evaluation.online.online_probe import probe_loss
 from cl.nn.heads import linear_head
 from tests import reference
 

@@ -12,16 +12,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from cl.batch import Batch
-from cl.data.apply_dali import Dali
-from cl.data.apply_device import coloured_, finished
-from cl.data.apply_host import Host, cropped
-from cl.data.apply_torchvision import Reference, normalize
-from cl.data.draws import draw
-from cl.data.image_sets import ArraySet, FileSet, ImageSet, stratified
+from cl.data.executors.dali import Dali
+from cl.data.executors.device import coloured_, finished
+from cl.data.executors.resident import LARGEST_SIDE, Resident, cut, in_memory, resides
+from cl.data.executors.torchvision import Reference, normalize
+from cl.data.executors.workers import Host, cropped
+from cl.data.images import ArraySet, FileSet, ImageSet, stratified
 from cl.data.loader import Executor
-from cl.data.resident import LARGEST_SIDE, Resident, cut, in_memory, resides
-from cl.data.rows import CentreView, Colours, Crops, Look, RandomViews, Rows
-from cl.data.view_spec import EvalSpec, Norm, Views, ViewSpec
+from cl.data.views.draws import draw
+from cl.data.views.rows import CentreView, Colours, Crops, Look, RandomViews, Rows
+from cl.data.views.spec import EvalSpec, Norm, Views, ViewSpec
 from tests.pictures import plain
 
 CPU = torch.device("cpu")

@@ -18,12 +18,12 @@ from torch import nn
 import cl
 import main_contrastive
 from cl.backbones.card import Card
-from cl.data.apply_torchvision import apply_eval, normalize
 from cl.data.decode import read_image
-from cl.data.view_spec import EvalSpec
+from cl.data.executors.torchvision import apply_eval, normalize
+from cl.data.views.spec import EvalSpec
 from cl.errors import UserError
-from cl.run.export import export
-from cl.run.whole import write_whole
+from cl.run.folder.atomic_files import write_whole
+from cl.run.folder.export import export
 from tests.conftest import ROOT, Run
 from tests.pictures import GOOD, write_classes, write_odd
 

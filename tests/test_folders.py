@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from cl.config.data import DataConfig
-from cl.data.datasets import load
-from cl.data.folders import list_images
-from cl.data.image_sets import ArraySet, measure_norm, stratified
+from cl.data.images import ArraySet, measure_norm, stratified
+from cl.data.sources.listing import list_images
+from cl.data.sources.registry import load
 from cl.errors import UserError
 from tests.conftest import TINY, Run
 from tests.pictures import plain, write_classes

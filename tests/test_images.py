@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from cl.data import manifest
 from cl.data.decode import BadImage, decode, read_image
+from cl.data.sources import manifest
 from cl.errors import UserError
 from tests.conftest import TINY, Run
 from tests.pictures import BAD, GOOD, plain, sixteen_bit, write_classes, write_odd

@@ -21,17 +21,17 @@ from cl.config.backbone import BackboneConfig
 from cl.config.optim import LinearOptimConfig
 from cl.config.programs import Linear
 from cl.config.run import RunConfig
-from cl.data.datasets import digits
-from cl.data.resident import Resident
-from cl.data.rows import CentreView
+from cl.data.executors.resident import Resident
 from cl.data.sampler import Pair, Share, TrainSampler
-from cl.data.view_spec import EvalSpec
-from cl.evaluation.cached import BothFlips, Course, fit, train_heads
+from cl.data.sources.registry import digits
+from cl.data.views.rows import CentreView
+from cl.data.views.spec import EvalSpec
 from cl.evaluation.features import Labelled
-from cl.evaluation.frozen import check_unchanged, copy_of
-from cl.evaluation.linear import LinearEvaluation
-from cl.evaluation.probes import probes, validate
-from cl.evaluation.shares import held_out, share_of_each_class
+from cl.evaluation.offline.feature_grid import BothFlips, Course, fit, train_heads
+from cl.evaluation.offline.feature_scores import probes, validate
+from cl.evaluation.offline.frozen_check import check_unchanged, copy_of
+from cl.evaluation.offline.label_split import held_out, share_of_each_class
+from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.nn.heads import linear_head
 from cl.optim.schedules import Budget, Schedule
 from tests.conftest import TINY, Run

@@ -14,9 +14,9 @@ from cl.batch import Batch
 from cl.cli import parse
 from cl.config.programs import Pretrain
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.datasets import digits, load
 from cl.data.sampler import EvalSampler, Share, TrainSampler
-from cl.data.view_spec import pretrain_views
+from cl.data.sources.registry import digits, load
+from cl.data.views.spec import pretrain_views
 from cl.errors import UserError
 from tests.pictures import plain, write_classes
 

@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cl.evaluation.plot_curves import read_rows, save_curves
-from cl.evaluation.plot_embedding import NAMED, pca, save_embedding, tsne
+from cl.evaluation.pictures.curves_picture import read_rows, save_curves
+from cl.evaluation.pictures.embedding_picture import NAMED, pca, save_embedding, tsne
 from tests.conftest import TINY, Run
 
 FIRST_20 = [f"_a$ {i}" for i in range(20)]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from cl import distributed
 from cl.config.methods import METHODS
 from cl.evaluation.features import in_order
-from cl.evaluation.metrics import EpochMeans
-from cl.evaluation.probe import probe_loss
+from cl.evaluation.online.metrics import EpochMeans
+from cl.evaluation.online.online_probe import probe_loss
 from cl.losses import barlow_twins_loss, nt_xent_loss
 from cl.nn.batch_norm import GlobalBatchNorm
 from cl.selfcheck import Outcome, largest_error, outcome

@@ -15,7 +15,7 @@ from pytorch_lightning import Trainer
 
 from cl.config.methods import METHODS
 from cl.config.resume import LAST, PREVIOUS
-from cl.run.trainer import Position
+from cl.run.train.trainer import Position
 from tests.conftest import ROOT, Run
 from tests.kills import differences
 from tests.pictures import write_classes

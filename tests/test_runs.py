@@ -152,8 +152,8 @@ def test_max_steps_ends_in_the_middle_of_an_epoch_with_an_evaluation(run: Run, f
 
 
 def test_each_epoch_reads_the_sampler_of_that_epoch(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cl.data.resident import Planned, Resident
-    from cl.data.rows import RandomViews
+    from cl.data.executors.resident import Planned, Resident
+    from cl.data.views.rows import RandomViews
 
     seen: list[int] = []
     read = Resident.read

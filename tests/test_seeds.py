@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cl.run import seeds
-from cl.run.seeds import without_seeds
+from cl.run.start import seeds
+from cl.run.start.seeds import without_seeds
 from tests.conftest import ROOT, TINY, Run
 
 SHORT = ["--max_steps", "2", "--limit_eval", "50"]
@@ -74,7 +74,7 @@ def test_a_request_to_end_reaches_the_running_seed(tmp_path: Path) -> None:
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from cl.cli import parse\n"
         "from cl.config.programs import Pretrain\n"
-        "from cl.run.seeds import run_each_seed\n"
+        "from cl.run.start.seeds import run_each_seed\n"
         "if '--seeds' in sys.argv:\n"
         "    sys.exit(run_each_seed(parse(Pretrain, sys.argv[1:]), 'simclr', str))\n"
         "print(os.getpid(), flush=True)\n"

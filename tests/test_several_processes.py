@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cl.run import launch
+from cl.run.start import processes
 from tests.conftest import ROOT
 from tests.pictures import write_classes
 
@@ -118,7 +118,7 @@ import os, sys
 sys.path.insert(0, {root!r})
 import torch
 from cl.distributed import connect, gather
-from cl.run.launch import rank_environments
+from cl.run.start.processes import rank_environments
 
 os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
 for round in range(6):
@@ -174,7 +174,7 @@ def test_slurms_words_become_torchruns(tmp_path: Path, monkeypatch: pytest.Monke
     slurm = {"PROCID": "5", "LOCALID": "1", "NTASKS": "8", "NODEID": "1", "JOB_ID": "4321", "JOB_NODELIST": "node[7-8]"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    launch._translate_slurm()
+    processes._translate_slurm()
     assert {name: os.environ[name] for name in made} == made
 
 

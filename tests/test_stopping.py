@@ -15,8 +15,8 @@ import torch
 
 from cl import cli
 from cl.methods import ContrastiveModule
-from cl.run.forward import HEARD
-from cl.run.launch import wait_for
+from cl.run.start.processes import wait_for
+from cl.run.start.signal_forwarding import HEARD
 from tests.conftest import ROOT, TINY, Run
 from tests.kills import write_images
 
@@ -173,7 +173,7 @@ def test_a_slurm_job_is_queued_again_when_its_time_is_nearly_up(answer: int, tmp
 
 HEARS_TWICE = """
 import os, signal, time
-from cl.run.signals import StopOnSignal
+from cl.run.train.stop_signals import StopOnSignal
 hears = StopOnSignal(None)
 hears.setup(None, None, "fit")
 os.kill(os.getpid(), signal.SIGINT)

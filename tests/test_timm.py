@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cl.backbones import build_backbone
-from cl.backbones.weights import load_whole
+from cl.backbones.loading import load_whole
 from cl.cli import parse
 from cl.config.backbone import BackboneConfig
 from cl.config.programs import Pretrain

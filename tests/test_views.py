@@ -10,9 +10,9 @@ from cl.cli import parse
 from cl.config.data import DATASETS
 from cl.config.programs import Pretrain
 from cl.config.views import PretrainViewsConfig
-from cl.data.apply_torchvision import apply_eval, apply_view, normalize
-from cl.data.draws import ViewParams, draw
-from cl.data.view_spec import EvalSpec, Views, ViewSpec, pretrain_views
+from cl.data.executors.torchvision import apply_eval, apply_view, normalize
+from cl.data.views.draws import ViewParams, draw
+from cl.data.views.spec import EvalSpec, Views, ViewSpec, pretrain_views
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import torchvision
 from safetensors.torch import save_file
 
 from cl.backbones import build_backbone
-from cl.backbones.weights import load_whole, start_from
+from cl.backbones.loading import load_whole, start_from
 from cl.cli import parse
 from cl.config.backbone import BackboneConfig
 from cl.config.programs import Linear
 from cl.errors import UserError
-from cl.run.pretrained import Pretrained, load_pretrained
+from cl.run.folder.load import Pretrained, load_pretrained
 from tests.conftest import TINY, Run
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"

@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cl.data.decode import Encoded, Opened, as_ppm
-from cl.data.draws import Ints
-from cl.data.image_sets import FileSet
-from cl.data.manifest import cache_folder, stamp
+from cl.data.images import FileSet
+from cl.data.sources.manifest import cache_folder, stamp
+from cl.data.views.draws import Ints
 from cl.errors import UserError
 
 SHORT_SIDE = 256  # pixels; smaller images stay as they are

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cl.cli import run
-from cl.data.folders import list_images
-from cl.data.manifest import bad_files, manifest_path
+from cl.data.sources.listing import list_images
+from cl.data.sources.manifest import bad_files, manifest_path
 from cl.errors import UserError
 
 

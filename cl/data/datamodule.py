@@ -7,16 +7,16 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from cl.config.data import DataConfig
-from cl.data.apply_dali import Dali, check_dali
-from cl.data.apply_host import Host
-from cl.data.apply_torchvision import Reference
 from cl.data.cache import SHORT_SIDE, cached
-from cl.data.image_sets import FileSet, ImageSet, Splits, Subset, stratified
+from cl.data.executors.dali import Dali, check_dali
+from cl.data.executors.resident import Resident, in_memory, resides
+from cl.data.executors.torchvision import Reference
+from cl.data.executors.workers import Host
+from cl.data.images import FileSet, ImageSet, Splits, Subset, stratified
 from cl.data.loader import EvalLoader, Executor, TrainLoader
-from cl.data.resident import Resident, in_memory, resides
-from cl.data.rows import CentreView, Look, RandomViews
 from cl.data.sampler import EvalSampler, Share, TrainSampler
-from cl.data.view_spec import EvalSpec, Views
+from cl.data.views.rows import CentreView, Look, RandomViews
+from cl.data.views.spec import EvalSpec, Views
 from cl.errors import UserError
 
 L = TypeVar("L", TrainLoader, EvalLoader)

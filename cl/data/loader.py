@@ -18,7 +18,7 @@ from cl.errors import Stopped
 
 
 class Executor(ABC):
-    """A way to make the views that were drawn: `apply_torchvision`, `apply_host`, `resident`, `apply_dali`."""
+    """A way to make the views that were drawn: `torchvision`, `workers`, `resident`, `dali`."""
 
     device: torch.device
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cl.data.draws import hash_words
+from cl.data.views.draws import hash_words
 from cl.errors import UserError
 
 Pair = tuple[int, int]  # epoch, index: a worker needs no more to draw an image's views

@@ -13,8 +13,8 @@ from cl.batch import Batch
 from cl.config.methods import MethodConfig
 from cl.config.programs import Pretrain
 from cl.distributed import rank
-from cl.evaluation.metrics import MeasuredModule
-from cl.evaluation.probe import probe_loss
+from cl.evaluation.online.metrics import MeasuredModule
+from cl.evaluation.online.online_probe import probe_loss
 from cl.nn.batch_norm import frozen_statistics
 from cl.nn.heads import linear_head
 from cl.optim import optimizer_of, with_schedule

@@ -1,0 +1,97 @@
+"""The reference executor: one image, one view, torchvision's own functions. Slow; the others are held to it.
+
+Crop and antialiased resize on uint8, everything from colour on in float32.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from cl.batch import Batch
+from cl.data.images import ImageSet
+from cl.data.loader import Executor
+from cl.data.sampler import Pair
+from cl.data.views.draws import Ints, ViewParams, crop_boxes, draw
+from cl.data.views.rows import Look, RandomViews
+from cl.data.views.spec import EvalSpec, Norm, ViewSpec
+
+
+class Reference(Executor):
+    """The executor of `--loader torchvision`: workers do everything."""
+
+    def __init__(self, images: ImageSet, look: Look, norm: Norm, device: torch.device) -> None:
+        self.images, self.look, self.norm, self.device = images, look, norm, device
+
+    def read(self, pairs: list[Pair]) -> Batch:
+        epoch, index = pairs[0][0], np.array([i for _, i in pairs])
+        images = [self.images.read(i) for i in index.tolist()]
+        if isinstance(self.look, RandomViews):
+            views = random_views(images, self.look, epoch, index)
+        else:
+            spec = self.look.spec
+            views = (torch.stack([apply_eval(image, spec) for image in images])[None],)
+        views = tuple(normalize(each, self.norm) for each in views)
+        return Batch(torch.from_numpy(index), views, torch.from_numpy(self.images.targets[index]))
+
+    def finish(self, read: Batch) -> Batch:
+        return read.to(self.device)
+
+
+def random_views(images: list[Tensor], look: RandomViews, epoch: int, index: Ints) -> tuple[Tensor, ...]:
+    """Per resolution, the views [V, B, C, S, S] of `images`, whose numbers in the data set are `index` [B]."""
+    sizes, views, number = np.array([image.shape[1:] for image in images]), [], 0
+    for same_size in look.views:
+        drawn = []
+        for spec in same_size:
+            params = draw(spec, look.seed, epoch, index, number)
+            boxes = crop_boxes(params, spec, sizes[:, 0], sizes[:, 1])
+            drawn.append(torch.stack([apply_view(image, spec, params, i, boxes[i]) for i, image in enumerate(images)]))
+            number += 1
+        views.append(torch.stack(drawn))
+    return tuple(views)
+
+
+def apply_view(image: Tensor, spec: ViewSpec, params: ViewParams, i: int, box: Ints) -> Tensor:
+    """View `i` of `params` of `image` [C, H, W] uint8 -> [C, size, size] float32 in [0, 1].
+
+    `box` [4] is the top, left, height and width of the crop (`draws.crop_boxes`).
+    """
+    top, left, height, width = box.tolist()
+    image = F.resized_crop(image, top, left, height, width, [spec.size, spec.size], antialias=True)
+    if params.flip[i]:
+        image = F.horizontal_flip(image)
+    image = F.to_dtype(image, torch.float32, scale=True)
+    if params.jitter[i]:
+        image = _jitter(image, spec, params, i)
+    if params.grey[i] and len(image) == 3:
+        image = F.rgb_to_grayscale(image, num_output_channels=3)
+    if params.blur[i]:
+        image = F.gaussian_blur(image, [spec.blur_kernel] * 2, [float(params.sigma[i])] * 2)
+    if params.solarize[i]:
+        image = F.solarize(image, threshold=128 / 255)
+    return image
+
+
+def _jitter(image: Tensor, spec: ViewSpec, params: ViewParams, i: int) -> Tensor:
+    """The colour operations of non-zero strength, in the drawn order."""
+    operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+    strengths = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
+    for k in params.order[i].tolist():
+        if strengths[k] > 0:
+            image = operations[k](image, float(params.factors[i, k]))
+    return image
+
+
+def apply_eval(image: Tensor, spec: EvalSpec) -> Tensor:
+    """The evaluation view of `image` [C, H, W] uint8 -> [C, size, size] float32 in [0, 1]."""
+    short = min(image.shape[1:])
+    # Far more than the crop will take stays, but a line of 1 x 1000 pixels does not become 256 x 256000.
+    image = F.center_crop(image, [min(side, 4 * short) for side in image.shape[1:]])
+    image = F.resize(image, [spec.resize], antialias=True)
+    return F.to_dtype(F.center_crop(image, [spec.size, spec.size]), torch.float32, scale=True)
+
+
+def normalize(view: Tensor, norm: Norm) -> Tensor:
+    """(view - mean) / std per channel; any [..., C, H, W]."""
+    return F.normalize(view, list(norm[0]), list(norm[1]))

@@ -1,0 +1,77 @@
+"""What a view is. Executors apply a spec with drawn parameters; they decide nothing themselves."""
+
+from dataclasses import dataclass
+
+from cl.config.views import PretrainViewsConfig, ViewsConfig
+
+Norm = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of the data set, per channel in [0, 1]
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """A random view: crop, flip, colour jitter, grey, blur, solarize, in this order (SimCLR's)."""
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)  # share of the area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width : height
+    flip_prob: float = 0.5
+    jitter_prob: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grey_prob: float = 0.0
+    blur_prob: float = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_prob: float = 0.0
+
+    @property
+    def blur_kernel(self) -> int:
+        """A tenth of the side, odd: 23 at 224 pixels (SimCLR, appendix A)."""
+        return max(3, 2 * int(0.1 * self.size / 2) + 1)
+
+
+@dataclass(frozen=True)
+class EvalSpec:
+    """The one deterministic view of evaluation: resize the short side, crop the centre."""
+
+    size: int
+
+    @property
+    def resize(self) -> int:
+        """256 for 224 as in the papers; small images are taken whole."""
+        return self.size if self.size <= 64 else round(self.size * 256 / 224)
+
+
+Views = tuple[tuple[ViewSpec, ...], ...]  # per resolution, the views in order
+
+
+def linear_views(config: ViewsConfig) -> Views:
+    """Crop and flip: the one training view of linear evaluation."""
+    return ((ViewSpec(config.crop_size, (config.min_scale, 1.0), flip_prob=config.flip_prob),),)
+
+
+def pretrain_views(config: PretrainViewsConfig) -> Views:
+    """The views of one image that the flags describe: full-size ones, then small crops of smaller parts (SwAV)."""
+    full = tuple(_view(config, number, config.crop_size, (config.min_scale, 1.0)) for number in range(config.n_crops))
+    if not config.multicrop:
+        return (full,)
+    low, high = config.small_scale
+    numbers = range(config.n_crops, config.n_crops + config.n_small_crops)
+    return full, tuple(_view(config, number, config.small_crop_size, (low, high)) for number in numbers)
+
+
+def _view(config: PretrainViewsConfig, number: int, size: int, scale: tuple[float, float]) -> ViewSpec:
+    return ViewSpec(
+        size=size,
+        scale=scale,
+        flip_prob=config.flip_prob,
+        jitter_prob=config.jitter_prob,
+        brightness=config.brightness,
+        contrast=config.contrast,
+        saturation=config.saturation,
+        hue=config.hue,
+        grey_prob=config.grey_prob,
+        blur_prob=config.gaussian_prob[number % len(config.gaussian_prob)],
+        solarize_prob=config.solarization_prob[number % len(config.solarization_prob)],
+    )

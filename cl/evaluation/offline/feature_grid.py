@@ -1,0 +1,119 @@
+"""Linear heads for a grid of rates and decays, trained together on features that are computed once.
+
+Every head is what torch's SGD would make of it alone; one batched product makes a grid little dearer than one head.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl.backbones import Backbone
+from cl.config.optim import OptimConfig
+from cl.config.run import RunConfig
+from cl.data.sampler import Share, TrainSampler
+from cl.data.views.draws import hash_words
+from cl.evaluation.features import Labelled
+from cl.evaluation.offline.label_split import held_out
+from cl.evaluation.offline.linear_evaluation import LinearEvaluation
+from cl.evaluation.online.online_probe import probe_loss
+from cl.optim.schedules import Budget, Schedule
+
+_MIRROR = 0x3144  # keeps the hash of the mirrored images apart from the others
+
+
+class BothFlips(nn.Module):
+    """Images [B, C, H, W] -> features [B, V, F]: of the image, and with `mirrors` of its mirror image too."""
+
+    def __init__(self, backbone: Backbone, mirrors: bool) -> None:
+        super().__init__()
+        self.backbone, self.mirrors = backbone, mirrors
+
+    def forward(self, images: Tensor) -> Tensor:
+        views = [images, images.flip(-1)] if self.mirrors else [images]
+        return torch.stack([self.backbone(view) for view in views], dim=1)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long heads are trained, and on which batches: those of one process, whatever the number of processes."""
+
+    run: RunConfig
+    batch: int
+    flip_prob: float
+    fill: bool
+
+    def sampler(self, images: int) -> TrainSampler:
+        return TrainSampler(images, min(self.batch, images), self.run.seed, Share(0, 1), self.fill)
+
+
+@torch.no_grad()
+def fit(linear: LinearEvaluation, train: Labelled, course: Course) -> None:
+    """Pick a pair on the held-out tenth, if there are several, and train the head of that pair on all of `train`."""
+    bank = Labelled(train.features[:, 0], train.targets)
+    if len(linear.pairs) > 1:
+        rest, picking = map(torch.from_numpy, held_out(train.targets.cpu().numpy()))
+        heads = train_heads(Labelled(train.features[rest], train.targets[rest]), linear.head, linear.pairs, course)
+        guesses = logits_of(heads, with_ones(bank.features[picking])).argmax(dim=2)
+        right = guesses == bank.targets[picking, None]
+        linear.pick(tuple(right.double().mean(dim=0).tolist()))
+    (head,) = train_heads(train, linear.head, [linear.pairs[linear.best]], course)
+    linear.head.weight.copy_(head[:, :-1])
+    linear.head.bias.copy_(head[:, -1])
+    logits = linear.head(bank.features)
+    linear.means.add("loss", probe_loss(logits, bank.targets)[1], len(logits))
+    linear.add_accuracy(f"{linear.name}/train", logits, bank.targets)
+
+
+def gradient_of(heads: Tensor, x: Tensor, target: Tensor) -> Tensor:
+    """The gradient of each head's mean cross-entropy, [G, C, F + 1].
+
+    Args:
+        heads: [G, C, F + 1]; the last column is the bias.
+        x: [B, F + 1] features, the last of them 1.
+        target: [B] int64 in [0, C).
+    """
+    error = logits_of(heads, x).softmax(dim=2) - F.one_hot(target, heads.shape[1])[:, None]
+    return (error.flatten(1).T @ x).view_as(heads) / len(x)
+
+
+def logits_of(heads: Tensor, x: Tensor) -> Tensor:
+    """[B, G, C] of heads [G, C, F + 1] and features [B, F + 1]."""
+    return (x @ heads.flatten(0, 1).T).unflatten(1, heads.shape[:2])
+
+
+def with_ones(features: Tensor) -> Tensor:
+    """[..., F] -> [..., F + 1]: what the bias is multiplied with."""
+    return F.pad(features, (0, 1), value=1.0)
+
+
+def train_heads(images: Labelled, head: nn.Linear, pairs: Sequence[OptimConfig], course: Course) -> Tensor:
+    """Heads [G, C, F + 1] that start as `head`, one for each pair, after SGD on features [N, V, F] of V flips."""
+    x, targets = with_ones(images.features), images.targets
+    sampler = course.sampler(len(targets))
+    budget = Budget.of(course.run, sampler.batch_size, len(sampler))
+    schedule = Schedule.of(pairs[0], budget)
+    heads = torch.cat([head.weight, head.bias[:, None]], dim=1).detach().to(x).repeat(len(pairs), 1, 1)
+    velocity = torch.zeros_like(heads)
+    rates = x.new_tensor([pair.scaled_lr(budget.global_batch) for pair in pairs])[:, None, None]
+    decays = x.new_tensor([pair.weight_decay for pair in pairs])[:, None, None]
+    for step, (index, flip) in enumerate(islice(_batches(sampler, course), budget.steps)):
+        chosen = x[index, flip % x.shape[1]]
+        velocity.mul_(pairs[0].momentum).add_(gradient_of(heads, chosen, targets[index])).addcmul_(decays, heads)
+        heads.addcmul_(rates * schedule(step), velocity, value=-1)
+    return heads
+
+
+def _batches(sampler: TrainSampler, course: Course) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices [B] and whether each is mirrored [B], epoch after epoch."""
+    for epoch in count():
+        sampler.epoch = epoch
+        words = hash_words(_MIRROR, course.run.seed, epoch, np.arange(sampler.images))
+        flips = torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53 < course.flip_prob).long()
+        for pairs in sampler:
+            index = torch.tensor([i for _, i in pairs])
+            yield index, flips[index]

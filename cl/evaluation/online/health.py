@@ -1,0 +1,111 @@
+"""Is the embedding alive? A collapsed network has a fine loss (SimSiam's goes to -1), so other numbers have to tell."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from cl.batch import Batch
+from cl.evaluation.features import evaluating, in_order
+from cl.evaluation.online.metrics import MeasuredModule
+
+IMAGES = 4096  # at most: enough for a rank of hundreds, and seconds even on a CPU
+FIRST_STEPS, FEWEST = 50, 16  # no verdict before so many steps, or from fewer images
+
+
+class Health(NamedTuple):
+    """What projections of two views say about a representation."""
+
+    std: float  # mean over dimensions, times sqrt(D): 1 if directions are spread evenly, 0 if all are equal
+    rank: float  # effective rank, of at most min(N, D)
+    alignment: float  # mean squared distance of the two views of an image
+    uniformity: float  # log of the mean Gaussian potential between images; lower is more spread out
+    positive_cosine: float  # mean, between the two views of an image
+    negative_cosine: float  # mean, between different images
+
+
+def health(z1: Tensor, z2: Tensor) -> Health:
+    """Diagnostics of the l2-normalised projections of two views of the same images.
+
+    The standard deviation is SimSiam's (arXiv 2011.10566, section 4.1), the rank RankMe (arXiv 2210.02885, eq. 1: the
+    exponential of the entropy of the singular values), alignment (exponent 2) and uniformity (t = 2) are those of
+    arXiv 2005.10242. Rank, standard deviation, uniformity and negatives are of the first view.
+
+    Args:
+        z1: [N, D] projections, N at least 2, any scale; normalised here.
+        z2: [N, D] of the other view.
+    """
+    if not (z1.isfinite().all() and z2.isfinite().all()):
+        return Health(*[math.nan] * len(Health._fields))
+    z1, z2 = F.normalize(z1.double(), dim=1), F.normalize(z2.double(), dim=1)
+    n, dim = z1.shape
+    cosine = z1 @ z1.T
+    gram = cosine if n < dim else z1.T @ z1  # its eigenvalues are the squares of the singular values of z1
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    p = singular / singular.sum().clamp(min=1e-12)
+    others = cosine[~torch.eye(n, dtype=torch.bool, device=z1.device)]
+    return Health(
+        std=float(z1.std(dim=0, correction=0).mean() * dim**0.5),
+        rank=float(torch.special.entr(p).sum().exp()),
+        alignment=float((z1 - z2).square().sum(dim=1).mean()),
+        uniformity=float((4 * (others - 1)).exp().mean().log()),  # -2 |a - b|^2 = 4 (<a, b> - 1)
+        positive_cosine=float((z1 * z2).sum(dim=1).mean()),
+        negative_cosine=float(others.mean()),
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the numbers mean, in a line; `alarm` if something is wrong, `collapsed` if nothing can be saved."""
+
+    text: str
+    alarm: bool = False
+    collapsed: bool = False
+
+
+def verdict(found: Health, images: int, dim: int, step: int, steps: int) -> Verdict | None:
+    """The verdict after `step` of `steps` optimizer steps; None while there is too little to go by."""
+    if step < FIRST_STEPS or images < FEWEST:
+        return None
+    seen = f"std x sqrt(d) {found.std:.2f}, rank {found.rank:.1f} of {dim}"
+    if not (found.std >= 0.1 and found.rank >= 2):  # NaN is no better
+        return Verdict(f"collapsed: {seen}; the usual cure is a lower --lr", alarm=True, collapsed=True)
+    if step > steps / 10 and found.rank < 0.02 * min(images, dim):
+        return Verdict(f"partial collapse: rank {found.rank:.0f} of {dim}", alarm=True)
+    return Verdict(f"no collapse: {seen}")
+
+
+class Diagnostics(Callback):
+    """Health of the projections after every epoch, and a line when its verdict becomes, or ceases to be, an alarm."""
+
+    def __init__(self, views: Iterable[Batch], embed: Callable[[Tensor], Tensor], steps: int, stop: bool) -> None:
+        self.views, self.embed, self.steps, self.stop = views, embed, steps, stop
+        self.last: Verdict | None = None
+        self.stopped = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self.last) if self.last else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last = Verdict(**state_dict) if state_dict else None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MeasuredModule)
+        with evaluating(pl_module):
+            batches = (batch.to(pl_module.device) for batch in self.views)
+            found = [(batch.index, *map(self.embed, batch.views[0][:2])) for batch in batches]
+        z1, z2 = in_order(*(torch.cat(each) for each in zip(*found, strict=True)))
+        if len(z1) < 2:
+            return
+        measured = health(z1, z2)
+        pl_module.evaluated |= {f"health/{name}": value for name, value in measured._asdict().items()}
+        before, self.last = self.last, verdict(measured, len(z1), z1.shape[1], trainer.global_step, self.steps)
+        if self.last is not None and self.last.alarm != (before is not None and before.alarm):
+            pl_module.remarks.append(self.last.text)
+        self.stopped = self.stop and self.last is not None and self.last.collapsed
+        trainer.should_stop = trainer.should_stop or self.stopped

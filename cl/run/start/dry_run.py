@@ -1,0 +1,141 @@
+"""`--dry_run`: what a training will cost, from a few real steps. Nothing is trained: the network is thrown away."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cl.batch import Batch
+from cl.cli import Resolved
+from cl.data.datamodule import ImageData
+from cl.errors import UserError
+from cl.evaluation.features import evaluating
+from cl.evaluation.pictures.views_picture import save_views
+from cl.run.start.batch_search import largest_batch
+from cl.run.start.memory import Peak
+from cl.run.start.plan import Plan, banner_row
+from cl.run.start.processes import Trained, prepare
+
+MEASURED, PATIENCE = 3, 60  # steps after the first one; seconds after which no other is begun
+HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+
+
+def dry_run(resolved: Resolved[Any], plan: Plan, module: Trained, data: ImageData, folder: Path) -> str:
+    """Size, FLOPs, memory and time of a training, or the batch that fits; the views of the real loader in `folder`."""
+    config, device = resolved.config, plan.devices.device(0)
+    side = data.settings.views[0][0].size
+    flops = flops_of(module.backbone, torch.zeros(1, config.data.in_channels, side, side))
+    rows = {
+        "parameters": ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in parameters_of(module).items()),
+        "FLOPs": f"{flops / 1e9:.3g} billion for an image of {side} x {side} pixels (backbone, forward, a multiply-add "
+        "is two)",
+    }
+    prepare(module.to(device), config.device, plan.devices)
+    step, batches = Step(module, config.device.precision), endless(data)
+    if resolved.auto_batch:
+        batch, together = next(batches), data.settings.together
+        most = len(data.splits.train) // (plan.devices.processes * data.settings.accumulate)
+        said = largest_batch(lambda images: step(of_size(batch, images * together)), most, device)
+    else:
+        batch, said, found = measure(step, batches, plan)
+        rows |= found
+    save_views(batch, data.splits.train, data.splits.norm, folder / "views.png")
+    lines = [line for name, text in rows.items() for line in banner_row(name, text)]
+    return "\n".join([*lines, said, f"the views are in {folder / 'views.png'}; nothing was trained"])
+
+
+def parameters_of(module: nn.Module) -> dict[str, int]:
+    """How many each part has."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_children()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def flops_of(backbone: nn.Module, images: Tensor) -> int:
+    """Of a forward pass in evaluation mode; each multiply-add of a convolution or a matrix product counts as two."""
+    with evaluating(backbone), FlopCounterMode(display=False) as counter:
+        backbone(images)
+    return int(counter.get_total_flops())
+
+
+def endless(data: ImageData) -> Iterator[Batch]:
+    """Training batches, epoch after epoch."""
+    loader = data.train_dataloader()
+    for epoch in count():
+        loader.set_epoch(epoch)
+        yield from loader
+
+
+def of_size(batch: Batch, images: int) -> Batch:
+    """So many images with the views of `batch`, over and over."""
+    rows = torch.arange(images) % len(batch.index)
+    return Batch(torch.arange(images), tuple(views[:, rows] for views in batch.views), batch.target[rows])
+
+
+class Step:
+    """What the trainer does with a batch: forward, backward, optimizer."""
+
+    def __init__(self, module: Trained, precision: str) -> None:
+        self.module, self.device = module, module.device
+        self.half = HALF.get(precision)
+        self.optimizer = module.configure_optimizers()["optimizer"]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss; it is there when this returns."""
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+            loss = self.module.training_step(batch.to(self.device), 0)
+        loss.backward()
+        self.optimizer.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return loss.detach()
+
+    def gradient_norm(self) -> float:
+        gradients = (p.grad for p in self.module.parameters())
+        return sum(float(gradient.norm()) ** 2 for gradient in gradients if gradient is not None) ** 0.5
+
+
+def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, str, dict[str, str]]:
+    """The first batch, its loss and gradient in words, and what some steps took."""
+    both = " with the online head's" if "online_head" in dict(step.module.named_children()) else ""
+    peak, began = Peak(step.device), time.perf_counter()
+    batch = next(batches)
+    try:
+        said = f"one step: loss {step(batch):.3f}{both}, gradient norm {step.gradient_norm():.3f}"
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"--batch_size: got {len(batch.index)}, more than fits into the memory of the GPU, expected less: "
+            "--batch_size auto --dry_run says how much"
+        ) from None
+    first = time.perf_counter()
+    times, waits = [first - began], [0.0]
+    while len(times) <= MEASURED and time.perf_counter() - began < PATIENCE:
+        asked = time.perf_counter()
+        another = next(batches)
+        waits.append(time.perf_counter() - asked)
+        step(another)
+        times.append(time.perf_counter() - asked)
+    if len(times) > 1:  # the first one warms up
+        times, waits = times[1:], waits[1:]
+    seconds, budget = statistics.median(times) * plan.accumulate, plan.budget
+    epoch, whole = (shown_time(seconds * steps) for steps in (budget.steps_per_epoch, budget.steps))
+    alone = f" of one process of {plan.devices.processes}" if plan.devices.processes > 1 else ""
+    took = {
+        "memory": str(peak),
+        "time": f"{shown_time(seconds)} a step{alone} (median of {len(times)}), {sum(waits) / sum(times):.0%} of it "
+        f"waiting for data; {epoch} an epoch, {whole} for all {budget.steps} steps, evaluation not counted",
+    }
+    return batch, said, took
+
+
+def shown_time(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -1,0 +1,56 @@
+"""`--seeds 0 1 2`: this command once per seed, one after the other."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cl.cli import Resolved
+from cl.config.flags import shown
+from cl.config.programs import Linear, Pretrain
+from cl.errors import UserError
+from cl.run.start.signal_forwarding import forwarded
+
+
+def run_each_seed(
+    resolved: Resolved[Pretrain] | Resolved[Linear], kind: str, report: Callable[[Sequence[Path]], str]
+) -> int:
+    """Start this program for each seed and print the `report` of their folders; the exit code of one that fails."""
+    run = resolved.config.run
+    seeds = run.seeds[:1] if run.dry_run else run.seeds
+    if resolved.origins["seed"] == "typed":
+        raise UserError(f"--seed: got {run.seed} with --seeds {shown(run.seeds)}, expected one of the two")
+    if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        raise UserError(f"--seeds: got {shown(run.seeds)} under a launcher, expected a launch with --seed for each")
+    name = run.new_id(kind, resolved.config.data.dataset)
+    folders = [Path(run.output_dir) / f"{name}-seed{seed}" for seed in seeds]
+    for number, (seed, folder) in enumerate(zip(seeds, folders, strict=True), start=1):
+        print(f"seed {seed}, run {number} of {len(seeds)}\n", flush=True)
+        own = ["--seed", str(seed), "--run_id", folder.name]
+        code = _finish([sys.executable, sys.argv[0], *without_seeds(resolved.argv), *own])
+        if code:
+            rest = f"; not started: {shown(seeds[number:])}" if number < len(seeds) else ""
+            print(f"seed {seed} ended with exit code {code}{rest}", file=sys.stderr)
+            return code
+        print(flush=True)
+    if not run.dry_run:
+        print(report(folders))
+    return 0
+
+
+def without_seeds(argv: Sequence[str]) -> list[str]:
+    """`argv` without --seeds and its values."""
+    kept, inside = [], False
+    for word in argv:
+        inside = word.split("=")[0] == "--seeds" or (inside and not word.startswith("-"))
+        if not inside:
+            kept.append(word)
+    return kept
+
+
+def _finish(command: Sequence[str]) -> int:
+    """The command's exit code; a signal goes on to it, so that it stops well and does not live on alone."""
+    with subprocess.Popen(command, start_new_session=True) as child, forwarded([child]):
+        code = child.wait()
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,93 @@
+"""What one sees of a running training: a bar per epoch on a terminal, one line per epoch everywhere; and timing.csv."""
+
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from cl.batch import Batch
+from cl.evaluation.online.metrics import MeasuredModule, shown_metric
+from cl.run.train.loggers import Table
+
+SHORT = {  # columns of metrics.csv -> what a line says
+    "online_linear/train_top1": "online",
+    "online_linear/val_top1": "val",
+    "knn/val_top1": "kNN",
+    "health/rank": "rank",
+    "offline_linear/train_top1": "train",
+    "offline_linear/val_top1": "val",
+    "offline_linear/held_out_top1": "held out",
+    "finetuned/train_top1": "train",
+    "finetuned/val_top1": "val",
+}
+REFRESH = 0.5  # seconds between looks at the loss: each look waits for the device
+
+
+class Progress(Callback):
+    """Measures each epoch, shows it, and appends it to timing.csv."""
+
+    def __init__(self, folder: Path) -> None:
+        self.timing = Table(folder / "timing.csv")
+        self._bar = tqdm(disable=True)
+
+    @property
+    def images_per_second(self) -> float:
+        """The median epoch's."""
+        return statistics.median(float(row["images_per_second"]) for row in self.timing.rows)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._open(trainer)  # a run that goes on within an epoch has no start of it
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._open(trainer)
+
+    def _open(self, trainer: Trainer) -> None:
+        self._images, self._waited = 0, 0.0
+        self._began = self._batch_ended = self._refreshed = time.perf_counter()
+        self._bar.close()
+        self._bar = tqdm(
+            initial=trainer.fit_loop.epoch_loop.batch_progress.current.ready,
+            total=int(trainer.num_training_batches),
+            desc=self._title(trainer),
+            leave=False,
+            unit="step",
+            disable=not (trainer.is_global_zero and sys.stdout.isatty()),
+            file=sys.stdout,
+        )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        self._waited += time.perf_counter() - self._batch_ended
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._images += len(batch.index) * trainer.world_size
+        self._batch_ended = time.perf_counter()
+        assert isinstance(pl_module, MeasuredModule)
+        if not self._bar.disable and self._batch_ended - self._refreshed > REFRESH:
+            self._bar.set_postfix_str(self._line(pl_module.epoch_metrics(everywhere=False)), refresh=False)
+            self._refreshed = self._batch_ended
+        self._bar.update()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MeasuredModule)
+        self._bar.close()
+        line = self._line(pl_module.epoch_metrics())
+        if trainer.is_global_zero:
+            print("\n".join([f"{self._title(trainer)}  {line}", *pl_module.remarks]), flush=True)
+            training, whole = self._batch_ended - self._began, time.perf_counter() - self._began
+            row = {"epoch": trainer.current_epoch + 1, "images_per_second": self._images / training, "seconds": whole}
+            self.timing.append(row | {"training_seconds": training, "waiting_share": self._waited / training})
+
+    def _title(self, trainer: Trainer) -> str:
+        return f"epoch {trainer.current_epoch + 1:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
+
+    def _line(self, metrics: Mapping[str, float]) -> str:
+        speed = self._images / (self._batch_ended - self._began)
+        measured = [f"{short} {shown_metric(name, metrics[name])}" for name, short in SHORT.items() if name in metrics]
+        return "  ".join([f"loss {metrics['loss']:.3f}", *measured, f"{speed:.0f} images/s"])

@@ -1,0 +1,96 @@
+"""Lightning's Trainer with this toolkit's choices."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import Logger
+
+from cl.cli import Resolved
+from cl.data.loader import TrainLoader
+from cl.distributed import rank
+from cl.run.folder.checkpoint import AtomicCheckpointIO, SaveLast
+from cl.run.folder.run_folder import plain_values
+from cl.run.start.plan import Plan
+from cl.run.train.loggers import CSVLog
+from cl.run.train.stop_signals import StopOnSignal, without_lightnings_handlers
+from cl.run.train.wandb_log import WandbLog
+
+
+class Position(Callback):
+    """Tells the training loader which epoch begins and which batches the optimizer has consumed."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _train_loader(trainer).set_epoch(trainer.current_epoch)
+
+    def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
+        _train_loader(trainer).step_done()
+
+
+class StopAt(Callback):
+    """End after so many steps with a validation; Lightning's own limit has none in the middle of an epoch."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
+        if trainer.global_step >= self.steps:
+            trainer.should_stop = True
+
+
+def _train_loader(trainer: Trainer) -> TrainLoader:
+    loader = trainer.train_dataloader
+    assert isinstance(loader, TrainLoader)
+    return loader
+
+
+def build_trainer(
+    resolved: Resolved[Any], plan: Plan, folder: Path, save: SaveLast, callbacks: Sequence[Callback]
+) -> Trainer:
+    """A Trainer that samples, saves, shows and ends as `cl` does, not as Lightning does by itself."""
+    quiet_lightning()
+    run = resolved.config.run
+    trainer = Trainer(
+        accelerator=plan.devices.accelerator,
+        devices=plan.devices.devices,
+        num_nodes=plan.devices.nodes,
+        accumulate_grad_batches=plan.accumulate,
+        precision=resolved.config.device.precision,
+        deterministic=resolved.config.device.deterministic,
+        strategy="ddp" if plan.devices.processes > 1 else "auto",
+        max_epochs=plan.budget.epochs,  # no max_steps: with it Lightning takes an epoch that was saved for a broken one
+        limit_train_batches=1 if run.fast_dev_run else None,
+        limit_val_batches=1 if run.fast_dev_run else None,
+        logger=build_loggers(resolved, folder),
+        callbacks=[Position(), StopAt(plan.budget.steps), *callbacks, StopOnSignal(save), save],
+        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    without_lightnings_handlers(trainer)
+    return trainer
+
+
+def build_loggers(resolved: Resolved[Any], folder: Path) -> list[Logger]:
+    """metrics.csv, and wandb where it is asked for."""
+    run = resolved.config.run
+    loggers: list[Logger] = [CSVLog(folder)]
+    if (run.wandb or run.project) and rank() == 0:
+        loggers.append(WandbLog(run, folder, plain_values(resolved)))
+    return loggers
+
+
+def quiet_lightning() -> None:
+    """No device lists, tips and advice on stderr: the banner says what matters."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for category in (UserWarning, FutureWarning, RuntimeWarning):
+        warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
+    warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")  # the banner warns
