@@ -19,58 +19,60 @@ def main(argv: Sequence[str]) -> None:
     if config.run.seeds:
         sys.exit(run_each_seed(resolved, config.method.method, report))
 
-    import torch  # here and below: --help and refusals need not wait six seconds for it
+    import torch  # here and below: --help and refusals must not wait six seconds for it
 
-    from cl.backbones.loading import start_from
-    from cl.backbones.timm import check_name
-    from cl.data.datamodule import ImageData, LoaderSettings
+    from cl.backbones.timm import check_encoder
+    from cl.data.datamodule import ImageData, pretrain_settings
     from cl.data.sources.registry import load
-    from cl.data.views.spec import pretrain_views
-    from cl.distributed import disconnect, first_rank_first
-    from cl.methods import build_method
+    from cl.distributed import disconnect, rank_zero_first
+    from cl.methods import build_method, load_initial_weights
+    from cl.run.folder.checkpoint import SaveLast
+    from cl.run.folder.closing import write_summary
     from cl.run.folder.export import export
     from cl.run.folder.load import card_of
-    from cl.run.folder.summary import close, next_step
     from cl.run.start.devices import usable_devices
-    from cl.run.start.opening import begin
-    from cl.run.start.plan import Plan
-    from cl.run.start.processes import own_device, share_of
+    from cl.run.start.dry_run import dry_run
+    from cl.run.start.network import prepare_network
+    from cl.run.start.opening import announce, open_run
+    from cl.run.start.plan import make_plan
+    from cl.run.start.processes import join_processes, own_device, processes_missing, start_processes
+    from cl.run.train.pretraining import closing_text, collapse_alarm, measure_pretraining, pictures
+    from cl.run.train.progress import Progress
+    from cl.run.train.skipped_steps import SkipNonFinite
     from cl.run.train.trainer import build_trainer
-    from cl.run.train.watch import watch
 
     devices = usable_devices(config)
-    if config.backbone.timm_name is not None:
-        check_name(config.backbone.timm_name, "encoder")
-    share = share_of(config, devices)
-    splits = first_rank_first(lambda: load(config.data))
-    batches = config.optim.accumulate, config.batches_per_loss
-    views, device = pretrain_views(config.views), own_device(devices)
-    feed = LoaderSettings(config.data, views, config.run.seed, share, device, *batches)
-    data = ImageData(splits, feed)
+    check_encoder(config.backbone)
+    if processes_missing(config, devices):
+        sys.exit(start_processes(devices))
+    ranks = join_processes(config, devices)
+    splits = rank_zero_first(lambda: load(config.data))
+    data = ImageData(splits, pretrain_settings(config, ranks, own_device(devices)))
     torch.manual_seed(config.run.seed)
-    plan = Plan.of(f"{config.method.method} on {config.data.dataset}", config, data, devices)
+    plan = make_plan(f"{config.method.method} on {config.data.dataset}", config, data, devices)
     method = build_method(config, plan.classes, plan.budget)
-    weights = ""
-    if config.backbone.init_from:
-        weights = start_from(method.backbone, config.backbone, config.views.crop_size, config.data.in_channels)
-    start = begin(resolved, config.method.method, plan, method, data, weights)
-    if start is None:
-        return
+    weights = load_initial_weights(method, config)
+    start = open_run(resolved, config.method.method, plan, data, method)
+    announce(resolved, plan, start, data, weights)
+    if config.run.dry_run:
+        return print(dry_run(resolved, plan, method, data, start.folder))
 
-    folder = start.folder
-    watched = watch(config, method, data, plan, folder)
-    trainer = build_trainer(resolved, plan, folder, watched.save, watched.callbacks)
+    prepare_network(method, config.device, devices)
+    save = SaveLast(start.folder, config, data.splits)
+    progress = Progress(start.folder)
+    alarm = collapse_alarm(config, data, plan)
+    measure = measure_pretraining(config, method, data, plan)
+    skip = SkipNonFinite(save, config.online.max_skipped_steps)
+    callbacks = [*pictures(config, data, start.folder), measure, progress, alarm, skip]
+    trainer = build_trainer(resolved, plan, start.folder, save, callbacks)
     trainer.fit(method, data, ckpt_path=start.checkpoint, weights_only=True)
     disconnect()
 
-    if share.rank == 0:
-        export(method.backbone, card_of(watched.save.facts, method.row), folder)
-        print("\n" + close(folder, watched.columns, method.row, watched.progress.images_per_second))
-        if watched.diagnostics.last:
-            print("\n" + watched.diagnostics.last.text)
-        if not watched.diagnostics.stopped:
-            print("\n" + next_step(resolved, folder, labelled=bool(splits.classes)))
-    if watched.diagnostics.stopped:
+    if ranks.rank == 0:
+        export(method.backbone, card_of(save.facts, method.row), start.folder)
+        write_summary(start.folder, method.row, progress.images_per_second)
+        print(closing_text(resolved, plan, method.row, progress.images_per_second, alarm, start.folder))
+    if alarm.stopped:
         sys.exit(1)
 
 

@@ -2,12 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 from cl.cli import parse, run
 from cl.config.programs import Linear
 from cl.data.sources.listing import check_folders
-from cl.errors import UserError
 from cl.report import report
 from cl.run.start.seeds import run_each_seed
 
@@ -21,57 +19,61 @@ def main(argv: Sequence[str]) -> None:
     if config.run.seeds:
         sys.exit(run_each_seed(resolved, "linear", report))
 
-    import torch  # here and below: --help and refusals need not wait six seconds for it
+    import torch  # here and below: --help and refusals must not wait six seconds for it
 
-    from cl.data.datamodule import ImageData, LoaderSettings
     from cl.data.sources.registry import load
-    from cl.data.views.spec import linear_views
-    from cl.distributed import disconnect, first_rank_first
-    from cl.evaluation.offline.frozen_check import check_unchanged, copy_of
-    from cl.evaluation.offline.label_split import GridData, with_labels
+    from cl.distributed import disconnect, rank_zero_first
+    from cl.evaluation.offline.cached_protocol import evaluate_cached
+    from cl.evaluation.offline.frozen_check import check_unchanged, snapshot
+    from cl.evaluation.offline.label_split import evaluation_data, labelled_splits
     from cl.evaluation.offline.linear_evaluation import LinearEvaluation
+    from cl.evaluation.offline.standard_protocol import measure_linear
+    from cl.run.folder.checkpoint import SaveLast
+    from cl.run.folder.linear_results import linear_text, save_linear_results
     from cl.run.folder.load import load_pretrained
-    from cl.run.folder.summary import close, picked, probe_table
     from cl.run.start.devices import usable_devices
-    from cl.run.start.opening import begin
-    from cl.run.start.plan import Plan
-    from cl.run.start.processes import own_device, share_of
-    from cl.run.train.protocols import PROTOCOLS, Evaluation, leave
+    from cl.run.start.dry_run import dry_run
+    from cl.run.start.network import prepare_network
+    from cl.run.start.opening import announce, open_run
+    from cl.run.start.plan import make_plan
+    from cl.run.start.processes import join_processes, own_device, processes_missing, start_processes
+    from cl.run.train.progress import Progress
+    from cl.run.train.trainer import build_trainer, log_cached
 
     devices = usable_devices(config)
-    share = share_of(config, devices)
+    if processes_missing(config, devices):
+        sys.exit(start_processes(devices))
+    ranks = join_processes(config, devices)
     pretrained = load_pretrained(config)
-    splits = first_rank_first(lambda: load(config.data)).labelled()
-    splits = replace(splits, norm=pretrained.norm or splits.norm)
-    if not splits.classes:
-        raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
-    if pretrained.crop_size not in (None, config.views.crop_size):
-        note = f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {pretrained.crop_size} pixels"
-        splits = replace(splits, notes=(*splits.notes, note))
-    splits = with_labels(splits, config.linear.label_fraction, config.run.seed)
-    views, device = linear_views(config.views), own_device(devices)
-    settings = LoaderSettings(config.data, views, config.run.seed, share, device)
-    data = GridData(splits, settings) if config.holds_out else ImageData(splits, settings)
+    splits = labelled_splits(rank_zero_first(lambda: load(config.data)), config, pretrained.norm, pretrained.crop_size)
+    data = evaluation_data(splits, config, ranks, own_device(devices))
     torch.manual_seed(config.run.seed)
-    plan = Plan.of(f"linear evaluation on {config.data.dataset}", config, data, devices)
-    before = copy_of(pretrained.backbone)
+    plan = make_plan(f"linear evaluation on {config.data.dataset}", config, data, devices)
+    loaded = snapshot(pretrained.backbone)
     linear = LinearEvaluation(pretrained.backbone, plan.classes, config, plan.budget)
-    start = begin(resolved, "linear", plan, linear, data, pretrained.report)
-    if start is None:
-        return
+    start = open_run(resolved, "linear", plan, data, linear)
+    announce(resolved, plan, start, data, pretrained.report)
+    if config.run.dry_run:
+        return print(dry_run(resolved, plan, linear, data, start.folder))
 
-    images_per_second = PROTOCOLS[config.linear.protocol](Evaluation(resolved, plan, data, linear, start))
+    prepare_network(linear, config.device, devices)
+    if config.linear.protocol == "cached":
+        result = evaluate_cached(linear, data, config)
+        images_per_second = result.images_per_second
+        log_cached(result, resolved, plan, start.folder)
+    else:
+        progress = Progress(start.folder)
+        save = SaveLast(start.folder, config, data.splits)
+        trainer = build_trainer(resolved, plan, start.folder, save, [measure_linear(data, config), progress])
+        trainer.fit(linear, data, ckpt_path=start.checkpoint, weights_only=True)
+        images_per_second = progress.images_per_second
     if not config.linear.finetune:
-        check_unchanged(linear.backbone, before)
+        check_unchanged(linear.backbone, loaded)
     disconnect()
 
-    if share.rank > 0:
-        return
-    leave(linear, start.folder)
-    columns = {linear.name.replace("_", " "): f"{linear.name}/val_top1", "top-5": f"{linear.name}/val_top5"}
-    table = close(start.folder, columns, linear.row, images_per_second)
-    for text in filter(None, (table, probe_table(linear.row, len(splits.train)), picked(linear))):
-        print("\n" + text)
+    if ranks.rank == 0:
+        save_linear_results(linear, images_per_second, start.folder)
+        print(linear_text(linear, images_per_second, len(splits.train), start.folder))
 
 
 if __name__ == "__main__":

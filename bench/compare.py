@@ -39,15 +39,15 @@ from cl.backbones.backbone import Backbone
 from cl.cli import parse
 from cl.config.programs import Linear
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.sampler import Share
+from cl.data.sampler import RankSlice
 from cl.data.sources.registry import load
 from cl.data.views.spec import linear_views
 from cl.evaluation.features import Labelled, features_of
-from cl.evaluation.offline.feature_grid import BothFlips, Course, fit
+from cl.evaluation.offline.feature_grid import HeadTraining, MirrorFeatures, fit
 from cl.evaluation.offline.feature_scores import validate
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.optim.schedules import Budget
-from cl.run.train.loggers import Table
+from cl.run.folder.tables import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 STRENGTH = [
@@ -146,12 +146,12 @@ class Sweep(NamedTuple):
     def pixels(self) -> dict[str, float]:
         """What main_linear would say of a backbone that gives its input back."""
         config = parse(Linear, [*self.data, "--protocol", "cached", "--pretrained_feature_extractor", "none"]).config
-        data = ImageData(load(config.data), LoaderSettings(config.data, linear_views(config.views), 0, Share(0, 1)))
+        data = ImageData(load(config.data), LoaderSettings(config.data, linear_views(config.views), 0, RankSlice(0, 1)))
         linear = LinearEvaluation(Pixels(), 10, config, Budget.of(config.run, data.global_batch, data.steps_per_epoch))
-        network, val = BothFlips(linear.backbone, mirrors=True), data.splits.val
+        network, val = MirrorFeatures(linear.backbone, mirrors=True), data.splits.val
         assert val is not None
         train = features_of(network, data.eval_loader(data.splits.train), torch.device("cpu"))
-        fit(linear, train, Course(config.run, data.global_batch, config.views.flip_prob, fill=False))
+        fit(linear, train, HeadTraining(config.run, data.global_batch, config.views.flip_prob, fill=False))
         queries = features_of(linear.backbone, data.eval_loader(val), torch.device("cpu"))
         validate(linear, Labelled(train.features[:, 0], train.targets), queries)
         data.teardown("fit")

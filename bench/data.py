@@ -26,11 +26,11 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from cl.data.cache import cached
-from cl.data.executors.dali import Dali
-from cl.data.executors.resident import Resident, in_memory
-from cl.data.executors.workers import Host
+from cl.data.executors.base import Executor
+from cl.data.executors.dali import DaliExecutor
+from cl.data.executors.resident import ResidentExecutor, load_into_memory
+from cl.data.executors.workers import WorkerExecutor
 from cl.data.images import ArraySet, FileSet, ImageSet
-from cl.data.loader import Executor
 from cl.data.views.rows import RandomViews
 from cl.data.views.spec import Norm, Views, ViewSpec
 
@@ -158,23 +158,23 @@ def rows_of(case: Case, root: Path, caches: str) -> dict[str, Callable[[], Any]]
         BASE: per_image(case, paths, by_pil, with_v1),
         "torchvision v2": per_image(case, paths, files_reader(files, names), with_v2),
         "lightly": per_image(case, paths, by_pil, with_lightly),
-        "cl dali, everything": everything(Dali(files, look, NORM, CPU, CPU, threads=1), files),
-        FAST: worker(Host(files, look, NORM, CPU), files),
-        "cl fast, worker and device": everything(Host(files, look, NORM, CPU), files),
+        "cl dali, everything": everything(DaliExecutor(files, look, NORM, CPU, CPU, threads=1), files),
+        FAST: worker(WorkerExecutor(files, look, NORM, CPU), files),
+        "cl fast, worker and device": everything(WorkerExecutor(files, look, NORM, CPU), files),
         FLOOR: lambda: [simplejpeg.decode_jpeg(data) for data in encoded],
     }
     if case.folder.startswith("cifar10"):
-        there = in_memory(files)
+        there = load_into_memory(files)
         assert isinstance(there, ArraySet)
         batch = there.images.float() / 255
         (_, size, scale), *_ = case.views
         augment = with_kornia(size, scale)
         rows["kornia, batched"] = lambda: [augment(batch) for _ in range(case.count)]
-        rows["cl fast, everything"] = everything(Resident(there, look, NORM, CPU), there)
+        rows["cl fast, everything"] = everything(ResidentExecutor(there, look, NORM, CPU), there)
     else:
         for kind in ("jpeg256", "raw256"):
             small = cached(files, kind, caches, workers=0)
-            rows[f"{FAST}, {kind}"] = worker(Host(small, look, NORM, CPU), small)
+            rows[f"{FAST}, {kind}"] = worker(WorkerExecutor(small, look, NORM, CPU), small)
     return rows
 
 

@@ -32,11 +32,11 @@ from cl.cli import parse
 from cl.config.optim import OptimConfig
 from cl.config.programs import Linear
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.sampler import Share, TrainSampler
+from cl.data.sampler import RankSlice, TrainSampler
 from cl.data.sources.registry import load
 from cl.data.views.spec import linear_views
 from cl.evaluation.features import Labelled, features_of
-from cl.evaluation.offline.feature_grid import Course, train_heads
+from cl.evaluation.offline.feature_grid import HeadTraining, train_heads
 from cl.evaluation.offline.label_split import held_out
 from cl.nn.heads import linear_head
 from cl.optim.schedules import Budget, Schedule
@@ -55,11 +55,11 @@ def run(folder: Path, program: str, run_id: str, *flags: str) -> float:
     return time.perf_counter() - began
 
 
-def alone(images: Labelled, head: nn.Linear, pair: OptimConfig, course: Course, turn: int = 1) -> nn.Linear:
+def alone(images: Labelled, head: nn.Linear, pair: OptimConfig, course: HeadTraining, turn: int = 1) -> nn.Linear:
     """A head that starts as `head`, trained by torch on features [N, F]; with `turn` -1 each batch comes backwards."""
     made = nn.Linear(head.in_features, head.out_features, dtype=images.features.dtype)
     made.load_state_dict(head.state_dict())
-    sampler = TrainSampler(len(images.targets), course.batch, course.run.seed, Share(0, 1))
+    sampler = TrainSampler(len(images.targets), course.batch, course.run.seed, RankSlice(0, 1))
     budget = Budget.of(course.run, course.batch, len(sampler))
     rate = pair.scaled_lr(course.batch)
     optimizer = torch.optim.SGD(made.parameters(), rate, momentum=pair.momentum, weight_decay=pair.weight_decay)
@@ -80,7 +80,9 @@ def accuracy(head: nn.Linear, images: Labelled) -> float:
         return float((head(images.features).argmax(dim=1) == images.targets).double().mean())
 
 
-def one_by_one(train: Labelled, val: Labelled, head: nn.Linear, pairs: Sequence[OptimConfig], course: Course) -> float:
+def one_by_one(
+    train: Labelled, val: Labelled, head: nn.Linear, pairs: Sequence[OptimConfig], course: HeadTraining
+) -> float:
     """Accuracy of the pair that the held-out tenth picks, each pair trained alone, the picked one again on all."""
     rest, picking = (
         Labelled(train.features[chosen], train.targets[chosen]) for chosen in held_out(train.targets.numpy())
@@ -90,7 +92,7 @@ def one_by_one(train: Labelled, val: Labelled, head: nn.Linear, pairs: Sequence[
 
 
 def differences(
-    train: Labelled, head: nn.Linear, pairs: Sequence[OptimConfig], course: Course
+    train: Labelled, head: nn.Linear, pairs: Sequence[OptimConfig], course: HeadTraining
 ) -> list[tuple[float, float]]:
     """For each pair |a - b| / |b| of torch's SGD and the grid, and of torch's SGD and itself; all in float64."""
     double = Labelled(train.features.double(), train.targets)
@@ -109,7 +111,7 @@ def matrix(head: nn.Linear) -> torch.Tensor:
 
 def features(config: Linear) -> tuple[Labelled, Labelled]:
     """Of the training and validation images as evaluation sees them."""
-    pretrained, share = load_pretrained(config), Share(0, 1)
+    pretrained, share = load_pretrained(config), RankSlice(0, 1)
     data = ImageData(load(config.data), LoaderSettings(config.data, linear_views(config.views), 0, share))
     sets = data.splits.train, data.splits.val
     assert sets[1] is not None
@@ -142,9 +144,9 @@ def main() -> int:
     pairs, batch = config.optim.pairs, config.data.batch_size
     torch.manual_seed(0)
     head = linear_head(train.features.shape[1], 10)
-    course = Course(config.run, batch, flip_prob=0.0, fill=False)
+    course = HeadTraining(config.run, batch, flip_prob=0.0, fill=False)
     plain = one_by_one(train, val, head, pairs, course)
-    short = Course(replace(config.run, epochs=COMPARED), batch, flip_prob=0.0, fill=False)
+    short = HeadTraining(replace(config.run, epochs=COMPARED), batch, flip_prob=0.0, fill=False)
     found = differences(train, head, pairs, short)
     definite = [ours for ours, torchs in found if torchs <= DIFFERENCE / 10]
     classic = EPOCHS * statistics.median(epochs)

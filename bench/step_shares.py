@@ -18,7 +18,7 @@ from watched import DEVICE, GPU
 from cl.cli import parse
 from cl.config.programs import Pretrain
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.sampler import Share
+from cl.data.sampler import RankSlice
 from cl.data.sources.registry import load
 from cl.data.views.spec import pretrain_views
 from cl.losses import barlow_twins_loss, negative_cosine_similarity, nt_xent_loss
@@ -47,7 +47,7 @@ class Shares(NamedTuple):
 def set_up(flags: list[str]) -> tuple[ImageData, Step]:
     """The images and the training step of the run that main_contrastive makes of these flags."""
     config = parse(Pretrain, flags).config
-    feed = LoaderSettings(config.data, pretrain_views(config.views), config.run.seed, Share(0, 1), DEVICE)
+    feed = LoaderSettings(config.data, pretrain_views(config.views), config.run.seed, RankSlice(0, 1), DEVICE)
     data = ImageData(load(config.data), feed)
     budget = Budget.of(config.run, data.global_batch, data.steps_per_epoch)
     module = build_method(config, len(data.splits.classes), budget).to(DEVICE)

@@ -7,19 +7,20 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
-from cl.config.flags import Field, add_flags, convert, fields_of, shown
-from cl.config.methods import METHODS
-from cl.config.presets import PRETRAIN_FLAGS, Preset
-from cl.config.programs import Linear, Origins, Parts, Pretrain, layers_of, parts_of, settle
+from cl.config.flags import Field, add_flags, as_typed, convert, fields_of
+from cl.config.methods import DEFAULT, METHODS
+from cl.config.programs import Linear, Origins, Parts, Pretrain, config_parts, preset_layers, resolve_values
 from cl.config.resume import Resume, resume_of
 from cl.errors import INTERRUPTED, NOT_WRITTEN, Stopped, UserError
 
 P = TypeVar("P", Pretrain, Linear)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+HELP = {"-h", "--help"}
 AUTO_BATCH = "batch_size auto"  # among what was typed: no value, but a question to --dry_run
 
 
@@ -72,38 +73,55 @@ def _death_of_another(error: str) -> str:
 def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     """The config that `argv` asks for; UserError if argv alone shows that it cannot be."""
     resume = resume_of(argv)
-    usual = str(resume.values.get("method", "simclr")) if resume else "simclr"
-    method = _chosen_method(argv, usual) if program is Pretrain else None
-    parts = parts_of(program, method)
-    parser = _Parser(
-        prog=_script(program), usage=f"{_script(program)} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False
-    )
-    said: dict[str, Any] = {flag: True for flag in PRETRAIN_FLAGS if f"--{flag}" in argv}
-    said["dataset"] = next((word for word in argv if word in _dataset_choices(parts)), "")
-    said["protocol"] = "cached" if "cached" in argv else ""
-    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own does not know -1e-3
-    presets = {name: layer for name, layer in layers_of(program, said, method).items() if name != "typed"}
-    _declare(parser, parts, presets)
-    if "-h" in argv or "--help" in argv:
-        parser.print_help()
+    method = _chosen_method(argv, resume) if program is Pretrain else None
+    parts = config_parts(program, method)
+    if not HELP.isdisjoint(argv):
+        _print_help(program, argv, parts, method)
         sys.exit(0)
+    parser = _parser(program, parts)
     _refuse_unknown(argv, parser, parts)
     typed = _typed(parser, argv, parts)
     if "method" in typed:
         typed["method"] = method  # also where --supervised made it supcon
     auto_batch = typed.pop(AUTO_BATCH, False)
-    layers = layers_of(program, typed, method)
+    layers = preset_layers(program, typed, method)
     if resume is not None:
-        declared = {d.name: d for part in parts.values() for d in fields_of(part)}
+        declared = _fields(parts)
         resume.refuse_changes(typed, declared)
         layers = resume.layers(typed, declared) | ({} if resume.begun else layers)
-    values, origins = settle(parts, layers)
+    values, origins = resolve_values(parts, layers)
     if auto_batch and not values["run"]["dry_run"]:
-        raise UserError("--batch_size: got auto, expected an integer; --batch_size auto --dry_run says the largest")
+        raise UserError("--batch_size: got auto, expected an integer; --batch_size auto --dry_run finds the largest")
     built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
     if program is Pretrain:
         built["backbone"].refuse_typed(typed)
     return Resolved(program(**built), origins, tuple(argv), auto_batch, resume)
+
+
+def _fields(parts: Parts) -> dict[str, Field]:
+    """All declared flags by name."""
+    return {declared.name: declared for part in parts.values() for declared in fields_of(part)}
+
+
+def _print_help(program: type[P], argv: Sequence[str], parts: Parts, method: str | None) -> None:
+    """Every flag with the value that it has when it is not typed, as far as `argv` can be read."""
+    typed = _typed_values(_parser(program, parts), [word for word in argv if word not in HELP], parts)
+    presets = {name: layer for name, layer in preset_layers(program, typed, method).items() if name != "typed"}
+    values, origins = resolve_values(parts, presets)
+    defaults = {name: as_typed(value) for part in values.values() for name, value in part.items()}
+    defaults |= {name: f"{defaults[name]}: {origin}" for name, origin in origins.items() if origin != "default"}
+    _parser(program, parts, defaults).print_help()
+
+
+def _typed_values(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -> dict[str, Any]:
+    """What was typed and is valid: help must not depend on the rest."""
+    declared = _fields(parts)
+    typed = {}
+    with suppress(UserError):
+        for name, words in vars(parser.parse_known_intermixed_args(list(argv))[0]).items():
+            with suppress(UserError):
+                typed[name] = convert(declared[name], words)
+    return typed
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,34 +133,35 @@ def _script(program: type) -> str:
     return "main_contrastive.py" if program is Pretrain else "main_linear.py"
 
 
-def _chosen_method(argv: Sequence[str], default: str) -> str:
-    """The method, which decides which flags there are. `--supervised` turns SimCLR into SupCon, and nothing else."""
+def _chosen_method(argv: Sequence[str], resume: Resume | None) -> str:
+    """The method, which decides which flags there are. --supervised makes SupCon of SimCLR."""
     early = _Parser(allow_abbrev=False, add_help=False)
-    early.add_argument("--method", default=default)
+    early.add_argument("--method", default=resume.values.get("method", DEFAULT) if resume else DEFAULT)
     early.add_argument("--supervised", action="store_true")
-    chosen, _ = early.parse_known_args(list(argv))
-    if chosen.method not in METHODS:
-        nearest = _nearest(chosen.method, METHODS)
-        raise UserError(f"--method: got {chosen.method}, expected one of {', '.join(METHODS)}{nearest}")
-    if chosen.supervised and chosen.method not in ("simclr", "supcon"):
-        raise UserError(f"--supervised: got it with --method {chosen.method}, expected --method simclr or supcon")
-    return "supcon" if chosen.supervised else chosen.method
+    typed, _ = early.parse_known_args(list(argv))
+    if typed.method not in METHODS:
+        nearest = _nearest(typed.method, METHODS)
+        raise UserError(f"--method: got {typed.method}, expected one of {', '.join(METHODS)}{nearest}")
+    if not typed.supervised:
+        return str(typed.method)
+    supervised = METHODS[typed.method].supervised
+    if supervised is None:
+        able = " or ".join(name for name, config in METHODS.items() if config.supervised)
+        raise UserError(f"--supervised: got it with --method {typed.method}, expected --method {able}")
+    return supervised
 
 
-def _dataset_choices(parts: Parts) -> Collection[str]:
-    return next(declared.flag.choices for declared in fields_of(parts["data"]) if declared.name == "dataset")
-
-
-def _declare(parser: argparse.ArgumentParser, parts: Parts, layers: Mapping[str, Preset]) -> None:
-    """All flags, each with the value that it has when it is not typed, and why."""
-    values, origins = settle(parts, layers)
+def _parser(program: type, parts: Parts, defaults: Mapping[str, str] = {}) -> "_Parser":
+    """A parser of all flags of a program; `defaults` has what --help says of each flag's default."""
+    script = _script(program)
+    parser = _Parser(prog=script, usage=f"{script} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False)
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own does not know -1e-3
     for name, part in parts.items():
-        defaults = {field: shown(value) for field, value in values[name].items()}
-        defaults |= {field: f"{defaults[field]}: {origins[field]}" for field in defaults if origins[field] != "default"}
         add_flags(parser, part, (part.__doc__ or name).split(". ")[0].rstrip("."), defaults)
     parser.add_argument_group("help").add_argument(
         "-h", "--help", action="store_true", default=argparse.SUPPRESS, help="values for the given data set and method"
     )
+    return parser
 
 
 def _refuse_unknown(argv: Sequence[str], parser: argparse.ArgumentParser, parts: Parts) -> None:
@@ -160,7 +179,7 @@ def _refuse_unknown(argv: Sequence[str], parser: argparse.ArgumentParser, parts:
 
 
 def _spellings(declared: Field) -> tuple[str, ...]:
-    return (f"--{declared.name}", *declared.flag.aliases, *declared.flag.consts)
+    return (f"--{declared.name}", *declared.flag.aliases, *declared.flag.shorthands)
 
 
 def _nearest(word: str, known: Sequence[str] | set[str] | Mapping[str, object]) -> str:
@@ -173,7 +192,7 @@ def _nearest(word: str, known: Sequence[str] | set[str] | Mapping[str, object]) 
 def _typed(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -> dict[str, Any]:
     """What was typed, as values by field name."""
     namespace, extra = parser.parse_known_intermixed_args(list(argv))
-    declared = {d.name: d for part in parts.values() for d in fields_of(part)}
+    declared = _fields(parts)
     missing = [name for name, d in declared.items() if d.flag.positional and name not in namespace]
     if missing:
         raise UserError(f"{' and '.join(missing)}: not given, expected before the flags: {parser.prog} digits resnet18")
@@ -187,6 +206,6 @@ def _typed(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -
             typed[AUTO_BATCH] = True
             continue
         typed[name] = convert(declared[name], words)
-        for other in declared[name].flag.takes_back:
+        for other in declared[name].flag.overrides:
             typed.pop(other, None)
     return typed

@@ -63,20 +63,20 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return total(gradients[0]).chunk(world_size())[rank()]
+        return sum_over_ranks(gradients[0]).chunk(world_size())[rank()]
 
 
 class _GlobalMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return total(x) / world_size()
+        return sum_over_ranks(x) / world_size()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return total(gradients[0]) / world_size()
+        return sum_over_ranks(gradients[0]) / world_size()
 
 
-def total(x: Tensor) -> Tensor:
+def sum_over_ranks(x: Tensor) -> Tensor:
     """The sum over processes, without a gradient."""
     if world_size() == 1:
         return x
@@ -96,7 +96,7 @@ def gather_uneven(x: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def from_first(make: Callable[[], T]) -> T:
+def broadcast_from_rank_zero(make: Callable[[], T]) -> T:
     """What `make` gives on rank 0, on every rank; the others do not call it."""
     if world_size() == 1:
         return make()
@@ -105,7 +105,7 @@ def from_first(make: Callable[[], T]) -> T:
     return cast(T, box[0])
 
 
-def first_rank_first(make: Callable[[], T]) -> T:
+def rank_zero_first(make: Callable[[], T]) -> T:
     """Every rank calls `make`, rank 0 before the others: it downloads and fills caches."""
     if world_size() == 1:
         return make()
@@ -117,15 +117,15 @@ def first_rank_first(make: Callable[[], T]) -> T:
     return made
 
 
-def any_rank(flag: bool) -> bool:
+def on_any_rank(flag: bool) -> bool:
     """Whether it is so on any process; each has to ask."""
     if world_size() == 1:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return bool(total(torch.tensor(int(flag), device=device)))
+    return bool(sum_over_ranks(torch.tensor(int(flag), device=device)))
 
 
-def every_dict(mine: dict[str, T]) -> list[dict[str, T]]:
+def gather_dicts(mine: dict[str, T]) -> list[dict[str, T]]:
     """A dict of each process, in the order of ranks."""
     if world_size() == 1:
         return [mine]

@@ -18,14 +18,14 @@ from cl.config.run import DeviceConfig
 from cl.config.views import ViewsConfig
 from cl.data.datamodule import ImageData, LoaderSettings
 from cl.data.images import ArraySet, FileSet, Splits
-from cl.data.sampler import Share
+from cl.data.sampler import RankSlice
 from cl.data.sources.listing import images_below
 from cl.data.sources.manifest import bad_files
 from cl.data.views.spec import linear_views
 from cl.errors import UserError
 from cl.evaluation.features import features_of
 from cl.evaluation.neighbours import nearest_neighbours
-from cl.run.folder.atomic_files import write_whole
+from cl.run.folder.atomic_files import write_atomically
 from cl.run.folder.load import LoadedBackbone, load_backbone
 from cl.run.start.devices import choose_devices
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         "neighbours": neighbours.cpu().numpy(),  # [N, K] int64: rows of this file, the nearest first
         "cosine": cosine.cpu().numpy(),  # [N, K] float32
     }
-    write_whole(asked.out, lambda file: np.savez(file, **found))
+    write_atomically(asked.out, lambda file: np.savez(file, **found))
     shape = f"features {len(good)} x {features.shape[1]}, paths, {neighbours.shape[1]} neighbours of each"
     first = f"; left out {len(bad)} of {len(files)} files: {next(iter(bad))} ({bad[next(iter(bad))]})" if bad else ""
     print(f"{asked.out}: {shape}{first}{', ...' * (len(bad) > 1)}")
@@ -83,7 +83,9 @@ def features_of_images(backbone: LoadedBackbone, images: FileSet, feed: DataConf
     card = backbone.card
     none = ArraySet(torch.zeros(feed.batch_size, 1, 1, 1, dtype=torch.uint8), np.full(feed.batch_size, -1))
     splits = Splits(none, images, (), (card.mean, card.std))  # nothing is trained on
-    data = ImageData(splits, LoaderSettings(feed, linear_views(ViewsConfig(card.crop_size)), 0, Share(0, 1), device))
+    data = ImageData(
+        splits, LoaderSettings(feed, linear_views(ViewsConfig(card.crop_size)), 0, RankSlice(0, 1), device)
+    )
     batches = data.eval_loader(images)
     quiet = not sys.stderr.isatty()
     shown = tqdm(batches, "embedding", total=len(batches), unit="batch", disable=quiet, leave=False)

@@ -15,5 +15,5 @@ class Stopped(Exception):
 
 NOT_FINITE = 3  # exit codes: the loss was not finite, too often
 NOT_WRITTEN = 4  # a checkpoint could not be written
-COME_BACK = 75  # saved after SIGTERM or SIGUSR1: the same command with --resume_training_from auto goes on
+RESUMABLE = 75  # saved after SIGTERM or SIGUSR1: the same command with --resume_training_from auto goes on
 INTERRUPTED = 130  # Ctrl-C

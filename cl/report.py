@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from cl import cli
-from cl.config.flags import shown
+from cl.config.flags import as_typed
 from cl.errors import UserError
 
 PRETRAINED = {"online": ("online_linear/val_top1",), "kNN": ("knn/val_top1",)}  # column -> metrics of summary.json
 EVALUATED = {"offline": ("offline_linear/val_top1", "finetuned/val_top1")}  # of which a run has one
-SAYS_WHERE = {  # flags that say where a run lies; the others say what it is
+LOCATION_FLAGS = {  # flags that say where a run lies; the others say what it is
     "seed", "seeds", "name", "run_id", "output_dir", "project", "wandb", "pretrained_feature_extractor",
 }  # fmt: skip
 Flags = Mapping[str, Any]
@@ -44,14 +44,16 @@ class Run:
         if "linear" not in about["config"]:
             return cls(folder, flags, metrics, ended, "", ())
         path, said = Path(about["pretrained"]), about["config"]["linear"]
-        protocol = tuple(name for name, each in said.items() if each["origin"] == "typed" and name not in SAYS_WHERE)
+        protocol = tuple(
+            name for name, each in said.items() if each["origin"] == "typed" and name not in LOCATION_FLAGS
+        )
         evaluates = (path.parent if path.name == "last.ckpt" else path).name
         return cls(folder, flags, metrics, ended, evaluates, protocol)
 
     @property
     def kind(self) -> str:
         """The same of runs that differ in nothing but their seed."""
-        return json.dumps({name: value for name, value in self.flags.items() if name not in SAYS_WHERE})
+        return json.dumps({name: value for name, value in self.flags.items() if name not in LOCATION_FLAGS})
 
     @property
     def facts(self) -> dict[str, str]:
@@ -105,7 +107,7 @@ class Row:
         """All that may tell this row from another."""
         flags = {name: value for run in self.pretrained[:1] for name, value in run.flags.items()}
         flags |= {f"linear {name}": value for run in self.evaluated[:1] for name, value in run.flags.items()}
-        return {name: value for name, value in flags.items() if name.removeprefix("linear ") not in SAYS_WHERE}
+        return {name: value for name, value in flags.items() if name.removeprefix("linear ") not in LOCATION_FLAGS}
 
     def also(self, rows: Sequence["Row"]) -> str:
         """How it was evaluated, and the flags that tell this row from those of `rows` with the same facts."""
@@ -130,7 +132,7 @@ def _percent(runs: Sequence[Run], columns: Mapping[str, Sequence[str]]) -> dict[
 
 
 def _as_typed(value: Any) -> str:
-    return shown(tuple(value) if isinstance(value, list) else value)
+    return as_typed(tuple(value) if isinstance(value, list) else value)
 
 
 def _backbone(flags: Flags) -> str:

@@ -29,7 +29,7 @@ def leave_out_pictures(replace: Callable[[str, object], None]) -> None:
     """Empty files in their place: they take ten times as long as a tiny training, and have tests of their own."""
     for name in (
         "views_picture.save_views",
-        "views_picture.save_neighbours",
+        "neighbours_picture.save_neighbours",
         "curves_picture.save_curves",
         "embedding_picture.save_embedding",
     ):

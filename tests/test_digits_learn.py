@@ -14,11 +14,11 @@ from torch import nn
 from cl.backbones import Backbone, build_backbone
 from cl.config.backbone import BackboneConfig
 from cl.config.methods import METHODS
-from cl.data.executors.resident import Resident
+from cl.data.executors.resident import ResidentExecutor
 from cl.data.sources.registry import digits
 from cl.data.views.rows import CentreView
 from cl.data.views.spec import EvalSpec
-from cl.evaluation.offline.few_labels import few_shot_accuracies
+from cl.evaluation.offline.few_labels import few_labels_accuracies
 from tests.conftest import Run
 
 CPU = torch.device("cpu")
@@ -30,8 +30,10 @@ REPORT: list[str] = []  # what was measured, to be read with -s: `run` swallows 
 
 def evaluation_images() -> list[torch.Tensor]:
     """Training and held-out images as the backbone sees them in evaluation."""
-    executors = [Resident(each, CentreView(EvalSpec(8)), SPLITS.norm, CPU) for each in (SPLITS.train, SPLITS.val)]
-    return [each.finish(each.read([(0, i) for i in range(len(each.targets))])).views[0][0] for each in executors]
+    executors = [
+        ResidentExecutor(each, CentreView(EvalSpec(8)), SPLITS.norm, CPU) for each in (SPLITS.train, SPLITS.val)
+    ]
+    return [each.to_batch(each.read([(0, i) for i in range(len(each.targets))])).views[0][0] for each in executors]
 
 
 def features(backbone: Backbone) -> list[torch.Tensor]:
@@ -54,7 +56,7 @@ def untrained(seed: int, calibrated: bool) -> Backbone:
 
 def few_label_accuracy(train: torch.Tensor, held_out: torch.Tensor) -> float:
     targets = [torch.from_numpy(images.targets) for images in (SPLITS.train, SPLITS.val)]
-    return float(np.mean(few_shot_accuracies(train, targets[0], held_out, targets[1], LABELS)))
+    return float(np.mean(few_labels_accuracies(train, targets[0], held_out, targets[1], LABELS)))
 
 
 @cache

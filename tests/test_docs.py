@@ -20,7 +20,7 @@ PROGRAMS = Path("bench"), Path("cl"), Path("tests")  # whose modules have flags 
 def flags_of_the_programs() -> set[str]:
     parts = {part for program in (Pretrain, Linear) for part in get_type_hints(program).values()}
     declared = [each for part in {*parts, *METHODS.values()} for each in fields_of(part)]
-    spellings = {name for each in declared for name in (f"--{each.name}", *each.flag.aliases, *each.flag.consts)}
+    spellings = {name for each in declared for name in (f"--{each.name}", *each.flag.aliases, *each.flag.shorthands)}
     return spellings | {f"--no_{name.removeprefix('--')}" for name in spellings} | {"--help"}
 
 

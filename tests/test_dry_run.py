@@ -12,8 +12,8 @@ from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
 from cl.methods import ContrastiveModule
 from cl.run.start import batch_search, memory
-from cl.run.start.dry_run import flops_of, parameters_of, shown_time
 from cl.run.start.batch_search import Trial, estimated, largest_batch
+from cl.run.start.dry_run import flops_of, format_duration, parameters_of
 from cl.run.start.memory import Peak, available
 from cl.run.start.plan import banner_row
 from tests.conftest import TINY, Run
@@ -169,7 +169,7 @@ def test_a_container_may_take_less_than_its_machine_has(tmp_path: Path, monkeypa
 
 
 def test_durations_are_readable() -> None:
-    assert [shown_time(s) for s in (0.123, 75, 600, 9000, 200_000)] == [
+    assert [format_duration(s) for s in (0.123, 75, 600, 9000, 200_000)] == [
         "0.12 s",
         "75 s",
         "10.0 min",

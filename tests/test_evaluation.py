@@ -7,10 +7,10 @@ from torch import nn
 
 from cl.batch import Batch
 from cl.evaluation.features import features_of
-from cl.evaluation.offline.few_labels import few_shot_accuracies, labels_of_each_class
+from cl.evaluation.offline.few_labels import few_labels_accuracies, labels_of_each_class
 from cl.evaluation.online.knn import knn_scores
 from cl.evaluation.online.metrics import EpochMeans, correct_within
-from cl.evaluation.online.online_probe import probe_loss
+from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.nn.heads import linear_head
 from tests import reference
 
@@ -72,7 +72,7 @@ def test_few_labels_are_drawn_from_each_class_and_scaled_by_what_was_drawn() -> 
     labels = np.repeat([0, 1, 4], [40, 40, 3])
     bank = torch.from_numpy(generator.normal(size=(83, 6)) + labels[:, None]).float()
     queries, targets = bank + 0.5, torch.from_numpy(labels)
-    found = few_shot_accuracies(bank, targets, queries, targets, count=5)
+    found = few_labels_accuracies(bank, targets, queries, targets, count=5)
     drawn = [labels_of_each_class(labels, 5, draw) for draw in range(10)]
     assert all(np.bincount(labels[each]).tolist() == [5, 5, 0, 0, 3] for each in drawn)
     assert len({tuple(each) for each in drawn}) == 10
@@ -103,10 +103,10 @@ def test_probe_loss_is_the_mean_over_labelled_rows_and_zero_without_any() -> Non
     logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
     target = torch.tensor([0, -1, 2, -1, 3, 1])
     expected = nn.functional.cross_entropy(logits[target >= 0], target[target >= 0])
-    loss, total = probe_loss(logits, target)
+    loss, total = labelled_cross_entropy(logits, target)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(total, 4 * expected)
-    nothing, _ = probe_loss(logits, torch.full((6,), -1))
+    nothing, _ = labelled_cross_entropy(logits, torch.full((6,), -1))
     nothing.backward()
     assert nothing == 0
     assert logits.grad is not None

@@ -12,15 +12,15 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from cl.batch import Batch
-from cl.data.executors.dali import Dali
-from cl.data.executors.device import coloured_, finished
-from cl.data.executors.resident import LARGEST_SIDE, Resident, cut, in_memory, resides
-from cl.data.executors.torchvision import Reference, normalize
-from cl.data.executors.workers import Host, cropped
+from cl.data.executors.base import Executor
+from cl.data.executors.dali import DaliExecutor
+from cl.data.executors.device import apply_colours_, finished
+from cl.data.executors.resident import LARGEST_SIDE, ResidentExecutor, crop_views, is_resident, load_into_memory
+from cl.data.executors.torchvision import TorchvisionExecutor, normalize
+from cl.data.executors.workers import WorkerExecutor, crop_view
 from cl.data.images import ArraySet, FileSet, ImageSet, stratified
-from cl.data.loader import Executor
 from cl.data.views.draws import draw
-from cl.data.views.rows import CentreView, Colours, Crops, Look, RandomViews, Rows
+from cl.data.views.rows import CentreView, Colours, Crops, RandomViews, Rows, ViewPlanner
 from cl.data.views.spec import EvalSpec, Norm, Views, ViewSpec
 from tests.pictures import plain
 
@@ -60,8 +60,8 @@ def small_set() -> ArraySet:
     return ArraySet(tiles(32, 64), np.arange(64) % 5)
 
 
-def dali(images: ImageSet, look: Look, norm: Norm, device: torch.device) -> Dali:
-    return Dali(images, look, norm, device, CPU, threads=1)
+def dali(images: ImageSet, look: ViewPlanner, norm: Norm, device: torch.device) -> DaliExecutor:
+    return DaliExecutor(images, look, norm, device, CPU, threads=1)
 
 
 def batch_of(executor: Executor, images: ImageSet, epoch: int = 1) -> Batch:
@@ -104,7 +104,7 @@ def test_a_jitter_operation_is_torchvisions(operation: int, function: Any, low: 
     x = tiles(32, 40).float() / 255
     order, factors = np.full((40, 4), -1), np.zeros((40, 4))
     order[::2, place], factors[:, operation] = operation, random(40, low, high)
-    found = coloured_(x.clone(), colours(40, order=order, factors=factors), 3)
+    found = apply_colours_(x.clone(), colours(40, order=order, factors=factors), 3)
     for i in range(40):
         expected = function(x[i], factors[i, operation]) if i % 2 == 0 else x[i]
         torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=0)
@@ -117,17 +117,17 @@ def test_hue_of_every_colour_is_torchvisions() -> None:
     shifts = np.linspace(-0.5, 0.5, 9)
     order, factors = np.tile([3, -1, -1, -1], (9, 1)), np.zeros((9, 4))
     factors[:, 3] = shifts
-    found = coloured_(cube.clone(), colours(9, order=order, factors=factors), 3)
+    found = apply_colours_(cube.clone(), colours(9, order=order, factors=factors), 3)
     expected = torch.stack([F.adjust_hue(cube[i], shift) for i, shift in enumerate(shifts)])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 def test_grey_and_solarize_are_torchvisions() -> None:
     x, on = tiles(32, 40).float() / 255, np.arange(40) % 2 == 0
-    found = coloured_(x.clone(), colours(40, grey=on), 3)
+    found = apply_colours_(x.clone(), colours(40, grey=on), 3)
     assert torch.equal(found[1::2], x[1::2])
     torch.testing.assert_close(found[::2], F.rgb_to_grayscale(x[::2], 3), atol=1e-4, rtol=0)
-    found = coloured_(x.clone(), colours(40, solarize=on), 3)
+    found = apply_colours_(x.clone(), colours(40, solarize=on), 3)
     assert torch.equal(found[1::2], x[1::2])
     assert torch.equal(found[::2], F.solarize(x[::2], 128 / 255))
 
@@ -135,7 +135,7 @@ def test_grey_and_solarize_are_torchvisions() -> None:
 @pytest.mark.parametrize(("side", "kernel"), [(32, 3), (96, 9), (224, 23)])
 def test_blur_is_torchvisions(side: int, kernel: int) -> None:
     x, sigma = tiles(side, 4).float() / 255, np.array([0.1, 0.0, 0.7, 2.0])
-    found = coloured_(x.clone(), colours(4, sigma=sigma), kernel)
+    found = apply_colours_(x.clone(), colours(4, sigma=sigma), kernel)
     assert torch.equal(found[1], x[1])
     for i in (0, 2, 3):
         expected = F.gaussian_blur(x[i], [kernel, kernel], [sigma[i], sigma[i]])
@@ -169,17 +169,17 @@ def by_torchvision(images: ImageSet, look: RandomViews, as_float: bool) -> Tenso
 
 
 @pytest.mark.parametrize("size", [224, 96, 32])
-@pytest.mark.parametrize("executor", [Host, dali])
+@pytest.mark.parametrize("executor", [WorkerExecutor, dali])
 def test_crops_of_photographs_are_torchvisions(files: FileSet, executor: Any, size: int) -> None:
     look = crops_only(size)
     found = batch_of(executor(files, look, PLAIN, CPU), files).views[0][0] * 255
-    if executor is Host:
+    if executor is WorkerExecutor:
         torch.testing.assert_close(found, by_torchvision(files, look, as_float=False), atol=1e-3, rtol=0)
     assert_like_a_float_resize(found, by_torchvision(files, look, as_float=True))
 
 
 @pytest.mark.parametrize("size", [32, 24, 16, 9])
-@pytest.mark.parametrize("executor", [Resident, Host, dali])
+@pytest.mark.parametrize("executor", [ResidentExecutor, WorkerExecutor, dali])
 def test_crops_of_small_images_are_torchvisions(executor: Any, size: int) -> None:
     images, look = small_set(), crops_only(size)
     found = batch_of(executor(images, look, PLAIN, CPU), images).views[0][0] * 255
@@ -199,25 +199,25 @@ def test_resident_crops_are_torchs_bytes_up_to_the_largest_side() -> None:
     for size in (LARGEST_SIDE, 96, 33):
         for scale in ((0.05, 0.14), (0.08, 1.0)):
             (rows,) = crops_only(size, scale).rows(0, np.arange(6), np.full((6, 2), LARGEST_SIDE))
-            expected = torch.stack([cropped(image, rows.crops, i, size) for i, image in enumerate(images)])
-            assert torch.equal(cut(images, rows.crops, size), expected.float())
+            expected = torch.stack([crop_view(image, rows.crops, i, size) for i, image in enumerate(images)])
+            assert torch.equal(crop_views(images, rows.crops, size), expected.float())
 
 
 # Whole views: drawn once, made by each executor.
 
 
-@pytest.mark.parametrize("executor", [Host, dali])
+@pytest.mark.parametrize("executor", [WorkerExecutor, dali])
 def test_views_of_photographs_are_the_references(files: FileSet, executor: Any) -> None:
     look = RandomViews(views(224, 96), seed=3)
     assert_same_views(executor, files, look, IMAGENET)
 
 
-@pytest.mark.parametrize("executor", [Resident, Host, dali])
+@pytest.mark.parametrize("executor", [ResidentExecutor, WorkerExecutor, dali])
 def test_views_of_small_images_are_the_references(executor: Any) -> None:
     assert_same_views(executor, small_set(), RandomViews(views(32, 16), seed=3), IMAGENET)
 
 
-@pytest.mark.parametrize("executor", [Resident, Host, dali])
+@pytest.mark.parametrize("executor", [ResidentExecutor, WorkerExecutor, dali])
 def test_grey_images_have_the_references_views(executor: Any) -> None:
     images = ArraySet(F.rgb_to_grayscale(tiles(32, 64)), np.zeros(64, np.int64))
     assert_same_views(executor, images, RandomViews(views(32, 16), seed=3), ((0.5,), (0.25,)))
@@ -225,7 +225,7 @@ def test_grey_images_have_the_references_views(executor: Any) -> None:
 
 def assert_same_views(executor: Any, images: ImageSet, look: RandomViews, norm: Norm) -> None:
     found = batch_of(executor(images, look, norm, CPU), images)
-    expected = batch_of(Reference(images, look, norm, CPU), images)
+    expected = batch_of(TorchvisionExecutor(images, look, norm, CPU), images)
     assert torch.equal(found.index, expected.index)
     assert torch.equal(found.target, expected.target)
     for ours, theirs in zip(found.views, expected.views, strict=True):
@@ -243,26 +243,28 @@ def test_solarize_is_the_references_away_from_its_threshold() -> None:
     images = small_set()
     look = RandomViews((tuple(ViewSpec(32, solarize_prob=1.0, **JITTER) for _ in range(2)),), seed=3)
     dark = RandomViews((tuple(ViewSpec(32, **JITTER) for _ in range(2)),), seed=3)
-    found, expected = (batch_of(e(images, look, PLAIN, CPU), images).views[0] for e in (Resident, Reference))
-    before = batch_of(Reference(images, dark, PLAIN, CPU), images).views[0]
+    found, expected = (
+        batch_of(e(images, look, PLAIN, CPU), images).views[0] for e in (ResidentExecutor, TorchvisionExecutor)
+    )
+    before = batch_of(TorchvisionExecutor(images, dark, PLAIN, CPU), images).views[0]
     near = (before - 128 / 255).abs() < 1e-4
     assert near.float().mean() < 0.01
     torch.testing.assert_close(found[~near], expected[~near], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("size", [224, 96, 32])
-@pytest.mark.parametrize("executor", [Host, dali])
+@pytest.mark.parametrize("executor", [WorkerExecutor, dali])
 def test_evaluation_views_are_the_references(files: FileSet, executor: Any, size: int) -> None:
     look = CentreView(EvalSpec(size))
-    found, expected = (batch_of(e(files, look, PLAIN, CPU), files).views[0] for e in (executor, Reference))
-    assert_close_in_levels(found, expected, 0 if executor is Host else 1)
+    found, expected = (batch_of(e(files, look, PLAIN, CPU), files).views[0] for e in (executor, TorchvisionExecutor))
+    assert_close_in_levels(found, expected, 0 if executor is WorkerExecutor else 1)
 
 
 @pytest.mark.parametrize("size", [8, 32, 96])
-@pytest.mark.parametrize("executor", [Resident, Host, dali])
+@pytest.mark.parametrize("executor", [ResidentExecutor, WorkerExecutor, dali])
 def test_evaluation_views_of_small_images_are_the_references(executor: Any, size: int) -> None:
     images, look = small_set(), CentreView(EvalSpec(size))
-    found, expected = (batch_of(e(images, look, PLAIN, CPU), images).views[0] for e in (executor, Reference))
+    found, expected = (batch_of(e(images, look, PLAIN, CPU), images).views[0] for e in (executor, TorchvisionExecutor))
     assert_close_in_levels(found, expected, 1 if executor is dali else 0)
 
 
@@ -276,8 +278,8 @@ def test_a_line_is_not_blown_up(tmp_path: Path) -> None:
     plain(8, 1, 300).save(tmp_path / "line.png")
     images = FileSet(tmp_path, ["line.png"], np.zeros(1, np.int64), 3)
     look = CentreView(EvalSpec(32))
-    expected = batch_of(Reference(images, look, PLAIN, CPU), images).views[0]
-    for executor in (Host, dali):
+    expected = batch_of(TorchvisionExecutor(images, look, PLAIN, CPU), images).views[0]
+    for executor in (WorkerExecutor, dali):
         assert_close_in_levels(batch_of(executor(images, look, PLAIN, CPU), images).views[0], expected, 1)
 
 
@@ -288,27 +290,27 @@ def test_small_images_of_one_size_come_into_memory_and_others_stay_files(files: 
     for i in range(4):
         plain(i, 20, 24).save(tmp_path / f"{i}.png")
     same = FileSet(tmp_path, [f"{i}.png" for i in range(4)], np.arange(4), 3)
-    there = in_memory(same)
+    there = load_into_memory(same)
     assert isinstance(there, ArraySet)
     assert all(torch.equal(there.read(i), same.read(i)) for i in range(4))
     assert there.targets is same.targets
-    assert in_memory(files) is files
+    assert load_into_memory(files) is files
     plain(9, 24, 24).save(tmp_path / "3.png")
-    assert in_memory(same) is same
+    assert load_into_memory(same) is same
 
 
 def test_a_part_of_resident_images_shares_their_tensor() -> None:
     images = small_set()
     part = stratified(images, 10)
-    assert resides(part)
+    assert is_resident(part)
     look = RandomViews(views(32, 16), seed=3)
-    whole, some = Resident(images, look, PLAIN, CPU), Resident(part, look, PLAIN, CPU)
+    whole, some = ResidentExecutor(images, look, PLAIN, CPU), ResidentExecutor(part, look, PLAIN, CPU)
     assert some.pixels.data_ptr() == whole.pixels.data_ptr()
-    assert_same_views(Resident, part, look, PLAIN)
+    assert_same_views(ResidentExecutor, part, look, PLAIN)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("executor", [Resident, Host])
+@pytest.mark.parametrize("executor", [ResidentExecutor, WorkerExecutor])
 def test_a_gpu_makes_the_cpus_views_one_batch_ahead(executor: Any) -> None:
     images, look = small_set(), RandomViews(views(32, 16), seed=3)
     reads = [[(epoch, i) for i in range(64)] for epoch in range(4)]

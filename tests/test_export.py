@@ -22,7 +22,7 @@ from cl.data.decode import read_image
 from cl.data.executors.torchvision import apply_eval, normalize
 from cl.data.views.spec import EvalSpec
 from cl.errors import UserError
-from cl.run.folder.atomic_files import write_whole
+from cl.run.folder.atomic_files import write_atomically
 from cl.run.folder.export import export
 from tests.conftest import ROOT, Run
 from tests.pictures import GOOD, write_classes, write_odd
@@ -163,7 +163,7 @@ def test_weights_of_others_have_no_card_to_load_them_by(tmp_path: Path) -> None:
 def test_a_file_that_could_not_be_written_to_its_end_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("before")
     with pytest.raises(TypeError):
-        write_whole(tmp_path / "a", lambda file: [file.write(b"half"), file.write(1)])  # type: ignore[arg-type]
+        write_atomically(tmp_path / "a", lambda file: [file.write(b"half"), file.write(1)])  # type: ignore[arg-type]
     assert [each.read_text() for each in tmp_path.iterdir()] == ["before"]
 
 

@@ -15,11 +15,11 @@ from cl.config import presets
 from cl.config.data import DATASETS
 from cl.config.flags import Config, Field, fields_of
 from cl.config.methods import METHODS
-from cl.config.programs import Linear, Pretrain, parts_of
+from cl.config.programs import Linear, Pretrain, config_parts
 from cl.errors import UserError
 
-ALL = {config for method in METHODS for config in parts_of(Pretrain, method).values()} | set(
-    parts_of(Linear, None).values()
+ALL = {config for method in METHODS for config in config_parts(Pretrain, method).values()} | set(
+    config_parts(Linear, None).values()
 )
 MORE_THAN_A_RANGE = {  # what has rules beyond its own type and range, and may refuse a value that these allow
     "--scheduler", "--min_lr", "--gaussian_prob", "--small_scale", "--lars",
@@ -73,7 +73,7 @@ def test_a_config_survives_json(data: st.DataObject) -> None:
 @given(st.data())
 def test_what_is_typed_is_what_one_gets(data: st.DataObject) -> None:
     declared = data.draw(
-        st.sampled_from([d for part in parts_of(Pretrain, "simclr").values() for d in fields_of(part)])
+        st.sampled_from([d for part in config_parts(Pretrain, "simclr").values() for d in fields_of(part)])
     )
     value = data.draw(values_of(declared).filter(lambda value: value is not None))
     if declared.flag.positional or declared.name == "method":
@@ -161,8 +161,10 @@ def test_a_methods_config_is_registered_under_its_own_name() -> None:
 @pytest.mark.parametrize("program", [Pretrain, Linear])
 def test_a_flag_is_declared_once_in_a_program(program: type) -> None:
     for method in METHODS:
-        parts = parts_of(program, method).values()
-        spellings = [s for part in parts for d in fields_of(part) for s in (d.name, *d.flag.aliases, *d.flag.consts)]
+        parts = config_parts(program, method).values()
+        spellings = [
+            s for part in parts for d in fields_of(part) for s in (d.name, *d.flag.aliases, *d.flag.shorthands)
+        ]
         assert len(spellings) == len(set(spellings))
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from cl.batch import Batch
-from cl.config.flags import fields_of, shown
+from cl.config.flags import as_typed, fields_of
 from cl.config.methods import METHODS
-from cl.config.programs import Linear, Pretrain, parts_of
+from cl.config.programs import Linear, Pretrain, config_parts
 from tests.test_methods import build
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,12 +47,12 @@ def test_ten_losses_are_golden(name: str) -> None:
 def flag_table() -> str:
     """Every flag of both programs, with type and default."""
     rows = []
-    programs = [(f"main_contrastive --method {name}", parts_of(Pretrain, name)) for name in METHODS]
-    for program, parts in [*programs, ("main_linear", parts_of(Linear, None))]:
+    programs = [(f"main_contrastive --method {name}", config_parts(Pretrain, name)) for name in METHODS]
+    for program, parts in [*programs, ("main_linear", config_parts(Linear, None))]:
         for declared in (d for part in parts.values() for d in fields_of(part)):
-            spellings = " ".join([declared.spelling, *declared.flag.aliases, *declared.flag.consts])
+            spellings = " ".join([declared.spelling, *declared.flag.aliases, *declared.flag.shorthands])
             kind = declared.kind.__name__ + "..." * declared.many
-            rows.append(f"{program}: {spellings} {kind} {shown(declared.default)}")
+            rows.append(f"{program}: {spellings} {kind} {as_typed(declared.default)}")
     return "\n".join(rows) + "\n"
 
 

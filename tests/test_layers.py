@@ -76,7 +76,9 @@ def test_config_imports_the_standard_library_only() -> None:
             assert {name.split(".")[0] for name, _ in imports(file)} <= sys.stdlib_module_names | {"cl"}, file
 
 
-@pytest.mark.parametrize(("only", "allowed"), [("torch.distributed", {"distributed"}), ("nvidia", {"data/executors/dali"})])
+@pytest.mark.parametrize(
+    ("only", "allowed"), [("torch.distributed", {"distributed"}), ("nvidia", {"data/executors/dali"})]
+)
 def test_one_module_alone_imports(only: str, allowed: set[str]) -> None:
     users = {f for f in FILES if any(name == only or name.startswith(only + ".") for name, _ in imports(f))}
     assert {str(f.relative_to(ROOT / "cl").with_suffix("")) for f in users} <= allowed

@@ -21,16 +21,16 @@ from cl.config.backbone import BackboneConfig
 from cl.config.optim import LinearOptimConfig
 from cl.config.programs import Linear
 from cl.config.run import RunConfig
-from cl.data.executors.resident import Resident
-from cl.data.sampler import Pair, Share, TrainSampler
+from cl.data.executors.resident import ResidentExecutor
+from cl.data.sampler import RankSlice, SampleKey, TrainSampler
 from cl.data.sources.registry import digits
 from cl.data.views.rows import CentreView
 from cl.data.views.spec import EvalSpec
 from cl.evaluation.features import Labelled
-from cl.evaluation.offline.feature_grid import BothFlips, Course, fit, train_heads
+from cl.evaluation.offline.feature_grid import HeadTraining, MirrorFeatures, fit, train_heads
 from cl.evaluation.offline.feature_scores import probes, validate
-from cl.evaluation.offline.frozen_check import check_unchanged, copy_of
-from cl.evaluation.offline.label_split import held_out, share_of_each_class
+from cl.evaluation.offline.frozen_check import check_unchanged, snapshot
+from cl.evaluation.offline.label_split import fraction_of_each_class, held_out
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.nn.heads import linear_head
 from cl.optim.schedules import Budget, Schedule
@@ -45,11 +45,11 @@ TARGETS = (FEATURES[:, 0] @ torch.randn(12, 5, generator=generator)).argmax(dim=
 PAIRS = LinearOptimConfig(lr=(0.01, 0.1, 1.0), weight_decay=(0.0, 0.01)).pairs
 
 
-def alone(lr: float, decay: float, course: Course, start: nn.Linear) -> Tensor:
+def alone(lr: float, decay: float, course: HeadTraining, start: nn.Linear) -> Tensor:
     """[C, F + 1] of a head that torch's SGD trains on the images without their mirrors."""
     head = nn.Linear(12, 5)
     head.load_state_dict(start.state_dict())
-    sampler = TrainSampler(len(TARGETS), course.batch, course.run.seed, Share(0, 1))
+    sampler = TrainSampler(len(TARGETS), course.batch, course.run.seed, RankSlice(0, 1))
     optimizer = torch.optim.SGD(head.parameters(), lr=lr * course.batch / 256, momentum=0.9, weight_decay=decay)
     budget = Budget(course.batch, len(sampler), len(sampler) * course.run.epochs)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule.of(PAIRS[0], budget))
@@ -66,7 +66,7 @@ def alone(lr: float, decay: float, course: Course, start: nn.Linear) -> Tensor:
 
 def test_each_head_of_a_grid_is_the_one_that_torchs_sgd_trains_alone() -> None:
     torch.manual_seed(0)
-    start, course = linear_head(12, 5), Course(RunConfig(epochs=20), batch=32, flip_prob=0.0, fill=False)
+    start, course = linear_head(12, 5), HeadTraining(RunConfig(epochs=20), batch=32, flip_prob=0.0, fill=False)
     together = train_heads(Labelled(FEATURES, TARGETS), start, PAIRS, course)
     assert together.shape == (6, 5, 13)
     for pair, head in zip(PAIRS, together, strict=True):
@@ -81,7 +81,7 @@ def test_heads_see_mirrors_as_often_as_flips_are_likely() -> None:
     nn.init.zeros_(head.weight)
     moved = {}
     for share in (0.0, 0.5, 1.0):
-        course = Course(RunConfig(epochs=1, max_steps=1), batch=64, flip_prob=share, fill=False)
+        course = HeadTraining(RunConfig(epochs=1, max_steps=1), batch=64, flip_prob=share, fill=False)
         moved[share] = train_heads(images, head, PAIRS[:1], course)[0, 0, :2] - head.weight[0].detach()
     assert moved[0.0][1] == 0
     assert moved[1.0][0] == 0
@@ -92,7 +92,7 @@ def test_a_head_trained_to_the_end_is_scikit_learns_logistic_regression() -> Non
     """Both minimise mean cross-entropy plus decay / 2 times all squared weights, bias included: C = 1 / (N decay)."""
     decay, x = 0.01, FEATURES.double()
     pair = LinearOptimConfig(lr=(1.0,), weight_decay=(decay,), scheduler="none").pairs
-    course = Course(RunConfig(epochs=1500), batch=200, flip_prob=0.0, fill=False)
+    course = HeadTraining(RunConfig(epochs=1500), batch=200, flip_prob=0.0, fill=False)
     (ours,) = train_heads(Labelled(x, TARGETS), nn.Linear(12, 5), pair, course)
     columns = np.concatenate([x[:, 0].numpy(), np.ones((200, 1))], axis=1)
     theirs = LogisticRegression(C=1 / (200 * decay), fit_intercept=False, tol=1e-10, max_iter=10_000)
@@ -128,7 +128,7 @@ def test_each_head_of_the_standard_grid_is_the_one_of_its_pair_alone() -> None:
 
 
 def test_the_picked_pair_is_trained_again_on_all_images() -> None:
-    module, course = evaluation("--protocol", "cached", *GRID), Course(RunConfig(epochs=3), 32, 0.0, False)
+    module, course = evaluation("--protocol", "cached", *GRID), HeadTraining(RunConfig(epochs=3), 32, 0.0, False)
     images, start = Labelled(torch.randn(200, 1, 32), TARGETS), module.head
     rest, picking = map(torch.from_numpy, held_out(TARGETS.numpy()))
     heads = train_heads(Labelled(images.features[rest], TARGETS[rest]), start, module.pairs, course)
@@ -163,10 +163,10 @@ def test_the_held_out_tenth_is_stratified_disjoint_and_always_the_same() -> None
 
 def test_a_fraction_has_its_share_of_each_class_and_an_image_of_every_one() -> None:
     targets = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [1000, 300, 4]))
-    chosen = share_of_each_class(targets, 0.01, seed=0)
+    chosen = fraction_of_each_class(targets, 0.01, seed=0)
     assert np.bincount(targets[chosen]).tolist() == [10, 3, 1]
-    assert np.array_equal(share_of_each_class(targets, 0.01, seed=0), chosen)
-    assert not np.array_equal(share_of_each_class(targets, 0.01, seed=1), chosen)
+    assert np.array_equal(fraction_of_each_class(targets, 0.01, seed=0), chosen)
+    assert not np.array_equal(fraction_of_each_class(targets, 0.01, seed=1), chosen)
 
 
 def test_validation_images_without_a_label_are_not_counted() -> None:
@@ -180,16 +180,16 @@ def test_both_flips_are_the_features_of_the_image_and_of_its_mirror() -> None:
     backbone = build_backbone(BackboneConfig("resnet18", width=4), 8).eval()
     images = torch.randn(3, 3, 8, 8)
     with torch.no_grad():
-        found = BothFlips(backbone, mirrors=True)(images)
+        found = MirrorFeatures(backbone, mirrors=True)(images)
         assert torch.equal(found[:, 0], backbone(images))
         assert torch.equal(found[:, 1], backbone(images.flip(-1)))
-        assert BothFlips(backbone, mirrors=False)(images).shape == (3, 1, 32)
+        assert MirrorFeatures(backbone, mirrors=False)(images).shape == (3, 1, 32)
 
 
 def test_a_changed_bit_of_the_backbone_is_found() -> None:
     backbone = build_backbone(BackboneConfig("resnet18", width=4), 8)
     backbone.bn1.weight.data[0] = torch.nan
-    before = copy_of(backbone)
+    before = snapshot(backbone)
     check_unchanged(backbone, before)
     backbone.bn1.num_batches_tracked += 1
     with pytest.raises(RuntimeError, match=r"not the checkpoint's any more: bn1.num_batches_tracked$"):
@@ -216,14 +216,14 @@ def pretrained(folder: Path, backbone_file: Path) -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     """Which images were read: for evaluation, by what they are part of, and as augmented views."""
     parts, seen = {360: "val", 1437: "train"}, {"val": [], "train": [], "views": []}  # type: ignore[var-annotated]
-    read = Resident.read
+    read = ResidentExecutor.read
 
-    def spied(self: Resident, pairs: list[Pair]) -> Any:
+    def spied(self: ResidentExecutor, pairs: list[SampleKey]) -> Any:
         part = parts.get(len(self.targets), "held out") if isinstance(self.look, CentreView) else "views"
         seen.setdefault(part, []).extend(i for _, i in pairs)
         return read(self, pairs)
 
-    monkeypatch.setattr(Resident, "read", spied)
+    monkeypatch.setattr(ResidentExecutor, "read", spied)
     return seen
 
 
@@ -256,8 +256,8 @@ def accuracy_of(head: Path) -> float:
     backbone.load_state_dict({key[9:]: value for key, value in weights.items() if key.startswith("backbone.")})
     splits, layer = digits(), load_file(head)
     assert splits.val is not None
-    executor = Resident(splits.val, CentreView(EvalSpec(8)), splits.norm, torch.device("cpu"))
-    batch = executor.finish(executor.read([(0, i) for i in range(360)]))
+    executor = ResidentExecutor(splits.val, CentreView(EvalSpec(8)), splits.norm, torch.device("cpu"))
+    batch = executor.to_batch(executor.read([(0, i) for i in range(360)]))
     with torch.no_grad():
         guesses = (backbone(batch.views[0][0]) @ layer["weight"].T + layer["bias"]).argmax(dim=1)
     return float((guesses == batch.target).double().mean())

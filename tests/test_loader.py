@@ -14,16 +14,16 @@ from cl.batch import Batch
 from cl.cli import parse
 from cl.config.programs import Pretrain
 from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.sampler import EvalSampler, Share, TrainSampler
+from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
 from cl.data.sources.registry import digits, load
 from cl.data.views.spec import pretrain_views
 from cl.errors import UserError
 from tests.pictures import plain, write_classes
 
-ALONE = Share(0, 1)
+ALONE = RankSlice(0, 1)
 
 
-def data(workers: int = 0, seed: int = 0, share: Share = ALONE) -> ImageData:
+def data(workers: int = 0, seed: int = 0, share: RankSlice = ALONE) -> ImageData:
     config = parse(Pretrain, ["digits", "resnet18", "--batch_size", "200", "--num_workers", str(workers)]).config
     return ImageData(digits(), LoaderSettings(config.data, pretrain_views(config.views), seed, share))
 
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LOADERS = ("fast", "resident", "torchvision", "dali")
 
 
-def fed(loader: str, folder: Path, workers: int = 0, share: Share = ALONE, *flags: str) -> ImageData:
+def fed(loader: str, folder: Path, workers: int = 0, share: RankSlice = ALONE, *flags: str) -> ImageData:
     """The images of the folder by a loader; "resident" are digits, which `fast` has on the device."""
     fast = loader == "resident"
     images = ["digits", "resnet18"] if fast else ["custom", "resnet18", "--train_dir", str(folder)]
@@ -103,8 +103,10 @@ def test_every_loader_keeps_the_index_contract(loader: str, folder: Path, fill: 
     for batch in epoch(fed(loader, folder, 0, ALONE, "--last_batch_fill"), 4):
         alone |= dict(zip(batch.index.tolist(), batch.views[0].unbind(1), strict=True))
     for rank in range(size):
-        data = fed(loader, folder, 0, Share(rank, size), *fill)
-        sampler = TrainSampler(len(data.splits.train), data.settings.data.batch_size, 0, Share(rank, size), bool(fill))
+        data = fed(loader, folder, 0, RankSlice(rank, size), *fill)
+        sampler = TrainSampler(
+            len(data.splits.train), data.settings.data.batch_size, 0, RankSlice(rank, size), bool(fill)
+        )
         sampler.epoch = 4
         batches = epoch(data, 4)
         assert len(batches) == data.steps_per_epoch
@@ -120,10 +122,10 @@ def test_every_loader_keeps_the_index_contract(loader: str, folder: Path, fill: 
 def test_every_loader_evaluates_each_image_once(loader: str, folder: Path, size: int) -> None:
     seen: list[int] = []
     for rank in range(size):
-        data = fed(loader, folder, 0, Share(rank, size))
+        data = fed(loader, folder, 0, RankSlice(rank, size))
         found = [batch.index.tolist() for batch in data.eval_loader(data.splits.train)]
         images, batch = len(data.splits.train), data.settings.data.batch_size
-        assert found == [[i for _, i in pairs] for pairs in EvalSampler(images, batch, Share(rank, size))]
+        assert found == [[i for _, i in pairs] for pairs in EvalSampler(images, batch, RankSlice(rank, size))]
         seen += [i for each in found for i in each]
     assert sorted(seen) == list(range(images))
 
@@ -172,7 +174,7 @@ def test_the_views_of_an_image_differ() -> None:
 def test_two_ranks_share_one_stream_of_views() -> None:
     alone = {int(i): v for b in epoch(data()) for i, v in zip(b.index, b.views[0].unbind(1), strict=True)}
     for rank in (0, 1):
-        for batch in epoch(data(share=Share(rank, 2))):
+        for batch in epoch(data(share=RankSlice(rank, 2))):
             for i, view in zip(batch.index.tolist(), batch.views[0].unbind(1), strict=True):
                 assert i not in alone or torch.equal(view, alone[i])
 

@@ -15,8 +15,8 @@ from cl import distributed
 from cl.config.methods import METHODS
 from cl.evaluation.features import in_order
 from cl.evaluation.online.metrics import EpochMeans
-from cl.evaluation.online.online_probe import probe_loss
 from cl.losses import barlow_twins_loss, nt_xent_loss
+from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.nn.batch_norm import GlobalBatchNorm
 from cl.selfcheck import Outcome, largest_error, outcome
 from tests.run_ranks import Ranks, RanksFailed
@@ -148,7 +148,7 @@ def gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...
     leaves = [each.clone().requires_grad_() for each in inputs]
     value = loss(*(leaf.chunk(size)[rank] for leaf in leaves))
     found = torch.autograd.grad(value, leaves)
-    return distributed.global_mean(value.detach()), *(distributed.total(each) / size for each in found)
+    return distributed.global_mean(value.detach()), *(distributed.sum_over_ranks(each) / size for each in found)
 
 
 def nt_xent_of_rows(z: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, ...]:
@@ -186,7 +186,7 @@ def normalised(x: Tensor) -> tuple[Tensor, ...]:
     (out**3).mean().backward()
     assert leaf.grad is not None
     buffers = [buffer.double() for buffer in norm.buffers()]
-    return distributed.gather(out.detach()), distributed.total(leaf.grad) / size, *buffers
+    return distributed.gather(out.detach()), distributed.sum_over_ranks(leaf.grad) / size, *buffers
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -200,7 +200,7 @@ def test_global_batch_norm_is_batch_norm_of_the_global_batch(pools: dict[int, Ra
 
 def labelled_loss(logits: Tensor, target: Tensor) -> Tensor:
     size, rank = distributed.world_size(), distributed.rank()
-    return distributed.global_mean(probe_loss(logits.chunk(size)[rank], target.chunk(size)[rank])[0])
+    return distributed.global_mean(labelled_cross_entropy(logits.chunk(size)[rank], target.chunk(size)[rank])[0])
 
 
 def test_the_online_heads_loss_is_that_of_all_labels_wherever_they_are(pools: dict[int, Ranks]) -> None:
@@ -228,9 +228,9 @@ def test_uneven_metrics_and_rows_come_together(pools: dict[int, Ranks]) -> None:
 
 
 def shares() -> tuple[Any, ...]:
-    """Whom `from_first` and `first_rank_first` call."""
+    """Whom `broadcast_from_rank_zero` and `rank_zero_first` call."""
     rank = distributed.rank()
-    return distributed.from_first(lambda: f"from {rank}"), distributed.first_rank_first(lambda: rank)
+    return distributed.broadcast_from_rank_zero(lambda: f"from {rank}"), distributed.rank_zero_first(lambda: rank)
 
 
 def test_rank_0_decides_and_goes_first(pools: dict[int, Ranks]) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from cl.config.flags import Config, Field, fields_of
 from cl.config.methods import METHODS
-from cl.config.programs import Linear, Pretrain, parts_of
+from cl.config.programs import Linear, Pretrain, config_parts
 from cl.errors import UserError
 from tests.conftest import ROOT, Run
 from tests.mistakes import BY_ARGV, BY_FILES, BY_MACHINE, DIGITS, LINEAR, PRETRAIN, RUN, write_given
@@ -82,7 +82,9 @@ def not_allowed(declared: Field) -> Iterator[str]:
 
 
 PARTS = {
-    part: method for method in (*METHODS, None) for part in parts_of(Pretrain if method else Linear, method).values()
+    part: method
+    for method in (*METHODS, None)
+    for part in config_parts(Pretrain if method else Linear, method).values()
 }
 
 

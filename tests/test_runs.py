@@ -152,18 +152,18 @@ def test_max_steps_ends_in_the_middle_of_an_epoch_with_an_evaluation(run: Run, f
 
 
 def test_each_epoch_reads_the_sampler_of_that_epoch(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cl.data.executors.resident import Planned, Resident
+    from cl.data.executors.resident import PlannedBatch, ResidentExecutor
     from cl.data.views.rows import RandomViews
 
     seen: list[int] = []
-    read = Resident.read
+    read = ResidentExecutor.read
 
-    def spied(self: Resident, pairs: list[tuple[int, int]]) -> Planned:
+    def spied(self: ResidentExecutor, pairs: list[tuple[int, int]]) -> PlannedBatch:
         if len(pairs) == 700 and isinstance(self.look, RandomViews):  # the diagnostics' batches have other sizes
             seen.append(pairs[0][0])
         return read(self, pairs)
 
-    monkeypatch.setattr(Resident, "read", spied)
+    monkeypatch.setattr(ResidentExecutor, "read", spied)
     assert run(PRETRAIN, *QUICK, "--epochs", "3", "--batch_size", "700")[0] == 0
     assert seen == [0, 0, 1, 1, 2, 2]
 

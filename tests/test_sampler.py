@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl.data.sampler import EvalSampler, Share, TrainSampler
+from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
 from cl.errors import UserError
 
 
@@ -20,7 +20,7 @@ def epoch_of(
     """Per rank, the batches of indices."""
     found = []
     for rank in range(world):
-        sampler = TrainSampler(images, batch, seed=0, share=Share(rank, world), fill=fill)
+        sampler = TrainSampler(images, batch, seed=0, share=RankSlice(rank, world), fill=fill)
         sampler.epoch, sampler.start = epoch, start
         pairs = list(sampler)
         assert all(e == epoch for each in pairs for e, _ in each)
@@ -82,7 +82,7 @@ def test_another_epoch_has_another_order_and_leaves_out_others() -> None:
 def test_evaluation_sees_every_image_once(images: int, batch: int, world: int) -> None:
     seen = []
     for rank in range(world):
-        sampler = EvalSampler(images, batch, Share(rank, world))
+        sampler = EvalSampler(images, batch, RankSlice(rank, world))
         assert len(list(sampler)) == len(sampler)
         seen += [index for each in sampler for _, index in each]
     assert sorted(seen) == list(range(images))
@@ -90,11 +90,11 @@ def test_evaluation_sees_every_image_once(images: int, batch: int, world: int) -
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(UserError, match="--batch_size: got 6 on 2 process"):
-        TrainSampler(11, 6, seed=0, share=Share(0, 2))
+        TrainSampler(11, 6, seed=0, share=RankSlice(0, 2))
 
 
 def test_batches_come_in_whole_groups_of_an_optimizer_step() -> None:
-    assert len(TrainSampler(100, 8, seed=0, share=Share(0, 1), accumulate=5)) == 10  # of twelve
-    assert len(TrainSampler(100, 8, seed=0, share=Share(0, 1), fill=True, accumulate=5)) == 15
+    assert len(TrainSampler(100, 8, seed=0, share=RankSlice(0, 1), accumulate=5)) == 10  # of twelve
+    assert len(TrainSampler(100, 8, seed=0, share=RankSlice(0, 1), fill=True, accumulate=5)) == 15
     with pytest.raises(UserError, match=r"--batch_size: got 6 on 2 process.* with --accumulate 3, expected"):
-        TrainSampler(30, 6, seed=0, share=Share(0, 2), accumulate=3)
+        TrainSampler(30, 6, seed=0, share=RankSlice(0, 2), accumulate=3)

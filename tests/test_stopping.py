@@ -16,7 +16,7 @@ import torch
 from cl import cli
 from cl.methods import ContrastiveModule
 from cl.run.start.processes import wait_for
-from cl.run.start.signal_forwarding import HEARD
+from cl.run.start.signal_forwarding import STOP_SIGNALS
 from tests.conftest import ROOT, TINY, Run
 from tests.kills import write_images
 
@@ -83,7 +83,7 @@ def test_one_signal_saves_and_says_how_to_go_on(number: int, code: int, name: st
 @pytest.fixture
 def handlers() -> Iterator[None]:
     """A run that heard a signal keeps its handlers; the tests after it do not."""
-    before = {number: signal.getsignal(number) for number in HEARD}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cl.backbones import build_backbone
-from cl.backbones.loading import load_whole
+from cl.backbones.loading import load_all_weights
 from cl.cli import parse
 from cl.config.backbone import BackboneConfig
 from cl.config.programs import Pretrain
@@ -72,7 +72,7 @@ def test_a_file_that_timm_wrote_is_loaded_whole(name: str) -> None:
     size = {"img_size": 32} if name == VIT else {}
     weights = timm.create_model(name, **size).state_dict()
     net = built(name, 32)
-    said = load_whole(
+    said = load_all_weights(
         net, {f"module.base_encoder.{key}": w for key, w in weights.items()}, "--x: got x", f"timm/{name}"
     )
     assert all(torch.equal(w, weights[key]) for key, w in net.state_dict().items())
@@ -83,10 +83,10 @@ def test_a_file_that_timm_wrote_is_loaded_whole(name: str) -> None:
 def test_weights_for_other_images_or_of_a_deeper_network_are_refused() -> None:
     weights = timm.create_model(VIT).state_dict()
     with pytest.raises(UserError, match=r"1 have another shape \(pos_embed\); another --crop_size"):
-        load_whole(built(VIT, 32), weights, "--x: got x", f"timm/{VIT}")
+        load_all_weights(built(VIT, 32), weights, "--x: got x", f"timm/{VIT}")
     deeper = timm.create_model(VIT, img_size=32, depth=13).state_dict()
     with pytest.raises(UserError, match=r"12 belong to no layer of it \(blocks.12"):
-        load_whole(built(VIT, 32), deeper, "--x: got x", f"timm/{VIT}")
+        load_all_weights(built(VIT, 32), deeper, "--x: got x", f"timm/{VIT}")
 
 
 def test_batch_norm_over_all_processes_keeps_timms_activations() -> None:

@@ -14,7 +14,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from cl.backbones import build_backbone
-from cl.backbones.loading import load_whole, start_from
+from cl.backbones.loading import load_all_weights, start_from
 from cl.cli import parse
 from cl.config.backbone import BackboneConfig
 from cl.config.programs import Linear
@@ -266,7 +266,7 @@ def test_less_or_more_than_the_whole_backbone_is_refused(
 def test_a_refusal_names_the_flag_to_change(config: dict[str, object], says: str) -> None:
     backbone = build_backbone(BackboneConfig("resnet18", **config), 32)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=says):
-        load_whole(backbone, W, "--init_from: got x", "resnet18")
+        load_all_weights(backbone, W, "--init_from: got x", "resnet18")
 
 
 class Hostile:

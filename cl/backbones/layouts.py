@@ -11,7 +11,7 @@ HOLDERS = ("module", "_orig_mod", "backbone", "encoder", "encoder_q", "base_enco
 COUNTER = "num_batches_tracked"  # absent before torch 0.4.1; nothing is computed from it
 
 
-class Found(NamedTuple):
+class BackboneMatch(NamedTuple):
     """The part of a state dict that is a backbone."""
 
     weights: Mapping[str, Tensor]  # under the backbone's names
@@ -23,10 +23,10 @@ class Found(NamedTuple):
     ] = ()  # of those, keys of further layers: a ResNet-34 has every key of a ResNet-18, and is none
 
 
-def find_backbone(wanted: Collection[str], tensors: Mapping[str, Any]) -> Found:
+def find_backbone(wanted: Collection[str], tensors: Mapping[str, Any]) -> BackboneMatch:
     """The prefix and the layout under which most of the `wanted` names are there."""
     keys = {key: value for key, value in tensors.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    parts, best = {name.split(".")[0] for name in wanted}, Found({}, "", "", tuple(map(str, tensors)))
+    parts, best = {name.split(".")[0] for name in wanted}, BackboneMatch({}, "", "", tuple(map(str, tensors)))
     for prefix in _prefixes(keys):
         for layout, rename in LAYOUTS.items():
             names = {rename(key.removeprefix(prefix)): key for key in keys if key.startswith(prefix)}
@@ -34,7 +34,9 @@ def find_backbone(wanted: Collection[str], tensors: Mapping[str, Any]) -> Found:
             if len(weights) > len(best.weights):
                 used = {names[name] for name in weights}
                 more = tuple(name for name in names if name not in weights and name.split(".")[0] in parts)
-                best = Found(weights, prefix, layout, tuple(str(key) for key in tensors if key not in used), more)
+                best = BackboneMatch(
+                    weights, prefix, layout, tuple(str(key) for key in tensors if key not in used), more
+                )
     return best
 
 
@@ -69,7 +71,7 @@ LAYOUTS: Mapping[str, Callable[[str], str]] = {
 }
 
 
-def left_over(found: Found) -> str:
+def left_over(found: BackboneMatch) -> str:
     """The keys that are no part of the backbone, counted by where they belong: fc (2), encoder_k (122)."""
     counts: dict[str, int] = {}
     for key in found.others:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cl.backbones.backbone import Backbone
-from cl.backbones.layouts import COUNTER, Found, find_backbone, left_over
+from cl.backbones.layouts import COUNTER, BackboneMatch, find_backbone, left_over
 from cl.backbones.timm import UNFIT, check_name, create
 from cl.backbones.weight_files import read_weights
 from cl.config.backbone import BackboneConfig
@@ -23,10 +23,10 @@ def start_from(backbone: Backbone, config: BackboneConfig, crop_size: int, chann
         tensors: Mapping[str, Any] = _published(named, config, crop_size, channels)
     else:
         tensors = read_weights(named, "--init_from").tensors
-    return load_whole(backbone, tensors, f"--init_from: got {named}", config.encoder)
+    return load_all_weights(backbone, tensors, f"--init_from: got {named}", config.encoder)
 
 
-def load_whole(backbone: Backbone, tensors: Mapping[str, Any], said: str, encoder: str) -> str:
+def load_all_weights(backbone: Backbone, tensors: Mapping[str, Any], said: str, encoder: str) -> str:
     """Find the backbone in a state dict and load every weight of it, or UserError. Says what was found, and where."""
     wanted = backbone.state_dict()
     found = find_backbone(wanted, tensors)
@@ -41,7 +41,7 @@ def load_whole(backbone: Backbone, tensors: Mapping[str, Any], said: str, encode
     return f"{said}; left over: {left_over(found)}"
 
 
-def _wrong(found: Found, wanted: Mapping[str, Tensor], missing: list[str], other: list[str]) -> str:
+def _wrong(found: BackboneMatch, wanted: Mapping[str, Tensor], missing: list[str], other: list[str]) -> str:
     """What is wrong in a line, with the first keys and the flag to change."""
     counts = {"are missing": missing, "have another shape": other, "belong to no layer of it": found.more}
     parts = [
@@ -52,7 +52,7 @@ def _wrong(found: Found, wanted: Mapping[str, Tensor], missing: list[str], other
     return ", ".join(parts) + f"; {_hint(found, wanted) if not missing and not found.more else 'another encoder?'}"
 
 
-def _hint(found: Found, wanted: Mapping[str, Tensor]) -> str:
+def _hint(found: BackboneMatch, wanted: Mapping[str, Tensor]) -> str:
     """The flag that the first shape that differs speaks of."""
     if "pos_embed" in wanted:
         return "another --crop_size or --in_channels?"

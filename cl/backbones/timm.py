@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cl.backbones.backbone import Backbone
+from cl.config.backbone import EncoderConfig
 from cl.errors import UserError
 
 UNFIT = (AssertionError, ArithmeticError, RuntimeError, ValueError)  # what networks raise for sizes they do not take
@@ -29,6 +30,12 @@ def timm_backbone(name: str, crop_size: int, channels: int, also: Mapping[str, i
     backbone = cast(Backbone, net.train())
     backbone.num_features = features  # timm's own is not what its MobileNets return: 576, but 1024 after their head
     return backbone
+
+
+def check_encoder(config: EncoderConfig) -> None:
+    """UserError if the encoder is a network of timm that timm does not have."""
+    if config.timm_name is not None:
+        check_name(config.timm_name, "encoder")
 
 
 def check_name(name: str, said: str) -> None:

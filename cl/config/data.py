@@ -37,7 +37,7 @@ class DataConfig(Config):
             "who makes the views: fast (workers crop, the device does the rest; small sets lie on the device), "
             "torchvision (workers do everything: the reference) or dali",
             choices=("fast", "torchvision", "dali"),
-            consts={"--dali": "dali"},
+            shorthands={"--dali": "dali"},
         ),
     ] = "fast"
     dali_device: Annotated[

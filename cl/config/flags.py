@@ -24,9 +24,9 @@ class Flag:
     high: float = math.inf  # inclusive
     choices: Collection[str] = ()
     aliases: tuple[str, ...] = ()
-    consts: Mapping[str, str] = field(default_factory=dict)  # {"--dali": "dali"}: a flag that stands for a value
+    shorthands: Mapping[str, str] = field(default_factory=dict)  # {"--dali": "dali"}: a flag that stands for a value
     positional: bool = False
-    takes_back: tuple[str, ...] = ()  # fields that say the same in another way: the last one typed wins
+    overrides: tuple[str, ...] = ()  # fields that say the same in another way: the last one typed wins
     resume: Literal["same", "free"] = "same"  # free: may be typed anew when a run goes on
 
 
@@ -97,7 +97,7 @@ def check(declared: Field, value: Any) -> None:
         return
     values = value if declared.many and isinstance(value, tuple) else (value,)
     if not all(_allowed(declared, each) for each in values):
-        raise UserError(f"{declared.spelling}: got {shown(value)}, expected {declared.expected}")
+        raise UserError(f"{declared.spelling}: got {as_typed(value)}, expected {declared.expected}")
 
 
 def _allowed(declared: Field, value: Any) -> bool:
@@ -111,21 +111,21 @@ def _allowed(declared: Field, value: Any) -> bool:
     return flag.low <= value <= flag.high and flag.above < value < math.inf  # no isfinite: an integer may be too long
 
 
-def shown(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A value as one would type it."""
     if value is None or value == ():
         return "unset"
     if isinstance(value, tuple):
-        return " ".join(map(shown, value))
+        return " ".join(map(as_typed, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type[Config], title: str, defaults: Mapping[str, str]) -> None:
-    """Declare a config's flags as one argparse group; `defaults` has the text that `--help` gives for each default."""
+    """Declare a config's flags as one argparse group; `defaults` has what `--help` says of each."""
     group = parser.add_argument_group(title)
     for declared in fields_of(config):
         flag, name = declared.flag, declared.name
-        text = f"{flag.help} [{defaults[name]}]".replace("%", "%%")
+        text = (f"{flag.help} [{defaults[name]}]" if name in defaults else flag.help).replace("%", "%%")
         if flag.positional:
             group.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=text, metavar=name)
             continue
@@ -145,7 +145,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Config], title: str,
                 default=argparse.SUPPRESS,
                 help=text,
             )
-        for spelling, value in flag.consts.items():
+        for spelling, value in flag.shorthands.items():
             _add_constant(group, (spelling,), name, value, f"same as --{name} {value}")
 
 

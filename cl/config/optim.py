@@ -61,8 +61,8 @@ class OptimConfig(ScheduleConfig):
             raise UserError(f"--min_lr: got {self.min_lr:g}, expected at most the --lr of {self.lr:g}")
 
     @property
-    def pairs(self) -> tuple["OptimConfig", ...]:
-        """What linear evaluation has a grid of."""
+    def grid(self) -> tuple["OptimConfig", ...]:
+        """The points of linear evaluation's grid; one here."""
         return (self,)
 
     def scaled_lr(self, global_batch: int) -> float:
@@ -81,18 +81,18 @@ class LinearOptimConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        grid = len(self.pairs) > 1
-        if grid and self.scheduler == "reduce":
-            raise UserError("--scheduler: got reduce with several pairs, expected a schedule that they can share")
-        if grid and self.min_lr:
-            raise UserError(f"--min_lr: got {self.min_lr:g} with several pairs, expected 0: they share a schedule")
+        several = len(self.grid) > 1
+        if several and self.scheduler == "reduce":
+            raise UserError("--scheduler: got reduce with a grid of rates, expected a schedule that they can share")
+        if several and self.min_lr:
+            raise UserError(f"--min_lr: got {self.min_lr:g} with a grid of rates, expected 0: they share a schedule")
 
     @property
-    def pairs(self) -> tuple[OptimConfig, ...]:
-        """Each rate with each decay, smallest first."""
+    def grid(self) -> tuple[OptimConfig, ...]:
+        """The points of the grid: each rate with each decay, smallest first."""
         shared = {field.name: vars(self)[field.name] for field in fields(ScheduleConfig)}
-        grid = product(sorted(set(self.lr)), sorted(set(self.weight_decay)))
-        return tuple(OptimConfig(lr=lr, weight_decay=decay, **shared) for lr, decay in grid)
+        points = product(sorted(set(self.lr)), sorted(set(self.weight_decay)))
+        return tuple(OptimConfig(lr=lr, weight_decay=decay, **shared) for lr, decay in points)
 
 
 @dataclass(frozen=True)

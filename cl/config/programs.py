@@ -1,9 +1,11 @@
 """Which configs make up each program, and how typed flags and presets become them."""
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from cl.config import methods
 from cl.config.backbone import BackboneConfig, EncoderConfig
 from cl.config.data import DataConfig
 from cl.config.evaluation import LinearConfig, OnlineConfig
@@ -14,10 +16,8 @@ from cl.config.presets import (
     CACHED,
     CACHED_GRID,
     LINEAR_DATASETS,
-    PRETRAIN_BOTH,
     PRETRAIN_DATASETS,
     PRETRAIN_FLAGS,
-    PRETRAIN_METHODS,
     PRETRAIN_OPTIMIZERS,
     Preset,
 )
@@ -59,9 +59,10 @@ class Linear:
     run: RunConfig
 
     def __post_init__(self) -> None:
-        pairs, optim = len(self.optim.pairs), self.optim
-        if self.linear.finetune and pairs > 1:
-            raise UserError(f"--finetune: got it with {pairs} pairs, expected one --lr and one --weight_decay")
+        optim = self.optim
+        points = len(optim.grid)
+        if self.linear.finetune and points > 1:
+            raise UserError(f"--finetune: got it with a grid of {points}, expected one --lr and one --weight_decay")
         if self.linear.protocol == "cached" and self.run.dry_run:
             raise UserError("--dry_run: got it with --protocol cached, expected standard: it times training steps")
         if self.linear.protocol == "cached" and optim.optimizer != "sgd":
@@ -71,42 +72,50 @@ class Linear:
 
     @property
     def holds_out(self) -> bool:
-        """Whether a part of the training images is never trained on: it picks one pair of the grid."""
-        return self.linear.protocol == "standard" and len(self.optim.pairs) > 1
+        """Whether a part of the training images is never trained on: it chooses a point of the grid."""
+        return self.linear.protocol == "standard" and len(self.optim.grid) > 1
 
 
 Parts = Mapping[str, type[Config]]
 Origins = Mapping[str, str]  # field name -> "typed", "digits preset", "multicrop preset", "simclr preset", "default"
 
 
-def parts_of(program: type[Pretrain] | type[Linear], method: str | None) -> Parts:
+def config_parts(program: type[Pretrain] | type[Linear], method: str | None) -> Parts:
     """The config classes of a program, with the chosen method's own in the place of `MethodConfig`."""
     parts = get_type_hints(program)
     return {name: METHODS[method] if part is MethodConfig and method else part for name, part in parts.items()}
 
 
-def layers_of(program: type[Pretrain] | type[Linear], typed: Preset, method: str | None) -> dict[str, Preset]:
+def preset_layers(program: type[Pretrain] | type[Linear], typed: Preset, method: str | None) -> dict[str, Preset]:
     """What was typed and the presets that apply, strongest first."""
+    return _linear_layers(typed) if program is Linear else _pretrain_layers(typed, method or methods.DEFAULT)
+
+
+def _linear_layers(typed: Preset) -> dict[str, Preset]:
     dataset = typed.get("dataset", "")
-    if program is Linear:
-        cached = {**CACHED, **({} if "lr" in typed else CACHED_GRID)}
-        protocol = {"cached preset": cached} if typed.get("protocol") == "cached" else {}
-        return {"typed": typed, **protocol, f"{dataset} preset": LINEAR_DATASETS.get(dataset, {})}
-    both = PRETRAIN_BOTH.get((dataset, method or ""), {})
+    layers = {"typed": typed}
+    if typed.get("protocol") == "cached":
+        layers["cached preset"] = CACHED if "lr" in typed else {**CACHED, **CACHED_GRID}
+    return layers | {f"{dataset} preset": LINEAR_DATASETS.get(dataset, {})}
+
+
+def _pretrain_layers(typed: Preset, method: str) -> dict[str, Preset]:
+    dataset = typed.get("dataset", "")
     optimizer = typed.get("optimizer", "")
-    first = {
+    config = METHODS[method]
+    stronger = {
         "typed": typed,
         f"{optimizer} preset": PRETRAIN_OPTIMIZERS.get(optimizer, {}),
-        f"{dataset} {method} preset": both,
+        f"{dataset} {method} preset": config.dataset_presets.get(dataset, {}),
         f"{dataset} preset": PRETRAIN_DATASETS.get(dataset, {}),
     }
-    last = {f"{method} preset": PRETRAIN_METHODS.get(method or "", {})}
-    said = (first | last).values()
-    on = [flag for flag in PRETRAIN_FLAGS if next((layer[flag] for layer in said if flag in layer), False)]
-    return first | {f"{flag} preset": PRETRAIN_FLAGS[flag] for flag in on} | last
+    weaker = {f"{method} preset": config.preset}
+    values = ChainMap(*map(dict, (stronger | weaker).values()))  # the first layer that has a flag wins
+    by_flags = {f"{flag} preset": preset for flag, preset in PRETRAIN_FLAGS.items() if values.get(flag)}
+    return stronger | by_flags | weaker
 
 
-def settle(parts: Parts, layers: Mapping[str, Preset]) -> tuple[dict[str, dict[str, Any]], Origins]:
+def resolve_values(parts: Parts, layers: Mapping[str, Preset]) -> tuple[dict[str, dict[str, Any]], Origins]:
     """Each field's value from the first layer that has it, else its default; and which layer that was."""
     defaults = {d.name: d.default for part in parts.values() for d in fields_of(part)}
     own = layers.get("default", {})  # a run goes on with the defaults that it began with

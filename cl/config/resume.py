@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cl.config.flags import Field, shown
+from cl.config.flags import Field, as_typed
 from cl.errors import UserError
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the newest checkpoint of a run folder, and the one before it
@@ -33,7 +33,7 @@ class Resume:
 
     def layers(self, typed: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, dict[str, Any]]:
         """The run's values by their origins, under what is typed now."""
-        taken_back = {other for name in typed for other in fields[name].flag.takes_back}
+        taken_back = {other for name in typed for other in fields[name].flag.overrides}
         layers: dict[str, dict[str, Any]] = {"typed": {}}
         for name, value in self.values.items():
             if name not in taken_back:
@@ -46,8 +46,8 @@ class Resume:
         for name, value in typed.items():
             if name in self.values and fields[name].flag.resume == "same" and value != self.values[name]:
                 raise UserError(
-                    f"{fields[name].spelling}: got {shown(value)}, expected {shown(self.values[name])}, with which the "
-                    f"run in {self.folder} began; leave the flag out, or start a new run without {FLAG}"
+                    f"{fields[name].spelling}: got {as_typed(value)}, expected {as_typed(self.values[name])}, with "
+                    f"which the run in {self.folder} began; leave the flag out, or start a new run without {FLAG}"
                 )
         unknown = sorted(self.values.keys() - fields.keys())
         if unknown:

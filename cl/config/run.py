@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
-from cl.config.flags import Config, Flag, shown
+from cl.config.flags import Config, Flag, as_typed
 from cl.errors import UserError
 
 LATEST, DRY_RUN = RESERVED = ("latest", "dry_run")  # names that the program itself uses inside --output_dir
@@ -19,11 +19,11 @@ class DeviceConfig(Config):
     ] = "auto"
     gpus: Annotated[
         tuple[int, ...] | None,
-        Flag("indices of the GPUs to use: 0 1", low=0, takes_back=("devices",), resume="free"),
+        Flag("indices of the GPUs to use: 0 1", low=0, overrides=("devices",), resume="free"),
     ] = None
     devices: Annotated[
         int | None,
-        Flag("number of GPUs, or of processes on a CPU", low=1, high=1024, takes_back=("gpus",), resume="free"),
+        Flag("number of GPUs, or of processes on a CPU", low=1, high=1024, overrides=("gpus",), resume="free"),
     ] = None
     num_nodes: Annotated[int, Flag("machines", low=1, resume="free")] = 1
     precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"))] = "32"
@@ -85,7 +85,7 @@ class RunConfig(Config):
                     f"and not {' or '.join(RESERVED)}"
                 )
         if len(set(self.seeds)) < len(self.seeds):
-            raise UserError(f"--seeds: got {shown(self.seeds)}, expected each seed once")
+            raise UserError(f"--seeds: got {as_typed(self.seeds)}, expected each seed once")
         for name, value in (("run_id", self.run_id), ("resume_training_from", self.resume_training_from)):
             if self.seeds and value is not None:
                 raise UserError(

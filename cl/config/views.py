@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from cl.config.flags import Config, Flag, shown
+from cl.config.flags import Config, Flag, as_typed
 from cl.errors import UserError
 
 
@@ -44,8 +44,10 @@ class PretrainViewsConfig(ViewsConfig):
         smallest = min(self.crop_size, self.small_crop_size) if self.multicrop else self.crop_size
         if smallest < 16 and any(self.gaussian_prob):
             raise UserError(
-                f"--gaussian_prob: got {shown(self.gaussian_prob)} with views of {smallest} pixels, expected 0: "
+                f"--gaussian_prob: got {as_typed(self.gaussian_prob)} with views of {smallest} pixels, expected 0: "
                 "a blur needs at least 16"
             )
         if len(self.small_scale) != 2 or self.small_scale[0] > self.small_scale[1]:
-            raise UserError(f"--small_scale: got {shown(self.small_scale)}, expected two numbers in order: 0.05 0.14")
+            raise UserError(
+                f"--small_scale: got {as_typed(self.small_scale)}, expected two numbers in order: 0.05 0.14"
+            )

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cl.data.decode import Encoded, Opened, as_ppm
+from cl.data.decode import EncodedImage, LazyImage, as_ppm
 from cl.data.images import FileSet
 from cl.data.sources.manifest import cache_folder, stamp
 from cl.data.views.draws import Ints
@@ -108,7 +108,7 @@ def _fill(images: FileSet, kind: str, part: Path, workers: int) -> None:
     np.save(part / "index.npy", np.array(index, np.int64))
 
 
-class _Small(Dataset[Encoded]):
+class _Small(Dataset[EncodedImage]):
     """The images as they are cached, made by workers."""
 
     def __init__(self, images: FileSet, kind: str) -> None:
@@ -117,13 +117,13 @@ class _Small(Dataset[Encoded]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Encoded:
+    def __getitem__(self, index: int) -> EncodedImage:
         pixels = smaller(self.images.read(index)).permute(1, 2, 0).contiguous().numpy()
         height, width, channels = pixels.shape
         if self.kind == "raw256":
-            return Encoded(pixels.tobytes(), height, width)
+            return EncodedImage(pixels.tobytes(), height, width)
         colours = "RGB" if channels == 3 else "GRAY"
-        return Encoded(simplejpeg.encode_jpeg(pixels, QUALITY, colours, "420"), height, width)
+        return EncodedImage(simplejpeg.encode_jpeg(pixels, QUALITY, colours, "420"), height, width)
 
 
 def smaller(image: Tensor) -> Tensor:
@@ -155,13 +155,13 @@ class CachedSet:
             pixels = simplejpeg.decode_jpeg(data, "RGB" if self.channels == 3 else "GRAY")
         return torch.from_numpy(np.asarray(pixels)).permute(2, 0, 1)
 
-    def open(self, index: int) -> Opened:
+    def open(self, index: int) -> LazyImage:
         height, width = self._index[index, 2:].tolist()
-        return Opened(height, width, lambda: self.read(index))
+        return LazyImage(height, width, lambda: self.read(index))
 
-    def encoded(self, index: int) -> Encoded:
+    def encoded(self, index: int) -> EncodedImage:
         data, height, width = self._bytes(index)
-        return as_ppm(self.read(index)) if self.kind == "raw256" else Encoded(data.tobytes(), height, width)
+        return as_ppm(self.read(index)) if self.kind == "raw256" else EncodedImage(data.tobytes(), height, width)
 
     def _bytes(self, index: int) -> tuple[np.ndarray, int, int]:
         offset, size, height, width = self._index[index].tolist()

@@ -7,16 +7,18 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from cl.config.data import DataConfig
+from cl.config.programs import Pretrain
 from cl.data.cache import SHORT_SIDE, cached
-from cl.data.executors.dali import Dali, check_dali
-from cl.data.executors.resident import Resident, in_memory, resides
-from cl.data.executors.torchvision import Reference
-from cl.data.executors.workers import Host
+from cl.data.executors.base import Executor
+from cl.data.executors.dali import DaliExecutor, check_dali
+from cl.data.executors.resident import ResidentExecutor, is_resident, load_into_memory
+from cl.data.executors.torchvision import TorchvisionExecutor
+from cl.data.executors.workers import WorkerExecutor
 from cl.data.images import FileSet, ImageSet, Splits, Subset, stratified
-from cl.data.loader import EvalLoader, Executor, TrainLoader
-from cl.data.sampler import EvalSampler, Share, TrainSampler
-from cl.data.views.rows import CentreView, Look, RandomViews
-from cl.data.views.spec import EvalSpec, Views
+from cl.data.loader import EvalLoader, TrainLoader
+from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
+from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
+from cl.data.views.spec import EvalSpec, Views, pretrain_views
 from cl.errors import UserError
 
 L = TypeVar("L", TrainLoader, EvalLoader)
@@ -30,10 +32,26 @@ class LoaderSettings:
     data: DataConfig
     views: Views
     seed: int
-    share: Share
+    rank_slice: RankSlice
     device: torch.device = CPU
     accumulate: int = 1  # batches per optimizer step
-    together: int = 1  # of those, how many the loader yields at once
+    batches_per_loss: int = 1  # of those, how many the loader yields at once
+
+    @property
+    def losses_per_step(self) -> int:
+        return self.accumulate // self.batches_per_loss
+
+
+def pretrain_settings(config: Pretrain, rank_slice: RankSlice, device: torch.device) -> LoaderSettings:
+    return LoaderSettings(
+        data=config.data,
+        views=pretrain_views(config.views),
+        seed=config.run.seed,
+        rank_slice=rank_slice,
+        device=device,
+        accumulate=config.optim.accumulate,
+        batches_per_loss=config.batches_per_loss,
+    )
 
 
 class ImageData(LightningDataModule):
@@ -43,9 +61,14 @@ class ImageData(LightningDataModule):
         super().__init__()
         self.settings = settings
         self._loaders: list[TrainLoader | EvalLoader] = []
-        data, share = settings.data, settings.share
-        batch, apart = data.batch_size * settings.together, settings.accumulate // settings.together
-        self.sampler = TrainSampler(len(splits.train), batch, settings.seed, share, data.last_batch_fill, apart)
+        self.sampler = TrainSampler(
+            images=len(splits.train),
+            batch_size=settings.data.batch_size * settings.batches_per_loss,
+            seed=settings.seed,
+            rank_slice=settings.rank_slice,
+            fill=settings.data.last_batch_fill,
+            accumulate=settings.losses_per_step,
+        )
         self._check()
         val = self._ready(splits.val) if splits.val is not None else None
         self.splits = replace(splits, train=self._ready(splits.train), val=val)
@@ -53,19 +76,19 @@ class ImageData(LightningDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """Of the optimizer."""
-        return len(self.sampler) * self.settings.together // self.settings.accumulate
+        return len(self.sampler) * self.settings.batches_per_loss // self.settings.accumulate
 
     @property
     def global_batch(self) -> int:
         """Images of an optimizer step."""
-        return self.settings.data.batch_size * self.settings.share.world_size * self.settings.accumulate
+        return self.settings.data.batch_size * self.settings.rank_slice.world_size * self.settings.accumulate
 
     def __str__(self) -> str:
         """How the training images reach the device."""
         data, device = self.settings.data, self.settings.device
         if data.loader == "dali":
             return f"dali, decoding on the {self._dali_device().type.replace('cuda', 'GPU').replace('cpu', 'CPU')}"
-        if data.loader == "fast" and resides(self.splits.train):
+        if data.loader == "fast" and is_resident(self.splits.train):
             return f"fast: all images lie on the {'GPU' if device.type == 'cuda' else 'CPU'}, no workers"
         workers = data.workers()
         return f"{data.loader}, 1 worker" if workers == 1 else f"{data.loader}, {workers} workers"
@@ -91,9 +114,9 @@ class ImageData(LightningDataModule):
         """Two training views of any images, the same ones every time."""
         return self._each_once(images, RandomViews((self.settings.views[0][:2],), self.settings.seed))
 
-    def _each_once(self, images: ImageSet, look: Look) -> EvalLoader:
+    def _each_once(self, images: ImageSet, look: ViewPlanner) -> EvalLoader:
         executor = self._executor(images, look)
-        sampler = EvalSampler(len(images), self.settings.data.batch_size, self.settings.share)
+        sampler = EvalSampler(len(images), self.settings.data.batch_size, self.settings.rank_slice)
         return self._opened(EvalLoader(executor, sampler, self._workers(executor)))
 
     def _check(self) -> None:
@@ -112,7 +135,7 @@ class ImageData(LightningDataModule):
             images = Subset(self._cached(images.images), images.chosen)
         else:
             images = self._cached(images)
-        return in_memory(images) if self.settings.data.loader == "fast" else images
+        return load_into_memory(images) if self.settings.data.loader == "fast" else images
 
     def _cached(self, images: ImageSet) -> ImageSet:
         data = self.settings.data
@@ -120,19 +143,23 @@ class ImageData(LightningDataModule):
             return images
         return cached(images, data.cache, data.cache_dir, data.workers())
 
-    def _executor(self, images: ImageSet, look: Look) -> Executor:
+    def _executor(self, images: ImageSet, look: ViewPlanner) -> Executor:
         data, norm, device = self.settings.data, self.splits.norm, self.settings.device
         if data.loader == "dali":
-            return Dali(images, look, norm, device, self._dali_device(), threads=max(1, data.workers()))
+            return DaliExecutor(images, look, norm, device, self._dali_device(), threads=max(1, data.workers()))
         if data.loader == "torchvision":
-            return Reference(images, look, norm, device)
-        return Resident(images, look, norm, device) if resides(images) else Host(images, look, norm, device)
+            return TorchvisionExecutor(images, look, norm, device)
+        return (
+            ResidentExecutor(images, look, norm, device)
+            if is_resident(images)
+            else WorkerExecutor(images, look, norm, device)
+        )
 
     def _dali_device(self) -> torch.device:
         return CPU if self.settings.data.dali_device == "cpu" else self.settings.device
 
     def _workers(self, executor: Executor) -> int:
-        return 0 if isinstance(executor, Resident) else self.settings.data.workers()
+        return 0 if isinstance(executor, ResidentExecutor) else self.settings.data.workers()
 
     def _opened(self, loader: L) -> L:
         self._loaders.append(loader)

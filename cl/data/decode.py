@@ -48,7 +48,7 @@ def decode(data: bytes, channels: int = 3) -> Tensor:
     return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)
 
 
-class Opened(NamedTuple):
+class LazyImage(NamedTuple):
     """An image whose size is known, and which is decoded when it is asked for."""
 
     height: int
@@ -56,16 +56,16 @@ class Opened(NamedTuple):
     pixels: Callable[[], Tensor]  # uint8 [C, H, W]
 
 
-def opened(data: bytes, channels: int = 3) -> Opened:
+def lazy_image(data: bytes, channels: int = 3) -> LazyImage:
     """An encoded image, of which a plain JPEG is not decoded yet."""
     size = _plain_size(data)
     if size:
-        return Opened(size[0], size[1], lambda: decode(data, channels))
+        return LazyImage(size[0], size[1], lambda: decode(data, channels))
     image = decode(data, channels)
-    return Opened(image.shape[1], image.shape[2], lambda: image)
+    return LazyImage(image.shape[1], image.shape[2], lambda: image)
 
 
-class Encoded(NamedTuple):
+class EncodedImage(NamedTuple):
     """An image that every decoder reads alike, and its size."""
 
     data: bytes
@@ -73,17 +73,17 @@ class Encoded(NamedTuple):
     width: int
 
 
-def plain(data: bytes, channels: int = 3) -> Encoded:
+def portable_image(data: bytes, channels: int = 3) -> EncodedImage:
     """An encoded image as it is if it is a plain JPEG; decoded, as PPM, where other decoders have other ideas."""
     size = _plain_size(data)
-    return Encoded(data, *size) if size else as_ppm(decode(data, channels))
+    return EncodedImage(data, *size) if size else as_ppm(decode(data, channels))
 
 
-def as_ppm(image: Tensor) -> Encoded:
+def as_ppm(image: Tensor) -> EncodedImage:
     """A uint8 image [C, H, W] as PPM, or PGM if it is grey."""
     channels, height, width = image.shape
     heading = f"P{6 if channels == 3 else 5}\n{width} {height}\n255\n".encode()
-    return Encoded(heading + image.permute(1, 2, 0).numpy().tobytes(), height, width)
+    return EncodedImage(heading + image.permute(1, 2, 0).numpy().tobytes(), height, width)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cl.data.decode import BadImage, BrokenFile, Encoded, Opened, as_ppm, opened, plain, read_image
+from cl.data.decode import BadImage, BrokenFile, EncodedImage, LazyImage, as_ppm, lazy_image, portable_image, read_image
 from cl.data.views.draws import Ints, hash_words
 from cl.data.views.spec import Norm
 
@@ -27,10 +27,10 @@ class ImageSet(Protocol):
     def read(self, index: int) -> Tensor:
         """The image as uint8 [C, H, W]."""
 
-    def open(self, index: int) -> Opened:
+    def open(self, index: int) -> LazyImage:
         """The image's size, and the image when it is wanted."""
 
-    def encoded(self, index: int) -> Encoded:
+    def encoded(self, index: int) -> EncodedImage:
         """The image for a decoder other than ours."""
 
 
@@ -64,10 +64,10 @@ class ArraySet:
     def read(self, index: int) -> Tensor:
         return self.images[index]
 
-    def open(self, index: int) -> Opened:
-        return Opened(self.images.shape[2], self.images.shape[3], lambda: self.read(index))
+    def open(self, index: int) -> LazyImage:
+        return LazyImage(self.images.shape[2], self.images.shape[3], lambda: self.read(index))
 
-    def encoded(self, index: int) -> Encoded:
+    def encoded(self, index: int) -> EncodedImage:
         return as_ppm(self.images[index])
 
     def on(self, device: torch.device) -> Tensor:
@@ -94,12 +94,12 @@ class FileSet:
     def read(self, index: int) -> Tensor:
         return self._named(index, lambda path: read_image(path, self.channels))
 
-    def open(self, index: int) -> Opened:
-        found = self._named(index, lambda path: opened(path.read_bytes(), self.channels))
+    def open(self, index: int) -> LazyImage:
+        found = self._named(index, lambda path: lazy_image(path.read_bytes(), self.channels))
         return found._replace(pixels=lambda: self._named(index, lambda _: found.pixels()))
 
-    def encoded(self, index: int) -> Encoded:
-        return self._named(index, lambda path: plain(path.read_bytes(), self.channels))
+    def encoded(self, index: int) -> EncodedImage:
+        return self._named(index, lambda path: portable_image(path.read_bytes(), self.channels))
 
     def _named(self, index: int, read: Callable[[Path], T]) -> T:
         """A failure says which file it is of."""
@@ -122,10 +122,10 @@ class Subset:
     def read(self, index: int) -> Tensor:
         return self.images.read(int(self.chosen[index]))
 
-    def open(self, index: int) -> Opened:
+    def open(self, index: int) -> LazyImage:
         return self.images.open(int(self.chosen[index]))
 
-    def encoded(self, index: int) -> Encoded:
+    def encoded(self, index: int) -> EncodedImage:
         return self.images.encoded(int(self.chosen[index]))
 
 

@@ -2,40 +2,15 @@
 
 import os
 import signal
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from threading import Thread
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cl.batch import Batch
-from cl.data.decode import BrokenFile
-from cl.data.prefetch import finished_ahead
-from cl.data.sampler import EvalSampler, Pair, TrainSampler
-from cl.errors import Stopped
-
-
-class Executor(ABC):
-    """A way to make the views that were drawn: `torchvision`, `workers`, `resident`, `dali`."""
-
-    device: torch.device
-
-    @abstractmethod
-    def read(self, pairs: list[Pair]) -> Any:
-        """What a worker does for a batch. It changes no state, so workers may outlive an epoch."""
-
-    def started(self, reads: Iterable[Any]) -> Iterable[Any]:
-        """What was read, after the work on it has begun that goes on by itself."""
-        return reads
-
-    @abstractmethod
-    def finish(self, read: Any) -> Batch:
-        """What the training process does with what was read, on its device."""
-
-    def batches(self, reads: Iterable[Any]) -> Iterator[Batch]:
-        return finished_ahead(self.started(_naming_files(reads)), self.finish, self.device)
+from cl.data.executors.base import Executor
+from cl.data.sampler import EvalSampler, SampleKey, TrainSampler
 
 
 class EvalLoader:
@@ -99,8 +74,8 @@ class _Reads(Dataset[Any]):
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
 
-    def __getitems__(self, pairs: list[Pair]) -> Any:
-        return self.executor.read(pairs)
+    def __getitems__(self, keys: list[SampleKey]) -> Any:
+        return self.executor.read(keys)
 
 
 def _dataloader(
@@ -129,15 +104,6 @@ def _end_when_the_run_says_so() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def _naming_files(reads: Iterable[Any]) -> Iterator[Any]:
-    """A file that breaks ends the run in one line."""
-    try:
-        yield from reads
-    except BrokenFile as error:
-        what = str(error).rstrip().split("BrokenFile: ")[-1]  # from a worker it comes with the worker's traceback
-        raise Stopped(f"{what}; it was an image when the run began, put it back and go on", 1) from None
 
 
 def _as_read(batch: Any) -> Any:

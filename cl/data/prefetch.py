@@ -8,16 +8,16 @@ import torch
 from cl.batch import Batch
 
 
-def finished_ahead(reads: Iterable[Any], finish: Callable[[Any], Batch], device: torch.device) -> Iterator[Batch]:
-    """`finish` of each of `reads`; on a GPU one batch ahead, with transfer and augmentation on a stream of their own.
+def prefetch(reads: Iterable[Any], to_batch: Callable[[Any], Batch], device: torch.device) -> Iterator[Batch]:
+    """`to_batch` of each of `reads`; on a GPU one batch ahead, with transfer and augmentation on a stream of their own.
 
     Lightning's `on_after_batch_transfer` runs on the stream that trains, and so cannot overlap with the step.
     """
     if device.type != "cuda":
-        yield from map(finish, reads)
+        yield from map(to_batch, reads)
         return
     beside = torch.cuda.Stream(device)
-    beside.wait_stream(torch.cuda.current_stream(device))  # for what `finish` reads: the resident images
+    beside.wait_stream(torch.cuda.current_stream(device))  # for what `to_batch` reads: the resident images
     made: tuple[Batch, torch.cuda.Event] | None = None
     coming = iter(reads)
     while True:
@@ -25,7 +25,7 @@ def finished_ahead(reads: Iterable[Any], finish: Callable[[Any], Batch], device:
         with torch.cuda.stream(beside):
             read = next(coming, None)
             if read is not None:
-                made = finish(read), beside.record_event()
+                made = to_batch(read), beside.record_event()
         if waiting is not None:
             yield _handed_over(*waiting, device)
         elif made is None:

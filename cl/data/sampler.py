@@ -8,12 +8,12 @@ import numpy as np
 from cl.data.views.draws import hash_words
 from cl.errors import UserError
 
-Pair = tuple[int, int]  # epoch, index: a worker needs no more to draw an image's views
+SampleKey = tuple[int, int]  # epoch, index: a worker needs no more to draw an image's views
 _ORDER = 0x5EED  # keeps the order's hash apart from the views'
 
 
 @dataclass(frozen=True)
-class Share:
+class RankSlice:
     """This process's part of the work."""
 
     rank: int
@@ -29,14 +29,14 @@ class TrainSampler:
     """
 
     def __init__(
-        self, images: int, batch_size: int, seed: int, share: Share, fill: bool = False, accumulate: int = 1
+        self, images: int, batch_size: int, seed: int, rank_slice: RankSlice, fill: bool = False, accumulate: int = 1
     ) -> None:
-        self.images, self.batch_size, self.seed, self.share = images, batch_size, seed, share
-        global_batch = batch_size * share.world_size * accumulate
+        self.images, self.batch_size, self.seed, self.rank_slice = images, batch_size, seed, rank_slice
+        global_batch = batch_size * rank_slice.world_size * accumulate
         self.batches = accumulate * (-(-images // global_batch) if fill else images // global_batch)
         if global_batch > images:
             raise UserError(
-                f"--batch_size: got {batch_size} on {share.world_size} process(es)"
+                f"--batch_size: got {batch_size} on {rank_slice.world_size} process(es)"
                 + f" with --accumulate {accumulate}" * (accumulate > 1)
                 + f", expected a global batch of at most the {images} training images"
             )
@@ -46,11 +46,11 @@ class TrainSampler:
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[list[Pair]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         order = np.argsort(hash_words(_ORDER, self.seed, self.epoch, np.arange(self.images)), kind="stable")
-        step = self.batch_size * self.share.world_size
+        step = self.batch_size * self.rank_slice.world_size
         order = np.resize(order, self.batches * step)
-        first = self.batch_size * self.share.rank
+        first = self.batch_size * self.rank_slice.rank
         for begin in range(self.start * step + first, self.batches * step, step):
             yield [(self.epoch, index) for index in order[begin : begin + self.batch_size].tolist()]
 
@@ -58,13 +58,13 @@ class TrainSampler:
 class EvalSampler:
     """Every index exactly once over all processes, in order: process r takes r, r + W, r + 2W, ..."""
 
-    def __init__(self, images: int, batch_size: int, share: Share) -> None:
-        self.indices = range(share.rank, images, share.world_size)
+    def __init__(self, images: int, batch_size: int, rank_slice: RankSlice) -> None:
+        self.indices = range(rank_slice.rank, images, rank_slice.world_size)
         self.batch_size = batch_size
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Pair]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         for begin in range(0, len(self.indices), self.batch_size):
             yield [(0, index) for index in self.indices[begin : begin + self.batch_size]]

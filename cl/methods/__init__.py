@@ -3,11 +3,12 @@
 import importlib
 from typing import Any
 
+from cl.backbones.loading import start_from
 from cl.config.programs import Pretrain
 from cl.methods.base import ContrastiveModule, StepOutput
 from cl.optim.schedules import Budget
 
-__all__ = ["ContrastiveModule", "StepOutput", "build_method"]
+__all__ = ["ContrastiveModule", "StepOutput", "build_method", "load_initial_weights"]
 
 
 def build_method(config: Pretrain, classes: int, budget: Budget) -> ContrastiveModule[Any]:
@@ -15,3 +16,10 @@ def build_method(config: Pretrain, classes: int, budget: Budget) -> ContrastiveM
     module, name = config.method.implementation.split(":")
     method: type[ContrastiveModule[Any]] = vars(importlib.import_module(module))[name]
     return method(config, classes, budget)
+
+
+def load_initial_weights(method: ContrastiveModule[Any], config: Pretrain) -> str:
+    """Load what --init_from names into the backbone; describes what was loaded, "" if nothing was named."""
+    if not config.backbone.init_from:
+        return ""
+    return start_from(method.backbone, config.backbone, config.views.crop_size, config.data.in_channels)

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from cl.batch import Batch
-from cl.config.methods import BarlowTwinsConfig
+from cl.config.methods.barlow_twins import BarlowTwinsConfig
 from cl.config.programs import Pretrain
 from cl.losses import barlow_twins_loss
-from cl.methods.base import ContrastiveModule, StepOutput, ordered_pairs
+from cl.methods.base import ContrastiveModule, StepOutput, view_pairs
 from cl.nn.heads import barlow_twins_projector
 from cl.optim.schedules import Budget
 
@@ -25,7 +25,7 @@ class BarlowTwins(ContrastiveModule[BarlowTwinsConfig]):
     def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
         z = [self.projector(f) for views in features for f in views]  # V of [B, D]
         # The correlation of (v, g) is that of (g, v) transposed and has the same loss.
-        pairs = Counter(tuple(sorted(pair)) for pair in ordered_pairs(features))
+        pairs = Counter(tuple(sorted(pair)) for pair in view_pairs(features))
         losses = [
             times * barlow_twins_loss(z[g], z[v], self.method.lamb, self.method.scale_loss)
             for (g, v), times in pairs.items()

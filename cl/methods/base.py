@@ -13,8 +13,9 @@ from cl.batch import Batch
 from cl.config.methods import MethodConfig
 from cl.config.programs import Pretrain
 from cl.distributed import rank
+from cl.evaluation.features import Labelled
 from cl.evaluation.online.metrics import MeasuredModule
-from cl.evaluation.online.online_probe import probe_loss
+from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.nn.batch_norm import frozen_statistics
 from cl.nn.heads import linear_head
 from cl.optim import optimizer_of, with_schedule
@@ -29,7 +30,7 @@ class StepOutput(NamedTuple):
     metrics: dict[str, Tensor] = {}  # scalars, likewise; the base logs them
 
 
-def ordered_pairs(features: tuple[Tensor, ...]) -> list[tuple[int, int]]:
+def view_pairs(features: tuple[Tensor, ...]) -> list[tuple[int, int]]:
     """Which view (v) is compared with which full-size view (g): all (g, v) with g != v, views numbered in order.
 
     Small crops are never what others are compared with (SwAV, arXiv 2006.09882, section 3.2). Two full-size views give
@@ -54,6 +55,7 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         self.backbone = build_backbone(config.backbone, views.crop_size, config.data.in_channels, small)
         self.online_head = linear_head(self.backbone.num_features, classes) if classes else None
         self.predictor: nn.Module | None = None  # a method's, if it has one
+        self.last_lr = 0.0  # of the newest optimizer step
 
     @abstractmethod
     def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
@@ -97,17 +99,16 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         """The online head's loss on the detached features [V, B, F] of the full-size views."""
         logits = head(rearrange(features, "v b f -> (v b) f"))
         target = target.repeat(len(features))
-        loss, total = probe_loss(logits, target)
+        loss, total = labelled_cross_entropy(logits, target)
         self.means.add("online_linear/loss", total, (target >= 0).sum())
         self.add_accuracy("online_linear/train", logits, target)
         return loss
 
-    def validation_step(self, batch: Batch, _: int) -> Tensor:
-        """The features [B, F], for callbacks such as kNN."""
+    def validation_step(self, batch: Batch, _: int) -> None:
         features = self(batch.views[0][0])
+        self.validation.append(Labelled(features, batch.target))
         if self.online_head is not None:
             self.add_accuracy("online_linear/val", self.online_head(features), batch.target)
-        return features
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Randomness inside the network (dropout) is a function of the step, so that a resumed run draws the same.
@@ -115,7 +116,7 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         torch.manual_seed((step_seed * 65_537 + rank()) % 2**63)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self.evaluated["lr"] = float(optimizer.param_groups[0]["lr"])  # at the end that of the epoch's last step
+        self.last_lr = float(optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> Any:
         optim, batch = self.config.optim, self.budget.global_batch

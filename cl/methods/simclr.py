@@ -3,7 +3,7 @@ from einops import rearrange
 from torch import Tensor
 
 from cl.batch import Batch
-from cl.config.methods import SimCLRConfig
+from cl.config.methods.simclr import SimCLRConfig
 from cl.config.programs import Pretrain
 from cl.losses import nt_xent_loss
 from cl.methods.base import ContrastiveModule, StepOutput

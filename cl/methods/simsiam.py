@@ -2,10 +2,10 @@ import torch
 from torch import Tensor, nn
 
 from cl.batch import Batch
-from cl.config.methods import SimSiamConfig
+from cl.config.methods.simsiam import SimSiamConfig
 from cl.config.programs import Pretrain
 from cl.losses import negative_cosine_similarity
-from cl.methods.base import ContrastiveModule, StepOutput, ordered_pairs
+from cl.methods.base import ContrastiveModule, StepOutput, view_pairs
 from cl.nn.heads import simsiam_predictor, simsiam_projector
 from cl.optim.schedules import Budget
 
@@ -25,5 +25,5 @@ class SimSiam(ContrastiveModule[SimSiamConfig]):
     def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
         z = [self.projector(f) for views in features for f in views]  # V of [B, D]
         p = [self.predictor(each) for each in z]
-        losses = [negative_cosine_similarity(p[v], z[g]) for g, v in ordered_pairs(features)]
+        losses = [negative_cosine_similarity(p[v], z[g]) for g, v in view_pairs(features)]
         return StepOutput(torch.stack(losses).mean())

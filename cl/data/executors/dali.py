@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cl.batch import Batch
-from cl.data.executors.device import finish
+from cl.data.executors.base import Executor
+from cl.data.executors.device import make_batch
 from cl.data.images import ImageSet
-from cl.data.loader import Executor
-from cl.data.sampler import Pair
-from cl.data.views.rows import Look, Rows
+from cl.data.sampler import SampleKey
+from cl.data.views.rows import Rows, ViewPlanner
 from cl.data.views.spec import Norm
 from cl.errors import UserError
 
@@ -39,7 +39,7 @@ def check_dali() -> None:
 
 
 @dataclass(frozen=True)
-class Files:
+class EncodedBatch:
     """What a worker sends."""
 
     index: Tensor  # [B]
@@ -48,32 +48,38 @@ class Files:
     ends: list[int]  # of each image in that
     rows: tuple[Rows, ...]
 
-    def pin_memory(self) -> "Files":
+    def pin_memory(self) -> "EncodedBatch":
         """torch's DataLoader calls it; DALI copies from there."""
         return replace(self, data=self.data.pin_memory())
 
 
-class Dali(Executor):
+class DaliExecutor(Executor):
     """The executor of `--loader dali`."""
 
     def __init__(
-        self, images: ImageSet, look: Look, norm: Norm, device: torch.device, decode_on: torch.device, threads: int
+        self,
+        images: ImageSet,
+        look: ViewPlanner,
+        norm: Norm,
+        device: torch.device,
+        decode_on: torch.device,
+        threads: int,
     ) -> None:
         self.images, self.look, self.norm, self.device = images, look, norm, device
         self.channels, self.decode_on, self.threads = len(norm[0]), decode_on, threads
         self._pipeline: Any = None  # built by the first batch, and so never in a worker
-        self._coming: Iterator[Files] = iter(())  # what DALI pulls from
-        self._begun: deque[Files] = deque()  # what it works on
+        self._coming: Iterator[EncodedBatch] = iter(())  # what DALI pulls from
+        self._begun: deque[EncodedBatch] = deque()  # what it works on
 
-    def read(self, pairs: list[Pair]) -> Files:
+    def read(self, pairs: list[SampleKey]) -> EncodedBatch:
         epoch, index = pairs[0][0], np.array([i for _, i in pairs])
         images = [self.images.encoded(i) for i in index.tolist()]
         rows = self.look.rows(epoch, index, np.array([[each.height, each.width] for each in images]))
         data = torch.frombuffer(bytearray().join(each.data for each in images), dtype=torch.uint8)
         ends = np.cumsum([len(each.data) for each in images]).tolist()
-        return Files(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), data, ends, rows)
+        return EncodedBatch(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), data, ends, rows)
 
-    def started(self, reads: Iterable[Files]) -> Iterator[tuple[Files, list[Tensor]]]:
+    def submit(self, reads: Iterable[EncodedBatch]) -> Iterator[tuple[EncodedBatch, list[Tensor]]]:
         """DALI works ahead, on threads of its own; with each batch come its cropped views, uint8 [V B, C, S, S]."""
         self._coming = iter(reads)
         if self._pipeline is None:
@@ -100,10 +106,10 @@ class Dali(Executor):
         self._begun.clear()
         self._pipeline.reset()
 
-    def finish(self, read: tuple[Files, list[Tensor]]) -> Batch:
+    def to_batch(self, read: tuple[EncodedBatch, list[Tensor]]) -> Batch:
         what, views = read
         pixels = [(rows, each.__getitem__) for rows, each in zip(what.rows, views, strict=True)]
-        return finish(what.index, what.target, self.device, self.norm, pixels)
+        return make_batch(what.index, what.target, self.device, self.norm, pixels)
 
     def _feed(self) -> list[Any]:
         """The inputs of the next batch, when DALI asks for them: encoded images, then place and edges of each view."""
@@ -129,7 +135,7 @@ class Dali(Executor):
             views.append(rearrange(pixels, "b v c h w -> (v b) c h w"))
         return views
 
-    def _build(self, first: Files) -> Any:
+    def _build(self, first: EncodedBatch) -> Any:
         """The pipeline for batches of at most this size."""
         from nvidia.dali import fn, types
         from nvidia.dali.pipeline import Pipeline

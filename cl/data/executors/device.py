@@ -24,11 +24,11 @@ CHUNK = 2**21  # values that a CPU works on at a time: beyond its caches everyth
 Pixels = Callable[[slice], Tensor]  # rows of cropped views: [n, C, S, S] in 0 to 255, uint8 or float32
 
 
-def finish(
+def make_batch(
     index: Tensor, target: Tensor, device: torch.device, norm: Norm, views: Sequence[tuple[Rows, Pixels]]
 ) -> Batch:
     """A Batch from the cropped views of each resolution."""
-    done = (finished(rows, pixels, device, norm) for rows, pixels in views)
+    done = (augment(rows, pixels, device, norm) for rows, pixels in views)
     return Batch(
         index.to(device, non_blocking=True),
         tuple(rearrange(x, "(v b) c h w -> v b c h w", b=len(index)) for x in done),
@@ -36,7 +36,7 @@ def finish(
     )
 
 
-def finished(rows: Rows, pixels: Pixels, device: torch.device, norm: Norm) -> Tensor:
+def augment(rows: Rows, pixels: Pixels, device: torch.device, norm: Norm) -> Tensor:
     """What the network sees of all rows: float32 [N, C, S, S] on `device`."""
     step = len(rows.crops.flip) if device.type != "cpu" else max(1, CHUNK // (3 * rows.size**2))
     parts = []
@@ -44,18 +44,18 @@ def finished(rows: Rows, pixels: Pixels, device: torch.device, norm: Norm) -> Te
         some = slice(begin, begin + step)
         x = pixels(some).to(device, non_blocking=True).to(torch.float32).div_(255)  # bytes travel, not floats
         if rows.colours is not None:
-            coloured_(x, rows.colours.part(some), rows.kernel)
-        parts.append(normalized_(x, norm))
+            apply_colours_(x, rows.colours.part(some), rows.kernel)
+        parts.append(normalize_(x, norm))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def normalized_(x: Tensor, norm: Norm) -> Tensor:
+def normalize_(x: Tensor, norm: Norm) -> Tensor:
     """(x - mean) / std per channel of [N, C, S, S], in place."""
     mean, std = (torch.tensor(each, device=x.device).view(-1, 1, 1) for each in norm)
     return x.sub_(mean).div_(std)
 
 
-def coloured_(x: Tensor, colours: Colours, kernel: int) -> Tensor:
+def apply_colours_(x: Tensor, colours: Colours, kernel: int) -> Tensor:
     """Jitter in each row's own order, grey, blur, solarize, in place: float32 [N, C, S, S] in [0, 1].
 
     What torchvision's v2.functional does to one float image after the other (`executors.torchvision`, the slow twin).
@@ -64,16 +64,16 @@ def coloured_(x: Tensor, colours: Colours, kernel: int) -> Tensor:
     for place in range(4):
         for operation in range(4 if in_colour else 2):
             rows = np.flatnonzero(colours.order[:, place] == operation)
-            _change(x, rows, _JITTER[operation], colours.factors[rows, operation])
+            _apply_to_rows(x, rows, _JITTER[operation], colours.factors[rows, operation])
     if in_colour:
-        _change(x, np.flatnonzero(colours.grey), lambda some, _: _grey(some).expand_as(some))
+        _apply_to_rows(x, np.flatnonzero(colours.grey), lambda some, _: _grey(some).expand_as(some))
     rows = np.flatnonzero(colours.sigma)
-    _change(x, rows, lambda some, sigma: _blurred(some, sigma, kernel), colours.sigma[rows])
-    _change(x, np.flatnonzero(colours.solarize), lambda some, _: torch.where(some >= SOLARIZED, 1 - some, some))
+    _apply_to_rows(x, rows, lambda some, sigma: _blurred(some, sigma, kernel), colours.sigma[rows])
+    _apply_to_rows(x, np.flatnonzero(colours.solarize), lambda some, _: torch.where(some >= SOLARIZED, 1 - some, some))
     return x
 
 
-def _change(
+def _apply_to_rows(
     x: Tensor,
     rows: NDArray[np.intp],
     operation: Callable[[Tensor, Tensor], Tensor],
@@ -81,12 +81,12 @@ def _change(
 ) -> None:
     """x[rows] = operation(x[rows], parameters [n, 1, 1, 1]), without waiting for the device."""
     if len(rows):
-        where = sent(rows, x.device)
-        factors = sent((rows if parameters is None else parameters).astype(np.float32), x.device)
+        where = to_device(rows, x.device)
+        factors = to_device((rows if parameters is None else parameters).astype(np.float32), x.device)
         x.index_copy_(0, where, operation(x.index_select(0, where), factors.view(-1, 1, 1, 1)))
 
 
-def sent(values: NDArray[np.generic], device: torch.device) -> Tensor:
+def to_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
     """A NumPy array on `device`, without waiting for it."""
     host = torch.from_numpy(values)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host

@@ -9,19 +9,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cl.batch import Batch
-from cl.data.executors.device import Pixels, finish, sent
+from cl.data.executors.base import Executor
+from cl.data.executors.device import Pixels, make_batch, to_device
 from cl.data.images import ArraySet, ImageSet, Subset
-from cl.data.loader import Executor
-from cl.data.sampler import Pair
+from cl.data.sampler import SampleKey
 from cl.data.views.draws import Ints
-from cl.data.views.rows import Crops, Look, Rows
+from cl.data.views.rows import Crops, Rows, ViewPlanner
 from cl.data.views.spec import Norm
 
 LARGEST_SIDE = 128  # pixels: a resize is a matrix product, whose cost grows with the third power of the side
 LARGEST_SET = 4 << 30  # bytes: STL-10 with its unlabelled images has 2.9e9
 
 
-def in_memory(images: ImageSet) -> ImageSet:
+def load_into_memory(images: ImageSet) -> ImageSet:
     """`images` as an ArraySet if they are small, of one size, and few enough; else as they are."""
     if isinstance(images, ArraySet) or len(images) == 0:
         return images
@@ -38,7 +38,7 @@ def in_memory(images: ImageSet) -> ImageSet:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedBatch:
     """What is known of a batch before its images are looked at."""
 
     index: Tensor  # [B]
@@ -47,29 +47,31 @@ class Planned:
     rows: tuple[Rows, ...]
 
 
-class Resident(Executor):
+class ResidentExecutor(Executor):
     """The executor of `--loader fast` for an ArraySet, or a part of one."""
 
-    def __init__(self, images: ImageSet, look: Look, norm: Norm, device: torch.device) -> None:
+    def __init__(self, images: ImageSet, look: ViewPlanner, norm: Norm, device: torch.device) -> None:
         self.targets, self.look, self.norm, self.device = images.targets, look, norm, device
         self.pixels, self.places = _array_of(images, device)
 
-    def read(self, pairs: list[Pair]) -> Planned:
-        epoch, index = pairs[0][0], np.array([i for _, i in pairs])
+    def read(self, keys: list[SampleKey]) -> PlannedBatch:
+        epoch, index = keys[0][0], np.array([i for _, i in keys])
         rows = self.look.rows(epoch, index, np.tile(np.array(self.pixels.shape[2:]), (len(index), 1)))
         targets = torch.from_numpy(self.targets[index])
-        return Planned(torch.from_numpy(index), targets, self.places[index], rows)
+        return PlannedBatch(torch.from_numpy(index), targets, self.places[index], rows)
 
-    def finish(self, read: Planned) -> Batch:
-        places = sent(read.place, self.device)
-        views = [(rows, self._cut(rows, places.repeat(len(rows.crops.flip) // len(places)))) for rows in read.rows]
-        return finish(read.index, read.target, self.device, self.norm, views)
+    def to_batch(self, read: PlannedBatch) -> Batch:
+        places = to_device(read.place, self.device)
+        views = [
+            (rows, self._crop_views(rows, places.repeat(len(rows.crops.flip) // len(places)))) for rows in read.rows
+        ]
+        return make_batch(read.index, read.target, self.device, self.norm, views)
 
-    def _cut(self, rows: Rows, places: Tensor) -> Pixels:
-        return lambda some: cut(self.pixels[places[some]], rows.crops.part(some), rows.size)
+    def _crop_views(self, rows: Rows, places: Tensor) -> Pixels:
+        return lambda some: crop_views(self.pixels[places[some]], rows.crops.part(some), rows.size)
 
 
-def resides(images: ImageSet) -> bool:
+def is_resident(images: ImageSet) -> bool:
     return isinstance(images.images if isinstance(images, Subset) else images, ArraySet)
 
 
@@ -82,7 +84,7 @@ def _array_of(images: ImageSet, device: torch.device) -> tuple[Tensor, Ints]:
     return images.on(device), np.arange(len(images))
 
 
-def cut(images: Tensor, crops: Crops, size: int) -> Tensor:
+def crop_views(images: Tensor, crops: Crops, size: int) -> Tensor:
     """Crop, antialiased resize and flip of each row: uint8 [N, C, H, W] -> float32 [N, C, size, size], whole, 0 to 255.
 
     A resize is linear along either side: one product with a matrix of each row. This one is torch's uint8 resize bit
@@ -91,7 +93,7 @@ def cut(images: Tensor, crops: Crops, size: int) -> Tensor:
     """
     n, channels, height, width = images.shape
     across, unit = _weights(crops, 1, size, width, images.device)
-    across = torch.where(sent(crops.flip, images.device)[:, None, None], across.flip(1), across)
+    across = torch.where(to_device(crops.flip, images.device)[:, None, None], across.flip(1), across)
     x = images.to(torch.float32).view(n, channels * height, width)
     x = (x @ across.mT).mul_(unit).add_(0.5).floor_().view(n, channels, height, size)
     down, unit = _weights(crops, 0, size, height, images.device)
@@ -105,7 +107,7 @@ def _weights(crops: Crops, axis: int, size: int, side: int, device: torch.device
     rounds the weights to 16-bit integers, with as many bits as the largest of them leaves.
     """
     resized, corner = int(crops.resized[0, axis]), int(crops.corner[0, axis])  # of images of one size: all rows' same
-    start, length = sent(crops.box[:, axis::2].T.astype(np.float64), device)[:, :, None, None]  # [N, 1, 1] each
+    start, length = to_device(crops.box[:, axis::2].T.astype(np.float64), device)[:, :, None, None]  # [N, 1, 1] each
     scale = length / resized
     centre = scale * (torch.arange(resized, dtype=torch.float64, device=device)[:, None] + 0.5)  # [N, resized, 1]
     pixel = torch.arange(side, dtype=torch.float64, device=device) - start + 0.5  # [N, 1, side]

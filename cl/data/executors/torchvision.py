@@ -9,22 +9,22 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from cl.batch import Batch
+from cl.data.executors.base import Executor
 from cl.data.images import ImageSet
-from cl.data.loader import Executor
-from cl.data.sampler import Pair
+from cl.data.sampler import SampleKey
 from cl.data.views.draws import Ints, ViewParams, crop_boxes, draw
-from cl.data.views.rows import Look, RandomViews
+from cl.data.views.rows import RandomViews, ViewPlanner
 from cl.data.views.spec import EvalSpec, Norm, ViewSpec
 
 
-class Reference(Executor):
+class TorchvisionExecutor(Executor):
     """The executor of `--loader torchvision`: workers do everything."""
 
-    def __init__(self, images: ImageSet, look: Look, norm: Norm, device: torch.device) -> None:
+    def __init__(self, images: ImageSet, look: ViewPlanner, norm: Norm, device: torch.device) -> None:
         self.images, self.look, self.norm, self.device = images, look, norm, device
 
-    def read(self, pairs: list[Pair]) -> Batch:
-        epoch, index = pairs[0][0], np.array([i for _, i in pairs])
+    def read(self, keys: list[SampleKey]) -> Batch:
+        epoch, index = keys[0][0], np.array([i for _, i in keys])
         images = [self.images.read(i) for i in index.tolist()]
         if isinstance(self.look, RandomViews):
             views = random_views(images, self.look, epoch, index)
@@ -34,7 +34,7 @@ class Reference(Executor):
         views = tuple(normalize(each, self.norm) for each in views)
         return Batch(torch.from_numpy(index), views, torch.from_numpy(self.images.targets[index]))
 
-    def finish(self, read: Batch) -> Batch:
+    def to_batch(self, read: Batch) -> Batch:
         return read.to(self.device)
 
 

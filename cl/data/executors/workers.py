@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl.batch import Batch
-from cl.data.decode import Opened
-from cl.data.executors.device import finish
+from cl.data.decode import LazyImage
+from cl.data.executors.base import Executor
+from cl.data.executors.device import make_batch
 from cl.data.images import ImageSet
-from cl.data.loader import Executor
-from cl.data.sampler import Pair
-from cl.data.views.rows import Crops, Look, Rows
+from cl.data.sampler import SampleKey
+from cl.data.views.rows import Crops, Rows, ViewPlanner
 from cl.data.views.spec import Norm
 
 
-def cropped(image: Tensor, crops: Crops, row: int, size: int) -> Tensor:
+def crop_view(image: Tensor, crops: Crops, row: int, size: int) -> Tensor:
     """View `row` of `image` uint8 [C, H, W] -> uint8 [C, size, size], with torchvision's resize bit for bit."""
     (top, left, height, width), (y, x) = crops.box[row].tolist(), crops.corner[row].tolist()
     box = image[None, :, top : top + height, left : left + width]
@@ -31,7 +31,7 @@ def cropped(image: Tensor, crops: Crops, row: int, size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Cropped:
+class CroppedBatch:
     """What a worker sends."""
 
     index: Tensor  # [B]
@@ -39,30 +39,30 @@ class Cropped:
     views: tuple[Tensor, ...]  # per resolution, uint8 [V B, C, S, S]
     rows: tuple[Rows, ...]
 
-    def pin_memory(self) -> "Cropped":
+    def pin_memory(self) -> "CroppedBatch":
         """torch's DataLoader calls it."""
         return replace(self, views=tuple(each.pin_memory() for each in self.views))
 
 
-class Host(Executor):
+class WorkerExecutor(Executor):
     """The executor of `--loader fast` for images that are read from files."""
 
-    def __init__(self, images: ImageSet, look: Look, norm: Norm, device: torch.device) -> None:
+    def __init__(self, images: ImageSet, look: ViewPlanner, norm: Norm, device: torch.device) -> None:
         self.images, self.look, self.norm, self.device = images, look, norm, device
 
-    def read(self, pairs: list[Pair]) -> Cropped:
-        epoch, index = pairs[0][0], np.array([i for _, i in pairs])
+    def read(self, keys: list[SampleKey]) -> CroppedBatch:
+        epoch, index = keys[0][0], np.array([i for _, i in keys])
         images = [self.images.open(i) for i in index.tolist()]
         rows = self.look.rows(epoch, index, np.array([[image.height, image.width] for image in images]))
         views = _all_cropped(images, rows, channels=len(self.norm[0]))
-        return Cropped(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), views, rows)
+        return CroppedBatch(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), views, rows)
 
-    def finish(self, read: Cropped) -> Batch:
+    def to_batch(self, read: CroppedBatch) -> Batch:
         views = [(rows, pixels.__getitem__) for rows, pixels in zip(read.rows, read.views, strict=True)]
-        return finish(read.index, read.target, self.device, self.norm, views)
+        return make_batch(read.index, read.target, self.device, self.norm, views)
 
 
-def _all_cropped(images: list[Opened], rows: tuple[Rows, ...], channels: int) -> tuple[Tensor, ...]:
+def _all_cropped(images: list[LazyImage], rows: tuple[Rows, ...], channels: int) -> tuple[Tensor, ...]:
     """Image after image, each decoded while the processor's cache has room for it and gone before the next."""
     counts = [len(each.crops.flip) for each in rows]
     views = [torch.empty(n, channels, r.size, r.size, dtype=torch.uint8) for n, r in zip(counts, rows, strict=True)]
@@ -70,5 +70,5 @@ def _all_cropped(images: list[Opened], rows: tuple[Rows, ...], channels: int) ->
         image = opened.pixels()
         for same_size, each in zip(views, rows, strict=True):
             for row in range(number, len(same_size), len(images)):
-                same_size[row] = cropped(image, each.crops, row, each.size)
+                same_size[row] = crop_view(image, each.crops, row, each.size)
     return tuple(views)

@@ -18,7 +18,7 @@ from cl.errors import UserError
 FOLDER = "datasets"  # where archives go without --data_folder
 
 
-def archive(config: DataConfig, norm: Norm) -> Splits:
+def archive(config: DataConfig, norm: Norm | None) -> Splits:
     """The data set as its authors split it; STL-10's unlabelled images are training images with target -1."""
     root = Path(config.data_folder or FOLDER)
     if config.dataset == "stl10":
@@ -31,7 +31,7 @@ def archive(config: DataConfig, norm: Norm) -> Splits:
     if config.in_channels == 1:
         pairs = [(F.rgb_to_grayscale(images), targets) for images, targets in pairs]
     train, val = (ArraySet(images.contiguous(), np.asarray(targets).astype(np.int64)) for images, targets in pairs)
-    return Splits(train, val, tuple(sets[0].classes), norm if config.in_channels == 3 else measure_norm(train))
+    return Splits(train, val, tuple(sets[0].classes), norm or measure_norm(train))
 
 
 def _open(kind: Any, root: Path, **split: Any) -> Any:

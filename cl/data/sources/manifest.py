@@ -17,7 +17,7 @@ from cl.data.decode import BadImage, read_image
 ALONE = 500  # files that one process checks faster than several have started
 
 
-class Seen(NamedTuple):
+class FileRecord(NamedTuple):
     size: int
     changed: int  # mtime in ns
     reason: str  # why it is no usable image, "" if it is one
@@ -32,7 +32,7 @@ def bad_files(root: Path, files: Sequence[str]) -> dict[str, str]:
         quiet = not sys.stderr.isatty()
         reasons = tqdm(_reasons(root, new), f"checking {root}", len(new), unit="image", disable=quiet, leave=False)
         known = {name: seen for name, seen in known.items() if name in stamps}
-        known |= {name: Seen(*stamps[name], reason) for name, reason in zip(new, reasons, strict=True)}
+        known |= {name: FileRecord(*stamps[name], reason) for name, reason in zip(new, reasons, strict=True)}
         _save(root, known)
     return {name: known[name].reason for name in files if known[name].reason}
 
@@ -73,15 +73,15 @@ def manifest_path(root: Path) -> Path:
     return cache_folder() / f"manifest-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.json"
 
 
-def _load(root: Path) -> dict[str, Seen]:
+def _load(root: Path) -> dict[str, FileRecord]:
     try:
         files = json.loads(manifest_path(root).read_text())["files"]
-        return {name: Seen(*seen) for name, seen in files.items()}
+        return {name: FileRecord(*seen) for name, seen in files.items()}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # none yet, or none that can be used: all files are looked at again
 
 
-def _save(root: Path, known: Mapping[str, Seen]) -> None:
+def _save(root: Path, known: Mapping[str, FileRecord]) -> None:
     """Written beside its place and moved there; a cache that cannot be written is no reason to stop."""
     place = manifest_path(root)
     beside = place.with_name(f"{place.name}.{os.getpid()}")

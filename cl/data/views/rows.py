@@ -92,7 +92,7 @@ class CentreView:
         return (Rows(self.spec.size, 0, places, None),)
 
 
-Look = RandomViews | CentreView
+ViewPlanner = RandomViews | CentreView
 
 
 def _centred(outer: Ints, inner: Ints) -> Ints:

@@ -12,34 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl.backbones import Backbone
 from cl.config.optim import OptimConfig
 from cl.config.run import RunConfig
-from cl.data.sampler import Share, TrainSampler
+from cl.data.sampler import RankSlice, TrainSampler
 from cl.data.views.draws import hash_words
 from cl.evaluation.features import Labelled
 from cl.evaluation.offline.label_split import held_out
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
-from cl.evaluation.online.online_probe import probe_loss
+from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.optim.schedules import Budget, Schedule
 
 _MIRROR = 0x3144  # keeps the hash of the mirrored images apart from the others
 
 
-class BothFlips(nn.Module):
-    """Images [B, C, H, W] -> features [B, V, F]: of the image, and with `mirrors` of its mirror image too."""
-
-    def __init__(self, backbone: Backbone, mirrors: bool) -> None:
-        super().__init__()
-        self.backbone, self.mirrors = backbone, mirrors
-
-    def forward(self, images: Tensor) -> Tensor:
-        views = [images, images.flip(-1)] if self.mirrors else [images]
-        return torch.stack([self.backbone(view) for view in views], dim=1)
-
-
 @dataclass(frozen=True)
-class Course:
+class HeadTraining:
     """How long heads are trained, and on which batches: those of one process, whatever the number of processes."""
 
     run: RunConfig
@@ -48,25 +35,29 @@ class Course:
     fill: bool
 
     def sampler(self, images: int) -> TrainSampler:
-        return TrainSampler(images, min(self.batch, images), self.run.seed, Share(0, 1), self.fill)
+        return TrainSampler(images, min(self.batch, images), self.run.seed, RankSlice(0, 1), self.fill)
 
 
 @torch.no_grad()
-def fit(linear: LinearEvaluation, train: Labelled, course: Course) -> None:
-    """Pick a pair on the held-out tenth, if there are several, and train the head of that pair on all of `train`."""
+def train_best_head(linear: LinearEvaluation, train: Labelled, training: HeadTraining) -> dict[str, float]:
+    """Choose a point on the held-out tenth, if there are several, and train its head on all of `train`.
+
+    Returns the loss and the training accuracy of that head.
+    """
     bank = Labelled(train.features[:, 0], train.targets)
-    if len(linear.pairs) > 1:
-        rest, picking = map(torch.from_numpy, held_out(train.targets.cpu().numpy()))
-        heads = train_heads(Labelled(train.features[rest], train.targets[rest]), linear.head, linear.pairs, course)
-        guesses = logits_of(heads, with_ones(bank.features[picking])).argmax(dim=2)
-        right = guesses == bank.targets[picking, None]
-        linear.pick(tuple(right.double().mean(dim=0).tolist()))
-    (head,) = train_heads(train, linear.head, [linear.pairs[linear.best]], course)
+    if len(linear.grid) > 1:
+        rest, held = map(torch.from_numpy, held_out(train.targets.cpu().numpy()))
+        heads = train_heads(Labelled(train.features[rest], train.targets[rest]), linear.head, linear.grid, training)
+        guesses = logits_of(heads, with_ones(bank.features[held])).argmax(dim=2)
+        right = guesses == bank.targets[held, None]
+        linear.choose(tuple(right.double().mean(dim=0).tolist()))
+    (head,) = train_heads(train, linear.head, [linear.grid[linear.best]], training)
     linear.head.weight.copy_(head[:, :-1])
     linear.head.bias.copy_(head[:, -1])
     logits = linear.head(bank.features)
-    linear.means.add("loss", probe_loss(logits, bank.targets)[1], len(logits))
+    linear.means.add("loss", labelled_cross_entropy(logits, bank.targets)[1], len(logits))
     linear.add_accuracy(f"{linear.name}/train", logits, bank.targets)
+    return linear.means.compute()
 
 
 def gradient_of(heads: Tensor, x: Tensor, target: Tensor) -> Tensor:
@@ -91,29 +82,29 @@ def with_ones(features: Tensor) -> Tensor:
     return F.pad(features, (0, 1), value=1.0)
 
 
-def train_heads(images: Labelled, head: nn.Linear, pairs: Sequence[OptimConfig], course: Course) -> Tensor:
-    """Heads [G, C, F + 1] that start as `head`, one for each pair, after SGD on features [N, V, F] of V flips."""
+def train_heads(images: Labelled, head: nn.Linear, grid: Sequence[OptimConfig], training: HeadTraining) -> Tensor:
+    """Heads [G, C, F + 1] that start as `head`, one for each point, after SGD on features [N, V, F] of V flips."""
     x, targets = with_ones(images.features), images.targets
-    sampler = course.sampler(len(targets))
-    budget = Budget.of(course.run, sampler.batch_size, len(sampler))
-    schedule = Schedule.of(pairs[0], budget)
-    heads = torch.cat([head.weight, head.bias[:, None]], dim=1).detach().to(x).repeat(len(pairs), 1, 1)
+    sampler = training.sampler(len(targets))
+    budget = Budget.of(training.run, sampler.batch_size, len(sampler))
+    schedule = Schedule.of(grid[0], budget)
+    heads = torch.cat([head.weight, head.bias[:, None]], dim=1).detach().to(x).repeat(len(grid), 1, 1)
     velocity = torch.zeros_like(heads)
-    rates = x.new_tensor([pair.scaled_lr(budget.global_batch) for pair in pairs])[:, None, None]
-    decays = x.new_tensor([pair.weight_decay for pair in pairs])[:, None, None]
-    for step, (index, flip) in enumerate(islice(_batches(sampler, course), budget.steps)):
+    rates = x.new_tensor([point.scaled_lr(budget.global_batch) for point in grid])[:, None, None]
+    decays = x.new_tensor([point.weight_decay for point in grid])[:, None, None]
+    for step, (index, flip) in enumerate(islice(_batches(sampler, training), budget.steps)):
         chosen = x[index, flip % x.shape[1]]
-        velocity.mul_(pairs[0].momentum).add_(gradient_of(heads, chosen, targets[index])).addcmul_(decays, heads)
+        velocity.mul_(grid[0].momentum).add_(gradient_of(heads, chosen, targets[index])).addcmul_(decays, heads)
         heads.addcmul_(rates * schedule(step), velocity, value=-1)
     return heads
 
 
-def _batches(sampler: TrainSampler, course: Course) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(sampler: TrainSampler, training: HeadTraining) -> Iterator[tuple[Tensor, Tensor]]:
     """Indices [B] and whether each is mirrored [B], epoch after epoch."""
     for epoch in count():
         sampler.epoch = epoch
-        words = hash_words(_MIRROR, course.run.seed, epoch, np.arange(sampler.images))
-        flips = torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53 < course.flip_prob).long()
-        for pairs in sampler:
-            index = torch.tensor([i for _, i in pairs])
+        words = hash_words(_MIRROR, training.run.seed, epoch, np.arange(sampler.images))
+        flips = torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53 < training.flip_prob).long()
+        for keys in sampler:
+            index = torch.tensor([i for _, i in keys])
             yield index, flips[index]

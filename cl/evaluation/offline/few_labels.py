@@ -17,7 +17,7 @@ def labels_of_each_class(targets: Ints, count: int, draw: int) -> Ints:
     return np.concatenate([generator.permutation(each)[:count] for each in of_each])
 
 
-def few_shot_accuracies(bank: Tensor, labels: Tensor, queries: Tensor, targets: Tensor, count: int) -> list[float]:
+def few_labels_accuracies(bank: Tensor, labels: Tensor, queries: Tensor, targets: Tensor, count: int) -> list[float]:
     """Accuracy on the queries, for each of ten draws of `count` labels a class.
 
     scikit-learn's LogisticRegression (L2 with C = 1, multinomial, lbfgs) on features standardised by the mean and

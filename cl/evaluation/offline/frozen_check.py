@@ -4,14 +4,14 @@ import torch
 from torch import Tensor, nn
 
 
-def copy_of(backbone: nn.Module) -> dict[str, Tensor]:
+def snapshot(backbone: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers as they are now, on the CPU."""
     return {name: value.detach().cpu().clone() for name, value in backbone.state_dict().items()}
 
 
 def check_unchanged(backbone: nn.Module, before: dict[str, Tensor]) -> None:
     """RuntimeError unless every parameter and buffer has the bits that it had; a NaN is equal to itself here."""
-    after = copy_of(backbone)
+    after = snapshot(backbone)
     changed = sorted(name for name in before.keys() | after.keys() if not _same(before.get(name), after.get(name)))
     if changed:
         raise RuntimeError(f"the frozen backbone is not the checkpoint's any more: {', '.join(changed)}")

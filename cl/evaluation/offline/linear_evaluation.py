@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from cl.backbones import Backbone
 from cl.batch import Batch
 from cl.config.programs import Linear
-from cl.distributed import total
+from cl.distributed import sum_over_ranks
 from cl.evaluation.online.metrics import MeasuredModule
-from cl.evaluation.online.online_probe import probe_loss
+from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.losses.precision import full_precision
 from cl.nn.heads import linear_head
 from cl.optim import optimizer_of, with_schedule
@@ -23,25 +23,28 @@ _linear = full_precision(F.linear)  # a head that diverges must not overflow in 
 
 
 class LinearEvaluation(MeasuredModule):
-    """A linear head for each pair of rate and decay, all from the same start, on one forward of the backbone.
+    """A linear head for each point of the grid, all from the same start, on one forward pass of the backbone.
 
-    The backbone stays as it is, without gradient and with batch norm in evaluation mode; unless it is fine-tuned.
-    Loss and training accuracy are those of `best`: until a later epoch shows a better one, the first pair.
+    The backbone is frozen, with batch norm in evaluation mode, unless it is fine-tuned. Loss and training accuracy are
+    those of the `best` head: the first one until a later epoch shows a better one.
     """
 
     def __init__(self, backbone: Backbone, classes: int, config: Linear, budget: Budget) -> None:
         super().__init__()
-        self.config, self.budget, self.pairs = config.linear, budget, config.optim.pairs
+        self.config = config.linear
+        self.budget = budget
+        self.grid = config.optim.grid
         self.backbone = backbone.requires_grad_(self.config.finetune)
         head = linear_head(backbone.num_features, classes)
-        self.heads = nn.ModuleList(copy.deepcopy(head) for _ in self.pairs)
+        self.heads = nn.ModuleList(copy.deepcopy(head) for _ in self.grid)
         self.name = "finetuned" if self.config.finetune else "offline_linear"
-        self.best, self.accuracies = 0, (0.0,) * len(self.pairs)  # of each pair on the images that pick
+        self.best = 0  # index of the chosen point
+        self.accuracies = (0.0,) * len(self.grid)  # of each point, on the held-out images
         self.train()  # Lightning keeps the modes that it finds
 
     @property
     def head(self) -> nn.Linear:
-        """The picked one."""
+        """The best one."""
         head = self.heads[self.best]
         assert isinstance(head, nn.Linear)
         return head
@@ -59,11 +62,12 @@ class LinearEvaluation(MeasuredModule):
         return _linear(features, weight, bias).unflatten(1, (len(self.heads), -1))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        logits, heads = self(batch.views[0][0]), len(self.heads)
-        mean = probe_loss(logits.flatten(0, 1), batch.target.repeat_interleave(heads))[0]
-        shown = logits[:, self.best].detach()
-        self.means.add("loss", probe_loss(shown, batch.target)[1], (batch.target >= 0).sum())
-        self.add_accuracy(f"{self.name}/train", shown, batch.target)
+        logits = self(batch.views[0][0])
+        heads = len(self.heads)
+        mean = labelled_cross_entropy(logits.flatten(0, 1), batch.target.repeat_interleave(heads))[0]
+        best = logits[:, self.best].detach()
+        self.means.add("loss", labelled_cross_entropy(best, batch.target)[1], (batch.target >= 0).sum())
+        self.add_accuracy(f"{self.name}/train", best, batch.target)
         return mean * heads  # the sum: each head has the gradient that it would have alone
 
     def on_validation_epoch_start(self) -> None:
@@ -79,29 +83,43 @@ class LinearEvaluation(MeasuredModule):
 
     def on_validation_epoch_end(self) -> None:
         if len(self.heads) > 1:
-            *right, images = total(self._right).tolist()
-            self.pick(tuple(each / images for each in right))
+            *right, images = sum_over_ranks(self._right).tolist()
+            self.choose(tuple(each / images for each in right))
 
-    def pick(self, accuracies: tuple[float, ...]) -> None:
-        """Choose the pair with the highest of the held-out `accuracies`; of several the smallest pair."""
-        self.accuracies, self.best = accuracies, accuracies.index(max(accuracies))
-        picked = self.pairs[self.best]
-        self.evaluated |= {f"{self.name}/held_out_top1": accuracies[self.best]}
-        self.evaluated |= {f"{self.name}/lr": picked.lr, f"{self.name}/weight_decay": picked.weight_decay}
+    def choose(self, accuracies: tuple[float, ...]) -> None:
+        """Take the point with the highest of the held-out `accuracies`; of several the first, which is the smallest."""
+        self.accuracies = accuracies
+        self.best = accuracies.index(max(accuracies))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["picked"] = {"best": self.best, "accuracies": self.accuracies}
+        checkpoint["grid"] = {"best": self.best, "accuracies": self.accuracies}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.best, self.accuracies = checkpoint["picked"]["best"], checkpoint["picked"]["accuracies"]
+        self.best = checkpoint["grid"]["best"]
+        self.accuracies = checkpoint["grid"]["accuracies"]
 
     def configure_optimizers(self) -> Any:
-        batch, first = self.budget.global_batch, self.pairs[0]
-        together = zip(self.heads, self.pairs, strict=True)
-        groups = [Group(list(head.parameters()), pair.scaled_lr(batch), pair.weight_decay) for head, pair in together]
+        batch = self.budget.global_batch
+        first = self.grid[0]
+        groups = [
+            Group(list(head.parameters()), point.scaled_lr(batch), point.weight_decay)
+            for head, point in zip(self.heads, self.grid, strict=True)
+        ]
         if self.config.finetune:
             rate = first.scaled_lr(batch) * self.config.backbone_lr_factor
             groups.append(Group(list(self.backbone.parameters()), rate, first.weight_decay))
         return with_schedule(optimizer_of(first, groups), Schedule.of(first, self.budget))
+
+
+def chosen_point(linear: LinearEvaluation) -> dict[str, float]:
+    """A measurement: rate and decay of a grid's best head, and its accuracy on the held-out images."""
+    if len(linear.grid) == 1:
+        return {}
+    point = linear.grid[linear.best]
+    return {
+        f"{linear.name}/held_out_top1": linear.accuracies[linear.best],
+        f"{linear.name}/lr": point.lr,
+        f"{linear.name}/weight_decay": point.weight_decay,
+    }

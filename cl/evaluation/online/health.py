@@ -1,7 +1,7 @@
 """Is the embedding alive? A collapsed network has a fine loss (SimSiam's goes to -1), so other numbers have to tell."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ from cl.evaluation.features import evaluating, in_order
 from cl.evaluation.online.metrics import MeasuredModule
 
 IMAGES = 4096  # at most: enough for a rank of hundreds, and seconds even on a CPU
-FIRST_STEPS, FEWEST = 50, 16  # no verdict before so many steps, or from fewer images
+FIRST_STEPS = 50  # no verdict before so many steps
+FEWEST = 16  # no verdict from fewer images
+PREFIX = "health/"  # of the columns of metrics.csv
 
 
 class Health(NamedTuple):
@@ -68,7 +70,7 @@ class Verdict:
     collapsed: bool = False
 
 
-def verdict(found: Health, images: int, dim: int, step: int, steps: int) -> Verdict | None:
+def verdict_on(found: Health, images: int, dim: int, step: int, steps: int) -> Verdict | None:
     """The verdict after `step` of `steps` optimizer steps; None while there is too little to go by."""
     if step < FIRST_STEPS or images < FEWEST:
         return None
@@ -80,32 +82,59 @@ def verdict(found: Health, images: int, dim: int, step: int, steps: int) -> Verd
     return Verdict(f"no collapse: {seen}")
 
 
-class Diagnostics(Callback):
-    """Health of the projections after every epoch, and a line when its verdict becomes, or ceases to be, an alarm."""
+class ProjectionHealth:
+    """A measurement: health of the projections of two views."""
 
-    def __init__(self, views: Iterable[Batch], embed: Callable[[Tensor], Tensor], steps: int, stop: bool) -> None:
-        self.views, self.embed, self.steps, self.stop = views, embed, steps, stop
-        self.last: Verdict | None = None
-        self.stopped = False
+    def __init__(self, views: Iterable[Batch], embed: Callable[[Tensor], Tensor]) -> None:
+        self.views = views
+        self.embed = embed
 
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self.last) if self.last else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last = Verdict(**state_dict) if state_dict else None
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, MeasuredModule)
-        with evaluating(pl_module):
-            batches = (batch.to(pl_module.device) for batch in self.views)
+    def __call__(self, module: MeasuredModule) -> dict[str, float]:
+        with evaluating(module):
+            batches = (batch.to(module.device) for batch in self.views)
             found = [(batch.index, *map(self.embed, batch.views[0][:2])) for batch in batches]
         z1, z2 = in_order(*(torch.cat(each) for each in zip(*found, strict=True)))
         if len(z1) < 2:
+            return {}
+        return {f"{PREFIX}{name}": value for name, value in health(z1, z2)._asdict().items()}
+
+
+def health_of(row: Mapping[str, float]) -> Health | None:
+    """What `ProjectionHealth` measured, from the row of an epoch."""
+    values = [row.get(f"{PREFIX}{name}") for name in Health._fields]
+    return None if None in values else Health(*values)  # type: ignore[arg-type]
+
+
+class CollapseAlarm(Callback):
+    """A line when the verdict becomes, or ceases to be, an alarm; with `stop` a collapse ends the run."""
+
+    def __init__(self, images: int, dim: int, steps: int, stop: bool) -> None:
+        self.images = images  # whose health is measured
+        self.dim = dim  # of their projections
+        self.steps = steps  # of the whole run
+        self.stop = stop
+        self.verdict: Verdict | None = None
+        self.stopped = False
+
+    @property
+    def text(self) -> str:
+        """The newest verdict, "" before there is one."""
+        return self.verdict.text if self.verdict else ""
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self.verdict) if self.verdict else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.verdict = Verdict(**state_dict) if state_dict else None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MeasuredModule)
+        found = health_of(pl_module.row)
+        if found is None:
             return
-        measured = health(z1, z2)
-        pl_module.evaluated |= {f"health/{name}": value for name, value in measured._asdict().items()}
-        before, self.last = self.last, verdict(measured, len(z1), z1.shape[1], trainer.global_step, self.steps)
-        if self.last is not None and self.last.alarm != (before is not None and before.alarm):
-            pl_module.remarks.append(self.last.text)
-        self.stopped = self.stop and self.last is not None and self.last.collapsed
+        alarmed = self.verdict is not None and self.verdict.alarm
+        self.verdict = verdict_on(found, self.images, self.dim, trainer.global_step, self.steps)
+        if self.verdict is not None and self.verdict.alarm != alarmed and trainer.is_global_zero:
+            print(self.verdict.text, flush=True)
+        self.stopped = self.stop and self.verdict is not None and self.verdict.collapsed
         trainer.should_stop = trainer.should_stop or self.stopped

@@ -15,7 +15,7 @@ Fill = Callable[[BinaryIO], object]
 Ready = Callable[[Path], None]
 
 
-def write_whole(place: Path, fill: Fill, ready: Ready = lambda beside: None) -> None:
+def write_atomically(place: Path, fill: Fill, ready: Ready = lambda beside: None) -> None:
     """`fill` a file beside `place`, flush it to the disk, and rename it; `ready` sees it before that and may refuse."""
     beside = place.with_name(f".{place.name}-{os.getpid()}")
     try:
@@ -30,15 +30,15 @@ def write_whole(place: Path, fill: Fill, ready: Ready = lambda beside: None) -> 
         beside.unlink(missing_ok=True)
 
 
-def keep_whole(place: Path, fill: Fill, ready: Ready = lambda beside: None) -> None:
-    """`write_whole` for what a run must not lose: one more try after a pause, then the run is stopped."""
+def write_or_stop(place: Path, fill: Fill, ready: Ready = lambda beside: None) -> None:
+    """`write_atomically` for what a run must not lose: one more try after a pause, then the run is stopped."""
     try:
-        return write_whole(place, fill, ready)
+        return write_atomically(place, fill, ready)
     except OSError as error:
         print(f"warning: {place}: {_reason(error)}; one more try in {PAUSE} seconds", file=sys.stderr, flush=True)
     time.sleep(PAUSE)
     try:
-        write_whole(place, fill, ready)
+        write_atomically(place, fill, ready)
     except OSError as error:
         raise Stopped(
             f"{place} cannot be written ({_reason(error)}); what was written before is whole. Make room and go on with "

@@ -15,7 +15,7 @@ from cl.config.programs import Linear, Pretrain
 from cl.config.resume import LAST, PREVIOUS
 from cl.data.images import Splits
 from cl.distributed import world_size
-from cl.run.folder.atomic_files import keep_whole
+from cl.run.folder.atomic_files import write_or_stop
 from cl.run.folder.run_folder import SCHEMA, point_latest
 
 
@@ -28,12 +28,12 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         def ready(beside: Path) -> None:
-            check_whole(beside)
+            verify_checkpoint(beside)
             if place.exists():
                 os.replace(place, place.with_name(PREVIOUS))
 
         place = Path(path)
-        keep_whole(place, lambda file: _fill(file, checkpoint), ready)
+        write_or_stop(place, lambda file: _fill(file, checkpoint), ready)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
@@ -49,7 +49,7 @@ def _fill(file: BinaryIO, checkpoint: dict[str, Any]) -> None:
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def check_whole(path: Path) -> None:
+def verify_checkpoint(path: Path) -> None:
     """OSError unless all of a file that torch.save wrote is there: its records have checksums."""
     try:
         with zipfile.ZipFile(path) as opened:

@@ -7,12 +7,12 @@ from safetensors.torch import save
 from cl.backbones import Backbone
 from cl.backbones.card import Card
 from cl.backbones.weight_files import EXPORT
-from cl.run.folder.atomic_files import keep_whole
+from cl.run.folder.atomic_files import write_or_stop
 
 
 def export(backbone: Backbone, card: Card, folder: Path) -> None:
     """Write backbone.safetensors and backbone.json."""
     weights = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     text = card.to_json()
-    keep_whole(folder / EXPORT, lambda file: file.write(save(weights, {"format": "pt", "card": text})))
-    keep_whole(folder / "backbone.json", lambda file: file.write(text.encode()))
+    write_or_stop(folder / EXPORT, lambda file: file.write(save(weights, {"format": "pt", "card": text})))
+    write_or_stop(folder / "backbone.json", lambda file: file.write(text.encode()))

@@ -13,7 +13,7 @@ import cl
 from cl.backbones import Backbone, build_backbone
 from cl.backbones.card import Card
 from cl.backbones.layouts import find_backbone
-from cl.backbones.loading import load_whole
+from cl.backbones.loading import load_all_weights
 from cl.backbones.timm import check_name
 from cl.backbones.weight_files import Weights, read_weights
 from cl.config.backbone import BackboneConfig
@@ -49,7 +49,7 @@ def load_pretrained(config: Linear) -> Pretrained:
     if channels != card.in_channels:
         raise UserError(f"--in_channels: got {channels}, expected {card.in_channels}, which the backbone takes")
     backbone = card.build({"crop_size": config.views.crop_size})
-    report = load_whole(backbone, weights.tensors, said, card.encoder)
+    report = load_all_weights(backbone, weights.tensors, said, card.encoder)
     return Pretrained(backbone, (card.mean, card.std), card.crop_size, report)
 
 
@@ -63,7 +63,7 @@ def _others(weights: Weights, config: Linear, said: str) -> Pretrained:
         stem = "small" if first.shape[2] == 3 else "large"
         backbone = build_backbone(replace(made, stem=stem, width=first.shape[0]), size, channels)
         assumed += ", a 3x3 stem with padding 1 and no max-pool" * (stem == "small")
-    report = load_whole(backbone, weights.tensors, said, made.encoder)
+    report = load_all_weights(backbone, weights.tensors, said, made.encoder)
     return Pretrained(backbone, None, None, f"{report}; {assumed}")
 
 
@@ -133,6 +133,6 @@ def load_backbone(named: str | Path, said: str = "load_backbone") -> LoadedBackb
     if card is None:
         raise UserError(f"{said}: got {named}, expected a run of main_contrastive.py; {weights.file} has no card")
     backbone = cast(LoadedBackbone, card.build().eval().requires_grad_(False))
-    load_whole(backbone, weights.tensors, f"{said}: got {named}", card.encoder)
+    load_all_weights(backbone, weights.tensors, f"{said}: got {named}", card.encoder)
     backbone.card, backbone.transform = card, Transform(card)
     return backbone

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cl.config.flags import fields_of, shown
+from cl.config.flags import as_typed, fields_of
 from cl.config.programs import Linear, Pretrain
 from cl.config.resume import FLAG, LAST, PREVIOUS, Resume
 from cl.data.images import Splits
 from cl.errors import UserError
-from cl.run.folder.checkpoint import check_whole, facts_of
-from cl.run.train.loggers import Table
+from cl.run.folder.checkpoint import facts_of, verify_checkpoint
+from cl.run.folder.tables import Table
 
 
-class Start(NamedTuple):
+class StartingPoint(NamedTuple):
     """Where a run starts: its folder, and the checkpoint and the optimizer step that it goes on from."""
 
     folder: Path
@@ -25,7 +25,9 @@ class Start(NamedTuple):
     step: int = 0
 
 
-def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: int, weights: Collection[str]) -> Start:
+def find_resume_point(
+    resume: Resume, config: Pretrain | Linear, splits: Splits, steps: int, weights: Collection[str]
+) -> StartingPoint:
     """From the newest checkpoint that is whole and leaves some of the `steps` to do.
 
     A run whose last step is saved, but which was killed before its pictures and tables, repeats what lies between its
@@ -38,7 +40,7 @@ def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: i
         if not path.is_file():
             continue
         try:
-            check_whole(path)
+            verify_checkpoint(path)
             found = torch.load(path, "cpu", weights_only=True, mmap=True)
             facts, step, saved = dict(found["cl"]), int(found["global_step"]), set(found["state_dict"])
             dict(found["optimizer_states"][0])  # without it a checkpoint is for use, not to go on from
@@ -53,7 +55,7 @@ def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: i
             )
         if step < steps:
             _warn(passed_over, f"going on from {path}")
-            return Start(resume.folder, path, step)
+            return StartingPoint(resume.folder, path, step)
         passed_over.append(f"{path} has all {steps} steps, but the run did not close")
     if not resume.auto:
         raise UserError(
@@ -61,7 +63,7 @@ def start_of(resume: Resume, config: Pretrain | Linear, splits: Splits, steps: i
             "; with auto and --run_id the run starts afresh"
         )
     _warn(passed_over, "starting afresh")
-    return Start(resume.folder)
+    return StartingPoint(resume.folder)
 
 
 def _warn(passed_over: Sequence[str], so: str) -> None:
@@ -91,7 +93,7 @@ def _refuse_other_flags(saved: Mapping[str, Mapping[str, Any]], config: Pretrain
         before = theirs.get(declared.name, value)
         if declared.flag.resume == "same" and before != value:
             raise UserError(
-                f"{declared.spelling}: got {shown(value)} from config.json, expected {shown(before)} as in {path}"
+                f"{declared.spelling}: got {as_typed(value)} from config.json, expected {as_typed(before)} as in {path}"
             )
 
 
@@ -116,8 +118,8 @@ def _refuse_other_tables(folder: Path) -> None:
         ) from None
 
 
-def set_back(start: Start) -> None:
-    """Take out of the run's folder what was written after its checkpoint, and what a killed process left half done."""
+def remove_later_rows(start: StartingPoint) -> None:
+    """Remove the rows that were written after the checkpoint, and the unfinished files of a killed process."""
     metrics = Table(start.folder / "metrics.csv")
     metrics.keep(lambda row: _step_of(row) <= start.step)
     Table(start.folder / "timing.csv").keep(lambda row: _epoch_of(row) <= len(metrics.rows))

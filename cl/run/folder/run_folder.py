@@ -16,7 +16,7 @@ from cl.cli import Resolved
 from cl.config.programs import Linear
 from cl.config.run import DRY_RUN, LATEST
 from cl.errors import UserError
-from cl.run.folder.atomic_files import as_json, write_whole
+from cl.run.folder.atomic_files import as_json, write_atomically
 
 SCHEMA = 1  # of config.json and of the config inside checkpoints
 PACKAGES = ("torchvision", "pytorch-lightning", "numpy")
@@ -84,7 +84,7 @@ def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
     if resolved.resume and resolved.resume.begun and not resolved.config.run.dry_run:
         begun = json.loads(place.read_text())
         begun |= {"resumed": [*begun.get("resumed", []), start]}
-        return write_whole(place, lambda file: file.write(as_json(begun)))
+        return write_atomically(place, lambda file: file.write(as_json(begun)))
     about: dict[str, Any] = {
         "schema": SCHEMA,
         **start,
@@ -96,7 +96,7 @@ def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
     if isinstance(resolved.config, Linear):  # where `latest` pointed to is not to be found out later
         named = resolved.config.linear.pretrained_feature_extractor
         about["pretrained"] = str(Path(named or "").resolve())
-    write_whole(place, lambda file: file.write(as_json(about)))
+    write_atomically(place, lambda file: file.write(as_json(about)))
 
 
 def plain_values(resolved: Resolved[Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from cl.errors import UserError
-from cl.run.start.memory import Peak, available, shown_bytes
+from cl.run.start.memory import Peak, available, format_bytes
 
 SLOWEST = 20  # seconds of a step; larger ones are extrapolated
 SPARE = 0.2  # of the free RAM: for loaders, evaluation and everybody else
@@ -34,7 +34,7 @@ def largest_batch(step: Callable[[int], object], most: int, device: torch.device
     while images <= most:
         needed = estimated(trials, images)
         if room is not None and needed > (1 - SPARE) * room:
-            end = f"{images} would take {shown_bytes(needed)} of the {shown_bytes(room)} that are free, less a fifth"
+            end = f"{images} would take {format_bytes(needed)} of the {format_bytes(room)} that are free, less a fifth"
             break
         if not slow:
             trial = _try(step, images, peak)
@@ -69,6 +69,5 @@ def estimated(trials: Sequence[Trial], images: int) -> float:
 
 def _line(trial: Trial) -> str:
     speed = trial.images / trial.seconds
-    return (
-        f"  {trial.images:>8} images  {trial.seconds:>7.2f} s a step  {speed:>7.0f} images/s  {shown_bytes(trial.peak)}"
-    )
+    time = f"{trial.seconds:>7.2f} s a step"
+    return f"  {trial.images:>8} images  {time}  {speed:>7.0f} images/s  {format_bytes(trial.peak)}"

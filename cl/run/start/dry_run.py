@@ -17,16 +17,17 @@ from cl.data.datamodule import ImageData
 from cl.errors import UserError
 from cl.evaluation.features import evaluating
 from cl.evaluation.pictures.views_picture import save_views
+from cl.run.start.banner import row_lines
 from cl.run.start.batch_search import largest_batch
 from cl.run.start.memory import Peak
-from cl.run.start.plan import Plan, banner_row
-from cl.run.start.processes import Trained, prepare
+from cl.run.start.network import TrainedModule, prepare_network
+from cl.run.start.plan import Plan
 
 MEASURED, PATIENCE = 3, 60  # steps after the first one; seconds after which no other is begun
 HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
-def dry_run(resolved: Resolved[Any], plan: Plan, module: Trained, data: ImageData, folder: Path) -> str:
+def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: ImageData, folder: Path) -> str:
     """Size, FLOPs, memory and time of a training, or the batch that fits; the views of the real loader in `folder`."""
     config, device = resolved.config, plan.devices.device(0)
     side = data.settings.views[0][0].size
@@ -36,17 +37,17 @@ def dry_run(resolved: Resolved[Any], plan: Plan, module: Trained, data: ImageDat
         "FLOPs": f"{flops / 1e9:.3g} billion for an image of {side} x {side} pixels (backbone, forward, a multiply-add "
         "is two)",
     }
-    prepare(module.to(device), config.device, plan.devices)
+    prepare_network(module.to(device), config.device, plan.devices)
     step, batches = Step(module, config.device.precision), endless(data)
     if resolved.auto_batch:
-        batch, together = next(batches), data.settings.together
+        batch, together = next(batches), data.settings.batches_per_loss
         most = len(data.splits.train) // (plan.devices.processes * data.settings.accumulate)
         said = largest_batch(lambda images: step(of_size(batch, images * together)), most, device)
     else:
         batch, said, found = measure(step, batches, plan)
         rows |= found
     save_views(batch, data.splits.train, data.splits.norm, folder / "views.png")
-    lines = [line for name, text in rows.items() for line in banner_row(name, text)]
+    lines = [line for name, text in rows.items() for line in row_lines(name, text)]
     return "\n".join([*lines, said, f"the views are in {folder / 'views.png'}; nothing was trained"])
 
 
@@ -80,7 +81,7 @@ def of_size(batch: Batch, images: int) -> Batch:
 class Step:
     """What the trainer does with a batch: forward, backward, optimizer."""
 
-    def __init__(self, module: Trained, precision: str) -> None:
+    def __init__(self, module: TrainedModule, precision: str) -> None:
         self.module, self.device = module, module.device
         self.half = HALF.get(precision)
         self.optimizer = module.configure_optimizers()["optimizer"]
@@ -123,18 +124,18 @@ def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, st
         times.append(time.perf_counter() - asked)
     if len(times) > 1:  # the first one warms up
         times, waits = times[1:], waits[1:]
-    seconds, budget = statistics.median(times) * plan.accumulate, plan.budget
-    epoch, whole = (shown_time(seconds * steps) for steps in (budget.steps_per_epoch, budget.steps))
+    seconds, budget = statistics.median(times) * plan.losses_per_step, plan.budget
+    epoch, whole = (format_duration(seconds * steps) for steps in (budget.steps_per_epoch, budget.steps))
     alone = f" of one process of {plan.devices.processes}" if plan.devices.processes > 1 else ""
     took = {
         "memory": str(peak),
-        "time": f"{shown_time(seconds)} a step{alone} (median of {len(times)}), {sum(waits) / sum(times):.0%} of it "
-        f"waiting for data; {epoch} an epoch, {whole} for all {budget.steps} steps, evaluation not counted",
+        "time": f"{format_duration(seconds)} a step{alone} (median of {len(times)}), "
+        f"{sum(waits) / sum(times):.0%} of it waiting for data; {epoch} an epoch, {whole} for all {budget.steps} steps, evaluation not counted",
     }
     return batch, said, took
 
 
-def shown_time(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

@@ -30,7 +30,7 @@ class Peak:
         if found is None:
             return "not measured on this system"
         what = "allocated by torch" if self.device.type == "cuda" else "more than before in the RAM of the process"
-        return f"{shown_bytes(found)} at the peak of a step, {what}"
+        return f"{format_bytes(found)} at the peak of a step, {what}"
 
 
 def available() -> int | None:
@@ -47,5 +47,5 @@ def _bytes(file: Path, name: str) -> int:
     return 1024 * int(file.read_text().split(f"{name}:")[1].split()[0])
 
 
-def shown_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

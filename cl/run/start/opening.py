@@ -1,50 +1,36 @@
-"""Where a run begins to leave traces: its folder, the banner, the list of bad images."""
+"""Where a run starts: a new folder, or the checkpoint of an old one; and what it prints before the first step."""
 
-from collections.abc import Collection
 from typing import Any
 
 from cl.cli import Resolved
 from cl.data.datamodule import ImageData
 from cl.data.sources.manifest import write_bad
-from cl.distributed import from_first, rank
-from cl.evaluation.offline.linear_evaluation import LinearEvaluation
-from cl.methods import ContrastiveModule
-from cl.run.folder.resume_point import Start, set_back, start_of
+from cl.distributed import broadcast_from_rank_zero, rank
+from cl.run.folder.resume_point import StartingPoint, find_resume_point, remove_later_rows
 from cl.run.folder.run_folder import open_run_folder
-from cl.run.start.dry_run import dry_run
-from cl.run.start.plan import Plan, banner
-from cl.run.start.processes import prepare
+from cl.run.start.banner import banner
+from cl.run.start.network import TrainedModule
+from cl.run.start.plan import Plan
 
 
-def begin(
-    resolved: Resolved[Any],
-    kind: str,
-    plan: Plan,
-    module: ContrastiveModule[Any] | LinearEvaluation,
-    data: ImageData,
-    weights: str = "",
-) -> Start | None:
-    """Where the run starts, with `module` ready to train; None after a dry run, which ends here.
+def open_run(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, module: TrainedModule) -> StartingPoint:
+    """The run's folder, and the checkpoint that it resumes from; rank 0 decides for all."""
+    return broadcast_from_rank_zero(lambda: _open(resolved, kind, plan, data, module))
 
-    `weights` says what the backbone starts from.
-    """
-    config = resolved.config
-    start = from_first(lambda: _open(resolved, kind, plan, data, module.state_dict().keys()))
+
+def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, module: TrainedModule) -> StartingPoint:
+    resume = resolved.resume
+    if resume is None or resolved.config.run.dry_run:
+        return StartingPoint(open_run_folder(resolved, kind))
+    weights = module.state_dict().keys()
+    start = find_resume_point(resume, resolved.config, data.splits, plan.budget.steps, weights)
+    open_run_folder(resolved, kind)
+    remove_later_rows(start)
+    return start
+
+
+def announce(resolved: Resolved[Any], plan: Plan, start: StartingPoint, data: ImageData, weights: str = "") -> None:
+    """Print the banner and list the bad images, once for all processes."""
     if rank() == 0:
         print(banner(resolved, plan, start, weights), flush=True)
         write_bad(start.folder / "bad_images.csv", data.splits.bad)
-    if config.run.dry_run:
-        print(dry_run(resolved, plan, module, data, start.folder))
-        return None
-    prepare(module, config.device, plan.devices)
-    return start
-
-
-def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, weights: Collection[str]) -> Start:
-    resume = resolved.resume
-    if resume is None or resolved.config.run.dry_run:
-        return Start(open_run_folder(resolved, kind))
-    start = start_of(resume, resolved.config, data.splits, plan.budget.steps, weights)
-    open_run_folder(resolved, kind)
-    set_back(start)
-    return start

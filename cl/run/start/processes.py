@@ -8,49 +8,48 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any
 
 import torch
 
-from cl.backbones import Backbone
-from cl.backbones.resnet import ResNetBackbone
 from cl.config.programs import Linear, Pretrain
-from cl.config.run import DeviceConfig
-from cl.data.sampler import Share
+from cl.data.sampler import RankSlice
 from cl.distributed import connect, rank, world_size
-from cl.errors import COME_BACK, INTERRUPTED, NOT_FINITE, UserError
-from cl.evaluation.offline.linear_evaluation import LinearEvaluation
-from cl.methods import ContrastiveModule
-from cl.nn.batch_norm import synchronized
+from cl.errors import INTERRUPTED, NOT_FINITE, RESUMABLE, UserError
 from cl.run.start.devices import Devices
-from cl.run.start.signal_forwarding import forwarded
+from cl.run.start.signal_forwarding import forwarding_signals
 
-Trained = ContrastiveModule[Any] | LinearEvaluation
 PATIENCE = 5  # seconds that a process has to end by itself when another one has failed
-TOGETHER = (NOT_FINITE, COME_BACK, INTERRUPTED)  # all processes end so, but the first one has last words
+JOINT_CODES = (NOT_FINITE, RESUMABLE, INTERRUPTED)  # exit codes with which all processes end by themselves
 
 
-def share_of(config: Pretrain | Linear, devices: Devices) -> Share:
-    """Start the processes of the run, unless something else did, and return this one's share of the work.
-
-    A dry run has one process, which plans for all.
-    """
-    if devices.processes == 1 or config.run.dry_run:
-        return Share(0, devices.processes)
+def processes_missing(config: Pretrain | Linear, devices: Devices) -> bool:
+    """Whether the run needs several processes and no launcher has started them."""
+    if not needs_processes(config, devices):
+        return False
     _translate_slurm()
-    if "RANK" not in os.environ:
-        sys.exit(_start(devices))
+    return "RANK" not in os.environ
+
+
+def needs_processes(config: Pretrain | Linear, devices: Devices) -> bool:
+    """A dry run has one process, which plans for all."""
+    return devices.processes > 1 and not config.run.dry_run
+
+
+def join_processes(config: Pretrain | Linear, devices: Devices) -> RankSlice:
+    """Connect to the other processes of the run, if there are any; this one's slice of the work."""
+    if not needs_processes(config, devices):
+        return RankSlice(0, devices.processes)
     started = int(os.environ["WORLD_SIZE"])
     if started != devices.processes:
         flag = "gpus" if config.device.gpus else "devices"
         raise UserError(
             f"--{flag}: got {devices.count} on {devices.nodes} node(s), expected the {started} processes that the "
-            "launcher started; --num_nodes and --devices have to say what it does"
+            "launcher started; --num_nodes and --devices have to match it"
         )
     if devices.accelerator == "gpu":
         torch.cuda.set_device(devices.local(int(os.environ["LOCAL_RANK"])))
     connect("nccl" if devices.accelerator == "gpu" else "gloo")
-    return Share(rank(), world_size())
+    return RankSlice(rank(), world_size())
 
 
 def own_device(devices: Devices) -> torch.device:
@@ -58,40 +57,19 @@ def own_device(devices: Devices) -> torch.device:
     return devices.device(int(os.environ["LOCAL_RANK"]) if world_size() > 1 else 0)
 
 
-def prepare(module: Trained, config: DeviceConfig, devices: Devices) -> None:
-    """Make a network ready for the devices: batch norm over all processes, channels last, compiled."""
-    if devices.processes > 1 and config.sync_batchnorm:
-        synchronized(module, devices.accelerator)
-    if devices.accelerator == "gpu" or _safely_channels_last(module.backbone):
-        module.to(memory_format=torch.channels_last)
-    if config.compile:
-        module.backbone.compile()  # in place: checkpoints keep their names
-
-
-def _safely_channels_last(backbone: Backbone) -> bool:
-    """Whether a CPU may have it, too: a step of a ResNet-18 is 1.0 (224 px) to 1.5 times (32 px, width 16) as fast.
-
-    With fewer than sixteen channels, the block of AVX-512, a strided 1x1 convolution writes beyond its memory in the
-    backward pass (oneDNN#6035, torch 2.14): width 4 ended in free(), width 8 in a segmentation fault, on some machines
-    only. Other networks were not looked at.
-    """
-    return isinstance(backbone, ResNetBackbone) and backbone.stage_width >= 16
-
-
-def _start(devices: Devices) -> int:
-    """Run this command once per device; the exit code of the first that fails, after which no other lives on."""
+def start_processes(devices: Devices) -> int:
+    """Run this command once per device and wait; the exit code of the first that fails, after which all others end."""
     if devices.nodes > 1:
         raise UserError(
             f"--num_nodes: got {devices.nodes}, expected a launcher on each node, as in bash_files/torchrun.sh"
         )
     command = [sys.executable, *sys.orig_argv[1:]]
     # In sessions of their own, so that Ctrl-C reaches them once: from here.
-    return wait_for(
-        [
-            subprocess.Popen(command, env=each, start_new_session=True, preexec_fn=_end_with_parent)
-            for each in rank_environments(devices.count)
-        ]
-    )
+    ranks = [
+        subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent)
+        for environment in rank_environments(devices.count)
+    ]
+    return wait_for(ranks)
 
 
 def _end_with_parent() -> None:
@@ -111,7 +89,7 @@ def rank_environments(count: int) -> list[dict[str, str]]:
 
 def wait_for(processes: list["subprocess.Popen[bytes]"]) -> int:
     """The exit code of the first process that fails, after which no other lives on; 0 if none does."""
-    with forwarded(processes):
+    with forwarding_signals(processes):
         try:
             while True:
                 codes = [process.poll() for process in processes]
@@ -123,7 +101,7 @@ def wait_for(processes: list["subprocess.Popen[bytes]"]) -> int:
 
 
 def _end(processes: list["subprocess.Popen[bytes]"]) -> None:
-    if not any(process.poll() in TOGETHER for process in processes):
+    if not any(process.poll() in JOINT_CODES for process in processes):
         for process in processes:
             process.terminate()
     deadline = time.monotonic() + PATIENCE

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cl.cli import Resolved
-from cl.config.flags import shown
+from cl.config.flags import as_typed
 from cl.config.programs import Linear, Pretrain
 from cl.errors import UserError
-from cl.run.start.signal_forwarding import forwarded
+from cl.run.start.signal_forwarding import forwarding_signals
 
 
 def run_each_seed(
@@ -20,9 +20,9 @@ def run_each_seed(
     run = resolved.config.run
     seeds = run.seeds[:1] if run.dry_run else run.seeds
     if resolved.origins["seed"] == "typed":
-        raise UserError(f"--seed: got {run.seed} with --seeds {shown(run.seeds)}, expected one of the two")
+        raise UserError(f"--seed: got {run.seed} with --seeds {as_typed(run.seeds)}, expected one of the two")
     if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        raise UserError(f"--seeds: got {shown(run.seeds)} under a launcher, expected a launch with --seed for each")
+        raise UserError(f"--seeds: got {as_typed(run.seeds)} under a launcher, expected a launch with --seed for each")
     name = run.new_id(kind, resolved.config.data.dataset)
     folders = [Path(run.output_dir) / f"{name}-seed{seed}" for seed in seeds]
     for number, (seed, folder) in enumerate(zip(seeds, folders, strict=True), start=1):
@@ -30,7 +30,7 @@ def run_each_seed(
         own = ["--seed", str(seed), "--run_id", folder.name]
         code = _finish([sys.executable, sys.argv[0], *without_seeds(resolved.argv), *own])
         if code:
-            rest = f"; not started: {shown(seeds[number:])}" if number < len(seeds) else ""
+            rest = f"; not started: {as_typed(seeds[number:])}" if number < len(seeds) else ""
             print(f"seed {seed} ended with exit code {code}{rest}", file=sys.stderr)
             return code
         print(flush=True)
@@ -51,6 +51,6 @@ def without_seeds(argv: Sequence[str]) -> list[str]:
 
 def _finish(command: Sequence[str]) -> int:
     """The command's exit code; a signal goes on to it, so that it stops well and does not live on alone."""
-    with subprocess.Popen(command, start_new_session=True) as child, forwarded([child]):
+    with subprocess.Popen(command, start_new_session=True) as child, forwarding_signals([child]):
         code = child.wait()
     return code if code >= 0 else 128 - code

@@ -5,18 +5,18 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-HEARD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @contextmanager
-def forwarded(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
+def forwarding_signals(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
     """The signals that a run hears go to `processes`, and it is they that decide what to do."""
 
     def forward(number: int, _: object) -> None:
         for process in processes:
             process.send_signal(number)
 
-    before = {each: signal.signal(each, forward) for each in HEARD}
+    before = {each: signal.signal(each, forward) for each in STOP_SIGNALS}
     try:
         yield
     finally:

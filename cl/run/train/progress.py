@@ -11,8 +11,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from cl.batch import Batch
-from cl.evaluation.online.metrics import MeasuredModule, shown_metric
-from cl.run.train.loggers import Table
+from cl.evaluation.online.metrics import MeasuredModule, format_metric
+from cl.run.folder.tables import Table
 
 SHORT = {  # columns of metrics.csv -> what a line says
     "online_linear/train_top1": "online",
@@ -37,8 +37,9 @@ class Progress(Callback):
 
     @property
     def images_per_second(self) -> float:
-        """The median epoch's."""
-        return statistics.median(float(row["images_per_second"]) for row in self.timing.rows)
+        """The median epoch's; 0 on ranks other than 0, which time nothing."""
+        speeds = [float(row["images_per_second"]) for row in self.timing.rows]
+        return statistics.median(speeds) if speeds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open(trainer)  # a run that goes on within an epoch has no start of it
@@ -70,24 +71,31 @@ class Progress(Callback):
         self._batch_ended = time.perf_counter()
         assert isinstance(pl_module, MeasuredModule)
         if not self._bar.disable and self._batch_ended - self._refreshed > REFRESH:
-            self._bar.set_postfix_str(self._line(pl_module.epoch_metrics(everywhere=False)), refresh=False)
+            self._bar.set_postfix_str(self._line(pl_module.means.compute(everywhere=False)), refresh=False)
             self._refreshed = self._batch_ended
         self._bar.update()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MeasuredModule)
         self._bar.close()
-        line = self._line(pl_module.epoch_metrics())
-        if trainer.is_global_zero:
-            print("\n".join([f"{self._title(trainer)}  {line}", *pl_module.remarks]), flush=True)
-            training, whole = self._batch_ended - self._began, time.perf_counter() - self._began
-            row = {"epoch": trainer.current_epoch + 1, "images_per_second": self._images / training, "seconds": whole}
-            self.timing.append(row | {"training_seconds": training, "waiting_share": self._waited / training})
+        if not trainer.is_global_zero:
+            return
+        print(f"{self._title(trainer)}  {self._line(pl_module.row)}", flush=True)
+        training = self._batch_ended - self._began
+        self.timing.append(
+            {
+                "epoch": trainer.current_epoch + 1,
+                "images_per_second": self._images / training,
+                "seconds": time.perf_counter() - self._began,
+                "training_seconds": training,
+                "waiting_share": self._waited / training,
+            }
+        )
 
     def _title(self, trainer: Trainer) -> str:
         return f"epoch {trainer.current_epoch + 1:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
 
     def _line(self, metrics: Mapping[str, float]) -> str:
         speed = self._images / (self._batch_ended - self._began)
-        measured = [f"{short} {shown_metric(name, metrics[name])}" for name, short in SHORT.items() if name in metrics]
+        measured = [f"{short} {format_metric(name, metrics[name])}" for name, short in SHORT.items() if name in metrics]
         return "  ".join([f"loss {metrics['loss']:.3f}", *measured, f"{speed:.0f} images/s"])

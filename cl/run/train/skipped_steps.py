@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cl.batch import Batch
-from cl.distributed import any_rank, every_dict, rank
+from cl.distributed import gather_dicts, on_any_rank, rank
 from cl.errors import NOT_FINITE, Stopped
 from cl.evaluation.online.metrics import MeasuredModule
 from cl.run.folder.checkpoint import SaveLast, within_epoch
@@ -56,14 +56,14 @@ class SkipNonFinite(Callback):
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
             looked_at.append(torch.stack(torch._foreach_norm(gradients)).sum())
         bad = not torch.stack(looked_at).sum().isfinite().item()
-        if any_rank(bad):
+        if on_any_rank(bad):
             self._skip(trainer, pl_module)
         else:
             self._in_a_row = 0
         self._views, self._losses = [], []
 
     def _skip(self, trainer: Trainer, module: MeasuredModule) -> None:
-        said = every_dict({"": culprit(self._views, self._losses, module)})
+        said = gather_dicts({"": first_non_finite(self._views, self._losses, module)})
         if rank() == 0:
             place = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}"
             print(f"warning: {place} is left out: {min(each[''] for each in said)[1]}", file=sys.stderr, flush=True)
@@ -101,7 +101,7 @@ def _scales(trainer: Trainer) -> bool:
     return isinstance(trainer.precision_plugin, MixedPrecision) and trainer.precision_plugin.scaler is not None
 
 
-def culprit(views: Sequence[Finite], losses: Sequence[Tensor], module: LightningModule) -> tuple[int, str]:
+def first_non_finite(views: Sequence[Finite], losses: Sequence[Tensor], module: LightningModule) -> tuple[int, str]:
     """What was not finite, the earliest in the order of a step: how late it is, and its name."""
     for index, finite in views:
         if not finite.all():

@@ -15,10 +15,10 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from cl.distributed import any_rank, from_first, rank
-from cl.errors import COME_BACK, INTERRUPTED, Stopped
+from cl.distributed import broadcast_from_rank_zero, on_any_rank, rank
+from cl.errors import INTERRUPTED, RESUMABLE, Stopped
 from cl.run.folder.checkpoint import SaveLast, within_epoch
-from cl.run.start.signal_forwarding import HEARD
+from cl.run.start.signal_forwarding import STOP_SIGNALS
 
 SAME = 1.0  # seconds within which a signal is the one before: a job's comes directly and from the launcher
 EVERY = 16  # steps between questions on several GPUs, where the answer waits for the device
@@ -34,7 +34,7 @@ class StopOnSignal(Callback):
         self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._before = {number: signal.signal(number, self._hear) for number in HEARD}
+        self._before = {number: signal.signal(number, self._hear) for number in STOP_SIGNALS}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._heard and time.monotonic() - self._when > SAME:
@@ -46,23 +46,23 @@ class StopOnSignal(Callback):
         self._step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if any_rank(self._heard > 0):
+        if on_any_rank(self._heard > 0):
             self._stop(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
         every = EVERY if trainer.world_size > 1 and trainer.strategy.root_device.type == "cuda" else 1
-        if stepped and self._step % every == 0 and within_epoch(trainer) and any_rank(self._heard > 0):
+        if stepped and self._step % every == 0 and within_epoch(trainer) and on_any_rank(self._heard > 0):
             self.save.save(trainer)
             self._stop(trainer)
 
     def _stop(self, trainer: Trainer) -> None:
-        interrupted = any_rank(self._heard == signal.SIGINT)
-        requeued = any_rank(self._heard == signal.SIGUSR1) and from_first(requeue)
+        interrupted = on_any_rank(self._heard == signal.SIGINT)
+        requeued = on_any_rank(self._heard == signal.SIGUSR1) and broadcast_from_rank_zero(requeue)
         name = "Ctrl-C" if interrupted else signal.Signals(self._heard or signal.SIGTERM).name
         rest = "the job is queued again" if requeued else f"go on with --resume_training_from {self.save.path.parent}"
         said = f"{name} after step {trainer.global_step}" + f", saved; {rest}" * self.save.path.exists()
-        raise Stopped(said if rank() == 0 else "", INTERRUPTED if interrupted else COME_BACK)
+        raise Stopped(said if rank() == 0 else "", INTERRUPTED if interrupted else RESUMABLE)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for number, handler in self._before.items():

@@ -13,8 +13,10 @@ from pytorch_lightning.loggers import Logger
 from cl.cli import Resolved
 from cl.data.loader import TrainLoader
 from cl.distributed import rank
+from cl.evaluation.offline.cached_protocol import CachedResult
 from cl.run.folder.checkpoint import AtomicCheckpointIO, SaveLast
 from cl.run.folder.run_folder import plain_values
+from cl.run.folder.tables import Table
 from cl.run.start.plan import Plan
 from cl.run.train.loggers import CSVLog
 from cl.run.train.stop_signals import StopOnSignal, without_lightnings_handlers
@@ -58,7 +60,7 @@ def build_trainer(
         accelerator=plan.devices.accelerator,
         devices=plan.devices.devices,
         num_nodes=plan.devices.nodes,
-        accumulate_grad_batches=plan.accumulate,
+        accumulate_grad_batches=plan.losses_per_step,
         precision=resolved.config.device.precision,
         deterministic=resolved.config.device.deterministic,
         strategy="ddp" if plan.devices.processes > 1 else "auto",
@@ -85,6 +87,17 @@ def build_loggers(resolved: Resolved[Any], folder: Path) -> list[Logger]:
     if (run.wandb or run.project) and rank() == 0:
         loggers.append(WandbLog(run, folder, plain_values(resolved)))
     return loggers
+
+
+def log_cached(result: CachedResult, resolved: Resolved[Any], plan: Plan, folder: Path) -> None:
+    """The one row of an evaluation on cached features, in all that an epoch of a training is logged to."""
+    position = {"epoch": plan.budget.epochs, "step": plan.budget.steps}
+    for logger in build_loggers(resolved, folder):
+        logger.log_metrics(position | result.row, plan.budget.steps)
+        logger.finalize("success")
+    if rank() == 0:
+        seconds = {"features_seconds": result.features_seconds, "heads_seconds": result.heads_seconds}
+        Table(folder / "timing.csv").append({"images_per_second": result.images_per_second, **seconds})
 
 
 def quiet_lightning() -> None:

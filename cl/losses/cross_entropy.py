@@ -1,5 +1,3 @@
-"""The online linear head: it shows during pretraining how good the features are, and changes nothing about them."""
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -8,17 +6,17 @@ from cl.losses.precision import full_precision
 
 
 @full_precision
-def probe_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def labelled_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy over the labelled rows; 0, not NaN, where none is labelled.
 
     The mean over processes is that of the global batch, also where they have different numbers of labels.
 
     Args:
-        logits: [B, C] of the head on detached features.
+        logits: [B, C] of a linear head.
         target: [B] int64, -1 for no label.
 
     Returns:
-        The loss, and the sum over this process's labelled rows for whoever counts.
+        The loss, and the sum over this process's labelled rows, for epoch means.
     """
     total = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
     labelled = global_mean((target >= 0).sum().to(total.dtype))  # a mean: 1 / W if there is one label in all

@@ -1,0 +1,17 @@
+"""The registry of methods: a name on the command line, and the flags and presets behind it."""
+
+from cl.config.methods.barlow_twins import BarlowTwinsConfig
+from cl.config.methods.base import METHODS, MethodConfig
+from cl.config.methods.simclr import SimCLRConfig
+from cl.config.methods.simsiam import SimSiamConfig
+from cl.config.methods.supcon import SupConConfig
+
+__all__ = ["DEFAULT", "METHODS", "MethodConfig"]
+
+DEFAULT = "simclr"
+METHODS |= {
+    "simclr": SimCLRConfig,
+    "barlow_twins": BarlowTwinsConfig,
+    "simsiam": SimSiamConfig,
+    "supcon": SupConConfig,
+}

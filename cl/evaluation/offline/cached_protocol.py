@@ -1,0 +1,85 @@
+"""`--protocol cached`: each training image and its mirror through the backbone once, then a grid of heads on these."""
+
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cl.backbones import Backbone
+from cl.config.programs import Linear
+from cl.data.datamodule import ImageData
+from cl.data.images import ImageSet
+from cl.distributed import rank
+from cl.evaluation.features import Labelled, features_of
+from cl.evaluation.offline.feature_grid import HeadTraining, train_best_head
+from cl.evaluation.offline.feature_scores import feature_scores, head_accuracy, with_label
+from cl.evaluation.offline.label_split import evaluation_sets
+from cl.evaluation.offline.linear_evaluation import LinearEvaluation, chosen_point
+
+
+class MirrorFeatures(nn.Module):
+    """Images [B, C, H, W] -> features [B, V, F]: of the image, and with `mirrors` of its mirror image too."""
+
+    def __init__(self, backbone: Backbone, mirrors: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.mirrors = mirrors
+
+    def forward(self, images: Tensor) -> Tensor:
+        views = [images, images.flip(-1)] if self.mirrors else [images]
+        return torch.stack([self.backbone(view) for view in views], dim=1)
+
+
+@dataclass(frozen=True)
+class CachedResult:
+    """What the protocol measured, and how long its parts took."""
+
+    row: dict[str, float]  # of metrics.csv
+    features_seconds: float
+    heads_seconds: float
+    images_per_second: float  # through the backbone, mirror images counted
+
+
+def evaluate_cached(linear: LinearEvaluation, data: ImageData, config: Linear) -> CachedResult:
+    """Train `linear`'s heads on the features of the training images, choose the best one, and validate it."""
+    train, val = evaluation_sets(data, config)
+    linear.to(data.settings.device)
+    mirrors = config.views.flip_prob > 0
+    began = time.perf_counter()
+    features = _features(MirrorFeatures(linear.backbone, mirrors), train, data)
+    features_seconds = time.perf_counter() - began
+    images = f"{len(train)} training images" + (" and their mirrors" if mirrors else "")
+    _print_seconds(f"features of {images}", features_seconds)
+
+    training = HeadTraining(config.run, data.global_batch, config.views.flip_prob, config.data.last_batch_fill)
+    row = train_best_head(linear, features, training)
+    heads_seconds = time.perf_counter() - began - features_seconds
+    _print_seconds(f"{len(linear.grid)} heads of {linear.budget.epochs} epochs", heads_seconds)
+
+    scores = {}
+    if val is not None:
+        queries = with_label(_features(linear.backbone, val, data))
+        if len(queries.targets):
+            row |= head_accuracy(linear, queries)
+            bank = Labelled(features.features[:, 0], features.targets)
+            scores = feature_scores(bank, queries, linear.config.few_shot)
+    linear.row = row | chosen_point(linear) | scores
+    data.teardown("fit")
+    forwarded = features.features.shape[:2].numel()
+    return CachedResult(linear.row, features_seconds, heads_seconds, forwarded / features_seconds)
+
+
+def _features(network: nn.Module, images: ImageSet, data: ImageData) -> Labelled:
+    """With a bar on a terminal."""
+    loader = data.eval_loader(images)
+    hidden = rank() > 0 or not sys.stdout.isatty()
+    bar = tqdm(loader, "features", len(loader), leave=False, unit="batch", disable=hidden, file=sys.stdout)
+    return features_of(network, bar, data.settings.device)
+
+
+def _print_seconds(what: str, seconds: float) -> None:
+    if rank() == 0:
+        print(f"{what}: {seconds:.1f} s", flush=True)

@@ -1,0 +1,73 @@
+"""What an evaluation leaves in its folder, and what it says at its end."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from cl.evaluation.offline.feature_scores import NEIGHBOURS, TEMPERATURES, few_labels_metric, knn_metric
+from cl.evaluation.offline.few_labels import LABELS
+from cl.evaluation.offline.linear_evaluation import LinearEvaluation
+from cl.evaluation.online.metrics import format_metric
+from cl.evaluation.pictures.grid_picture import save_grid
+from cl.run.folder.closing import closing_table, write_summary
+from cl.run.folder.tables import Table
+
+
+def save_linear_results(linear: LinearEvaluation, images_per_second: float, folder: Path) -> None:
+    """head.safetensors, the accuracies of a grid as a table and a picture, and summary.json last."""
+    head = {name: value.detach().cpu().contiguous() for name, value in linear.head.state_dict().items()}
+    save_file(head, folder / "head.safetensors")
+    if len(linear.grid) > 1:
+        _save_grid(linear, folder)
+    write_summary(folder, linear.row, images_per_second)
+
+
+def _save_grid(linear: LinearEvaluation, folder: Path) -> None:
+    (folder / "grid.csv").unlink(missing_ok=True)  # of a run that was killed here
+    table = Table(folder / "grid.csv")
+    for point, accuracy in zip(linear.grid, linear.accuracies, strict=True):
+        table.append({"lr": point.lr, "weight_decay": point.weight_decay, "held_out_top1": accuracy})
+    save_grid(linear.grid, linear.accuracies, linear.best, folder / "linear_grid.png")
+
+
+def linear_text(linear: LinearEvaluation, images_per_second: float, train_images: int, folder: Path) -> str:
+    """The closing table, the scores of the frozen features, and how a point of a grid was chosen."""
+    columns = {linear.name.replace("_", " "): f"{linear.name}/val_top1", "top-5": f"{linear.name}/val_top5"}
+    table = closing_table(columns, linear.row, images_per_second, folder)
+    texts = (table, scores_table(linear.row, train_images), chosen_text(linear))
+    return "".join(f"\n{text}\n" for text in texts if text).rstrip("\n")
+
+
+def scores_table(metrics: Mapping[str, float], bank: int) -> str:
+    """kNN and few-label accuracies of frozen features, each with its settings."""
+    rows = {
+        f"kNN (k {min(k, bank)}, T {temperature:g}, cosine)": format_metric(name, metrics[name])
+        for k in NEIGHBOURS
+        for temperature in TEMPERATURES
+        if (name := knn_metric(k, temperature)) in metrics
+    }
+    for labels in LABELS:
+        if (name := few_labels_metric(labels)) in metrics:
+            spread = format_metric(name, metrics[f"{name}_std"])
+            rows[f"{labels} label{'s' * (labels > 1)} a class"] = f"{format_metric(name, metrics[name])} +- {spread}"
+    return "\n".join(f"{name:<29}{cell}" for name, cell in rows.items())
+
+
+def chosen_text(linear: LinearEvaluation) -> str:
+    """Which point of the grid was chosen, and how; "" if there was only one."""
+    if len(linear.grid) == 1:
+        return ""
+    point = linear.grid[linear.best]
+    accuracy = format_metric(f"{linear.name}_top1", linear.accuracies[linear.best])
+    after = {
+        "cached": "the head was then trained on all of them",
+        "standard": "the head is the one that was trained beside the others, on the other nine tenths",
+    }
+    text = (
+        f"Of {len(linear.grid)} pairs --lr {point.lr:g} --weight_decay {point.weight_decay:g} was the most accurate "
+        f"({accuracy}) on a tenth of the training images; {after[linear.config.protocol]}. All pairs are in grid.csv "
+        "and linear_grid.png."
+    )
+    return textwrap.fill(text, 110, break_on_hyphens=False)

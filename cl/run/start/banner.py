@@ -1,0 +1,155 @@
+"""What a run says before it starts: its plan, where each flag's value comes from, and warnings."""
+
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cl
+from cl.cli import Resolved
+from cl.config.backbone import RESNETS_ONLY
+from cl.config.flags import as_typed, fields_of
+from cl.config.optim import OptimConfig
+from cl.config.programs import Linear, Pretrain
+from cl.run.folder.resume_point import StartingPoint
+from cl.run.folder.run_folder import plain_values
+from cl.run.start.plan import Plan
+
+WIDTH = 110  # columns
+NAME_WIDTH = 20
+NEEDS = {  # flags that have no effect unless another one is on
+    "lars_eta": "lars", "lars_clip": "lars",
+    "n_small_crops": "multicrop", "small_crop_size": "multicrop", "small_scale": "multicrop",
+    "backbone_lr_factor": "finetune",
+}  # fmt: skip
+
+
+def banner(resolved: Resolved[Any], plan: Plan, start: StartingPoint, weights: str = "") -> str:
+    """Everything to check before a long run; `weights` describes what the backbone starts from."""
+    config = resolved.config
+    rows = {
+        "images": _images(plan),
+        "normalised by": "mean " + " ".join(map(str, plan.norm[0])) + ", std " + " ".join(map(str, plan.norm[1])),
+        "batch": _batch(config, plan),
+        "steps": f"{plan.budget.steps_per_epoch} an epoch, {plan.budget.steps} in all",
+        "learning rate": _learning_rate(config, plan),
+        "device": str(plan.devices),
+        "loader": plan.loader,
+        "run folder": str(start.folder),
+    }
+    if start.checkpoint:
+        rows["resumes"] = f"from {start.checkpoint.name}, after {start.step} of {plan.budget.steps} steps"
+    if weights:
+        rows["weights"] = weights
+    if isinstance(config, Pretrain):
+        rows |= config.method.banner_rows(other_views=_other_views(config, plan))
+    if isinstance(config, Pretrain) and plan.classes and plan.val_images:
+        rows["kNN bank"] = f"{plan.knn_bank} of {plan.labelled_images} labelled training images"
+    rows |= {origin: ", ".join(flags) for origin, flags in _flags_by_origin(resolved).items()}
+    lines = [f"cl {cl.__version__}: {plan.title}"]
+    for name, text in rows.items():
+        lines += row_lines(name, text)
+    for text in warnings_of(resolved, plan):
+        lines += row_lines("warning", text)
+    return "\n".join(lines)
+
+
+def row_lines(name: str, text: str) -> list[str]:
+    """A name and its text, wrapped."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=f"  {name:<{NAME_WIDTH - 2}}  ",
+        subsequent_indent=" " * (NAME_WIDTH + 2),
+        break_on_hyphens=False,
+    )
+
+
+def _images(plan: Plan) -> str:
+    labels = f"{plan.classes} classes" if plan.classes else "no labels"
+    return f"{plan.train_images} for training, {plan.val_images or 'none'} for validation, {labels}"
+
+
+def _batch(config: Pretrain | Linear, plan: Plan) -> str:
+    count = plan.devices.processes
+    processes = "1 process" if count == 1 else f"{count} processes"
+    accumulated = plan.budget.global_batch // (config.data.batch_size * count)
+    if accumulated > 1:
+        processes += f" x {accumulated} accumulated"
+    return f"{config.data.batch_size} x {processes} = {plan.budget.global_batch} images a step"
+
+
+def _learning_rate(config: Pretrain | Linear, plan: Plan) -> str:
+    optim = config.optim
+    warmup = f", {plan.warmup_steps} steps of warm-up" if plan.warmup_steps else ""
+    return f"{_rates(optim.grid, plan.budget.global_batch)} ({optim.optimizer}, {optim.scheduler}{warmup})"
+
+
+def _rates(grid: Sequence[OptimConfig], batch: int) -> str:
+    first = grid[0]
+    last = grid[-1]
+    if len(grid) == 1:
+        return f"{first.lr:g} per 256 images, {first.scaled_lr(batch):g} after scaling"
+    return (
+        f"{len(grid)} pairs of rates {first.lr:g} to {last.lr:g} per 256 images and decays {first.weight_decay:g} to "
+        f"{last.weight_decay:g}; a tenth of the training images chooses"
+    )
+
+
+def _other_views(config: Pretrain, plan: Plan) -> int:
+    """Views of other images that one loss compares a view with."""
+    views = config.views.n_crops
+    if config.views.multicrop:
+        views += config.views.n_small_crops
+    return views * (plan.budget.global_batch // plan.losses_per_step - 1)
+
+
+def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
+    """The flags that have a value, by where it came from: typed first, presets, default last."""
+    unused = RESNETS_ONLY if resolved.config.backbone.timm_name else ()
+    by_origin: dict[str, list[str]] = {}
+    for part in vars(resolved.config).values():
+        for declared in fields_of(type(part)):
+            value = vars(part)[declared.name]
+            if value not in (None, ()) and declared.name not in unused:
+                origin = resolved.origins[declared.name]
+                by_origin.setdefault(origin, []).append(f"{declared.name} {as_typed(value)}")
+    order = sorted(set(resolved.origins.values()), key=lambda origin: (origin == "default", origin != "typed"))
+    return {origin: by_origin.get(origin, []) for origin in order}
+
+
+def warnings_of(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
+    """What is allowed but probably not meant."""
+    config = resolved.config
+    yield from plan.notes
+    cores = os.cpu_count() or 1
+    if config.data.workers() > cores:
+        yield f"--num_workers {config.data.workers()} on {cores} cores: loader processes will wait for one another"
+    yield from _without_effect(resolved)
+    if isinstance(config, Pretrain) and config.method.uses_labels and not plan.labelled_images:
+        yield f"{config.method.method} learns from labels, and there are none: each image is a class of its own"
+    skipped = plan.train_images % plan.budget.global_batch
+    if skipped > plan.train_images / 5 and not config.data.last_batch_fill:
+        yield f"an epoch skips {skipped} of the images; --last_batch_fill or a smaller --batch_size uses them"
+    if config.run.fast_dev_run:
+        yield "--fast_dev_run: one training and one validation batch; the numbers mean nothing"
+
+
+def _without_effect(resolved: Resolved[Any]) -> Iterator[str]:
+    """Typed flags that other flags make useless."""
+    config = resolved.config
+    optim = config.optim
+    typed = {name for name, origin in resolved.origins.items() if origin == "typed"}
+    if "momentum" in typed and optim.optimizer != "sgd":
+        yield f"--momentum has no effect with --optimizer {optim.optimizer}"
+    for flag, schedule in (("lr_decay_steps", "step"), ("warmup_epochs", "warmup_cosine")):
+        if flag in typed and optim.scheduler != schedule:
+            yield f"--{flag} has no effect with --scheduler {optim.scheduler}"
+    if isinstance(config, Linear) and config.linear.protocol == "cached":
+        for flag in ("min_scale", "precision"):
+            if flag in typed:
+                yield f"--{flag} has no effect with --protocol cached"
+    values = plain_values(resolved)
+    for flag, switch in NEEDS.items():
+        if flag in typed and not values[switch]:
+            yield f"--{flag} has no effect without --{switch}"

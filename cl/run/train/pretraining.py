@@ -1,0 +1,89 @@
+"""What is measured and drawn while a pretraining runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback
+
+from cl.cli import Resolved
+from cl.config.programs import Pretrain
+from cl.data.datamodule import ImageData
+from cl.data.images import ImageSet, stratified
+from cl.evaluation.online.health import IMAGES, CollapseAlarm, ProjectionHealth
+from cl.evaluation.online.knn import TEMPERATURE, K, OnlineKNN
+from cl.evaluation.online.metrics import MeasureEpoch, Measurement, epoch_means
+from cl.evaluation.pictures.curves_picture import SaveCurves
+from cl.evaluation.pictures.embedding_picture import SHOWN, SaveEmbedding
+from cl.evaluation.pictures.neighbours_picture import SEARCHED, SaveNeighbours
+from cl.evaluation.pictures.views_picture import SaveViews
+from cl.methods import ContrastiveModule
+from cl.run.folder.closing import closing_table, next_command
+from cl.run.start.plan import Plan
+
+
+def measure_pretraining(config: Pretrain, method: ContrastiveModule[Any], data: ImageData, plan: Plan) -> MeasureEpoch:
+    """The columns of metrics.csv, in this order."""
+    health = ProjectionHealth(data.views_loader(_health_images(config, data)), method.embed)
+    measurements: list[Measurement] = [epoch_means, learning_rate, health]
+    if plan.val_images and plan.knn_bank:
+        measurements.insert(1, OnlineKNN(data.bank_loader(plan.knn_bank), config.online.knn_every))
+    return MeasureEpoch(measurements)
+
+
+def learning_rate(method: ContrastiveModule[Any]) -> dict[str, float]:
+    """The rate of the epoch's last step."""
+    return {"lr": method.last_lr}
+
+
+def collapse_alarm(config: Pretrain, data: ImageData, plan: Plan) -> CollapseAlarm:
+    return CollapseAlarm(
+        images=len(_health_images(config, data)),
+        dim=config.method.proj_output_dim,
+        steps=plan.budget.steps,
+        stop=config.online.stop_on_collapse,
+    )
+
+
+def pictures(config: Pretrain, data: ImageData, folder: Path) -> list[Callback]:
+    """Views of the first batch, curves while it trains, neighbours and the embedding at the end."""
+    splits = data.splits
+    searched = _at_most(SEARCHED, splits.train, config)
+    shown = _at_most(SHOWN, splits.val or splits.train, config)
+    split = "validation" if splits.val else "training"
+    return [
+        SaveCurves(folder / "metrics.csv", folder / "curves.png"),
+        SaveViews(splits.train, splits.norm, folder / "views.png"),
+        SaveNeighbours(searched, data.eval_loader(searched), splits.classes, folder / "neighbours.png"),
+        SaveEmbedding(data.eval_loader(shown), splits.classes, split, folder / "embedding.png"),
+    ]
+
+
+def closing_text(
+    resolved: Resolved[Pretrain],
+    plan: Plan,
+    row: Mapping[str, float],
+    images_per_second: float,
+    alarm: CollapseAlarm,
+    folder: Path,
+) -> str:
+    """The last epoch's table, the verdict on it, and, unless the run was stopped, the next command."""
+    columns = {
+        "online linear": "online_linear/val_top1",
+        f"kNN (k {min(K, plan.knn_bank) or K}, T {TEMPERATURE})": "knn/val_top1",
+        "std x sqrt(d)": "health/std",
+        "rank": "health/rank",
+    }
+    texts = [closing_table(columns, row, images_per_second, folder), alarm.text]
+    if not alarm.stopped:
+        texts.append(next_command(resolved, folder, labelled=plan.classes > 0))
+    return "".join(f"\n{text}\n" for text in texts if text).rstrip("\n")
+
+
+def _health_images(config: Pretrain, data: ImageData) -> ImageSet:
+    return _at_most(IMAGES, data.splits.val or data.splits.train, config)
+
+
+def _at_most(count: int, images: ImageSet, config: Pretrain) -> ImageSet:
+    """A stratified choice; a batch of it under --fast_dev_run."""
+    return stratified(images, config.data.batch_size if config.run.fast_dev_run else count)
