@@ -42,9 +42,7 @@ from cl.data.datamodule import ImageData, LoaderSettings
 from cl.data.sampler import RankSlice
 from cl.data.sources.registry import load
 from cl.data.views.spec import linear_views
-from cl.evaluation.features import Labelled, features_of
-from cl.evaluation.offline.feature_grid import HeadTraining, MirrorFeatures, fit
-from cl.evaluation.offline.feature_scores import validate
+from cl.evaluation.offline.cached_protocol import evaluate_cached
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.optim.schedules import Budget
 from cl.run.folder.tables import Table
@@ -148,14 +146,8 @@ class Sweep(NamedTuple):
         config = parse(Linear, [*self.data, "--protocol", "cached", "--pretrained_feature_extractor", "none"]).config
         data = ImageData(load(config.data), LoaderSettings(config.data, linear_views(config.views), 0, RankSlice(0, 1)))
         linear = LinearEvaluation(Pixels(), 10, config, Budget.of(config.run, data.global_batch, data.steps_per_epoch))
-        network, val = MirrorFeatures(linear.backbone, mirrors=True), data.splits.val
-        assert val is not None
-        train = features_of(network, data.eval_loader(data.splits.train), torch.device("cpu"))
-        fit(linear, train, HeadTraining(config.run, data.global_batch, config.views.flip_prob, fill=False))
-        queries = features_of(linear.backbone, data.eval_loader(val), torch.device("cpu"))
-        validate(linear, Labelled(train.features[:, 0], train.targets), queries)
-        data.teardown("fit")
-        return accuracies(linear.epoch_metrics())
+        with redirect_stdout(StringIO()):
+            return accuracies(evaluate_cached(linear, data, config).row)
 
 
 class Pixels(Backbone):

@@ -61,7 +61,7 @@ class Summary(NamedTuple):
         return max(of_seeds, (mean * (1 - mean) / self.test_images) ** 0.5)
 
     @property
-    def share(self) -> float:
+    def rank_slice(self) -> float:
         """Of data and loss."""
         return self.median("data_share") + self.median("loss_share")
 
@@ -94,7 +94,7 @@ def table_of(summaries: Mapping[tuple[str, str], Summary]) -> str:
 
 def shares_verdicts(method: str, ours: Summary, lightlys: Summary) -> Iterator[tuple[str, bool]]:
     """Each target in words with its numbers, and whether it is met."""
-    ratio = ours.share / lightlys.share
+    ratio = ours.rank_slice / lightlys.rank_slice
     yield f"{method}: data and loss are {ratio:.2f} of lightly's share, at most {SHARE:g}", ratio <= SHARE
 
 

@@ -153,14 +153,14 @@ def rows_of(case: Case, root: Path, caches: str) -> dict[str, Callable[[], Any]]
     names = sorted(str(path.relative_to(root)) for path in root.glob("*/*.jpg"))
     names = names[:: max(1, len(names) // case.images)][: case.images]
     files, paths = FileSet(root, names, np.zeros(len(names), np.int64), 3), [root / name for name in names]
-    look, encoded = ours(case), [path.read_bytes() for path in paths]
+    planner, encoded = ours(case), [path.read_bytes() for path in paths]
     rows = {
         BASE: per_image(case, paths, by_pil, with_v1),
         "torchvision v2": per_image(case, paths, files_reader(files, names), with_v2),
         "lightly": per_image(case, paths, by_pil, with_lightly),
-        "cl dali, everything": everything(DaliExecutor(files, look, NORM, CPU, CPU, threads=1), files),
-        FAST: worker(WorkerExecutor(files, look, NORM, CPU), files),
-        "cl fast, worker and device": everything(WorkerExecutor(files, look, NORM, CPU), files),
+        "cl dali, everything": everything(DaliExecutor(files, planner, NORM, CPU, CPU, threads=1), files),
+        FAST: worker(WorkerExecutor(files, planner, NORM, CPU), files),
+        "cl fast, worker and device": everything(WorkerExecutor(files, planner, NORM, CPU), files),
         FLOOR: lambda: [simplejpeg.decode_jpeg(data) for data in encoded],
     }
     if case.folder.startswith("cifar10"):
@@ -170,11 +170,11 @@ def rows_of(case: Case, root: Path, caches: str) -> dict[str, Callable[[], Any]]
         (_, size, scale), *_ = case.views
         augment = with_kornia(size, scale)
         rows["kornia, batched"] = lambda: [augment(batch) for _ in range(case.count)]
-        rows["cl fast, everything"] = everything(ResidentExecutor(there, look, NORM, CPU), there)
+        rows["cl fast, everything"] = everything(ResidentExecutor(there, planner, NORM, CPU), there)
     else:
         for kind in ("jpeg256", "raw256"):
             small = cached(files, kind, caches, workers=0)
-            rows[f"{FAST}, {kind}"] = worker(WorkerExecutor(small, look, NORM, CPU), small)
+            rows[f"{FAST}, {kind}"] = worker(WorkerExecutor(small, planner, NORM, CPU), small)
     return rows
 
 

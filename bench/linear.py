@@ -111,8 +111,8 @@ def matrix(head: nn.Linear) -> torch.Tensor:
 
 def features(config: Linear) -> tuple[Labelled, Labelled]:
     """Of the training and validation images as evaluation sees them."""
-    pretrained, share = load_pretrained(config), RankSlice(0, 1)
-    data = ImageData(load(config.data), LoaderSettings(config.data, linear_views(config.views), 0, share))
+    pretrained, rank_slice = load_pretrained(config), RankSlice(0, 1)
+    data = ImageData(load(config.data), LoaderSettings(config.data, linear_views(config.views), 0, rank_slice))
     sets = data.splits.train, data.splits.val
     assert sets[1] is not None
     train, val = (

@@ -65,8 +65,8 @@ def main() -> int:
         where = ["--train_dir", str(asked.data_folder.resolve() / folder / "train"), "--crop_size", str(side)]
         speed = found[side] = speed_of([*where, *flags, *["--gaussian_prob", "0"] * (side == 32)], asked.steps)
         used = speed.images_per_second * 2 * 3 * speed.flops
-        share = f"{used / (asked.peak_tflops * 1e12):.1%}" if asked.peak_tflops else f"({used / 1e12:.2f} TFLOP/s)"
-        print(f"| {side} | {speed.images_per_second:.0f} | {speed.waiting:.1%} | {share} |", flush=True)
+        rank_slice = f"{used / (asked.peak_tflops * 1e12):.1%}" if asked.peak_tflops else f"({used / 1e12:.2f} TFLOP/s)"
+        print(f"| {side} | {speed.images_per_second:.0f} | {speed.waiting:.1%} | {rank_slice} |", flush=True)
     missed = found[32].images_per_second < TARGET
     if missed:
         print(f"below target: {TARGET} images/s at 32 pixels")

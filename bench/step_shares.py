@@ -26,7 +26,7 @@ from cl.methods import build_method
 from cl.optim.schedules import Budget
 from cl.run.start.devices import Devices
 from cl.run.start.dry_run import Step, endless
-from cl.run.start.processes import prepare
+from cl.run.start.network import prepare_network
 
 WARM_UP = 1  # step, which does not count
 DIMENSIONS = {
@@ -51,7 +51,7 @@ def set_up(flags: list[str]) -> tuple[ImageData, Step]:
     data = ImageData(load(config.data), feed)
     budget = Budget.of(config.run, data.global_batch, data.steps_per_epoch)
     module = build_method(config, len(data.splits.classes), budget).to(DEVICE)
-    prepare(module, config.device, Devices("gpu" if GPU else "cpu", 1))
+    prepare_network(module, config.device, Devices("gpu" if GPU else "cpu", 1))
     return data, Step(module, config.device.precision)
 
 

@@ -32,7 +32,11 @@ TINY = ["--width", "4", "--proj_hidden_dim", "16", "--crop_size", "8", "--small_
 TINY += ["--no_zero_init_residual"]  # zeros have no gradient to compare
 CASES: dict[str, list[str]] = {name: ["--method", name] for name in METHODS}
 CASES |= {f"{name}, 2 + 6 crops": [*flags, "--multicrop"] for name, flags in CASES.items()}
-CASES["barlow_twins, D > B"] = ["--method", "barlow_twins", "--proj_output_dim", "32"]
+CASES |= {
+    f"{name}, {case}": ["--method", name, *flags]
+    for name, config in METHODS.items()
+    for case, flags in config.selfcheck_cases.items()
+}
 
 
 class Outcome(NamedTuple):

@@ -19,7 +19,7 @@ from cl.methods import ContrastiveModule, build_method
 from cl.nn.batch_norm import GlobalBatchNorm
 from cl.optim.schedules import Budget
 from cl.run.start.devices import Devices
-from cl.run.start.processes import prepare
+from cl.run.start.network import prepare_network
 from cl.selfcheck import CASES, IMAGES, TINY, Outcome, largest_error, outcome
 from tests.conftest import TINY as NARROW
 from tests.conftest import Run
@@ -160,7 +160,7 @@ def test_a_compiled_backbone_keeps_its_names(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch, "compile", lambda function, **_: called.append(function) or function)
     module = build()
     names = list(module.state_dict())
-    prepare(module, DeviceConfig(compile=True), Devices("cpu", 1))
+    prepare_network(module, DeviceConfig(compile=True), Devices("cpu", 1))
     module.training_step(random_batch(), 0)
     assert len(called) == 1
     assert list(module.state_dict()) == names
@@ -170,7 +170,7 @@ def test_a_compiled_backbone_keeps_its_names(monkeypatch: pytest.MonkeyPatch) ->
 def test_narrow_networks_are_not_channels_last_on_a_cpu(width: str, last: bool) -> None:
     """There a strided 1x1 convolution of fewer than sixteen channels writes beyond its memory (oneDNN#6035)."""
     module = build("--width", width)
-    prepare(module, DeviceConfig(), Devices("cpu", 1))
+    prepare_network(module, DeviceConfig(), Devices("cpu", 1))
     assert module.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last) == last
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl.evaluation.online.health import Health, Verdict, health, verdict
+from cl.evaluation.online.health import Health, Verdict, health, verdict_on
 from cl.methods import simsiam
 from tests import reference
 from tests.conftest import Run
@@ -42,13 +42,13 @@ def test_evenly_spread_directions_have_a_standard_deviation_of_one() -> None:
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
 def test_dead_and_non_finite_projections_are_collapsed(value: float) -> None:
     z = torch.full((20, 4), value)
-    found = verdict(health(z, z), 20, 4, step=60, steps=100)
+    found = verdict_on(health(z, z), 20, 4, step=60, steps=100)
     assert found is not None
     assert found.collapsed
 
 
 def said(std: float, rank: float, step: int = 200, images: int = 1000, dim: int = 512) -> Verdict | None:
-    return verdict(Health(std, rank, 0, 0, 0, 0), images, dim, step, steps=1000)
+    return verdict_on(Health(std, rank, 0, 0, 0, 0), images, dim, step, steps=1000)
 
 
 def test_the_verdict_follows_the_thresholds() -> None:

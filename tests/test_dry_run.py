@@ -12,10 +12,10 @@ from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
 from cl.methods import ContrastiveModule
 from cl.run.start import batch_search, memory
+from cl.run.start.banner import row_lines
 from cl.run.start.batch_search import Trial, estimated, largest_batch
 from cl.run.start.dry_run import flops_of, format_duration, parameters_of
 from cl.run.start.memory import Peak, available
-from cl.run.start.plan import banner_row
 from tests.conftest import TINY, Run
 from tests.test_methods import build
 
@@ -24,8 +24,8 @@ CPU = torch.device("cpu")
 
 
 def test_a_long_name_does_not_run_into_what_is_said_of_it() -> None:
-    assert banner_row("digits preset", "lr 0.1") == ["  digits preset       lr 0.1"]
-    assert banner_row("digits barlow_twins preset", "lr 0.1") == ["  digits barlow_twins preset  lr 0.1"]
+    assert row_lines("digits preset", "lr 0.1") == ["  digits preset       lr 0.1"]
+    assert row_lines("digits barlow_twins preset", "lr 0.1") == ["  digits barlow_twins preset  lr 0.1"]
 
 
 @pytest.mark.parametrize(("side", "multiply_adds"), [(224, 1.8136e9), (32, 0.5557e9)])

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from cl.batch import Batch
 from cl.data.executors.base import Executor
 from cl.data.executors.dali import DaliExecutor
-from cl.data.executors.device import apply_colours_, finished
+from cl.data.executors.device import apply_colours_, augment
 from cl.data.executors.resident import LARGEST_SIDE, ResidentExecutor, crop_views, is_resident, load_into_memory
 from cl.data.executors.torchvision import TorchvisionExecutor, normalize
 from cl.data.executors.workers import WorkerExecutor, crop_view
@@ -60,8 +60,8 @@ def small_set() -> ArraySet:
     return ArraySet(tiles(32, 64), np.arange(64) % 5)
 
 
-def dali(images: ImageSet, look: ViewPlanner, norm: Norm, device: torch.device) -> DaliExecutor:
-    return DaliExecutor(images, look, norm, device, CPU, threads=1)
+def dali(images: ImageSet, planner: ViewPlanner, norm: Norm, device: torch.device) -> DaliExecutor:
+    return DaliExecutor(images, planner, norm, device, CPU, threads=1)
 
 
 def batch_of(executor: Executor, images: ImageSet, epoch: int = 1) -> Batch:
@@ -145,7 +145,7 @@ def test_blur_is_torchvisions(side: int, kernel: int) -> None:
 def test_normalisation_is_torchvisions() -> None:
     x = tiles(32, 8)
     rows = Rows(32, 3, Crops(*(np.zeros((8, 4), np.int64),) * 3, np.zeros(8, np.bool_)), None)
-    found = finished(rows, x.__getitem__, CPU, IMAGENET)
+    found = augment(rows, x.__getitem__, CPU, IMAGENET)
     torch.testing.assert_close(found, normalize(x.float() / 255, IMAGENET), atol=1e-4, rtol=0)
 
 
@@ -156,12 +156,12 @@ def crops_only(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> RandomVie
     return RandomViews(((ViewSpec(size, scale),),), seed=5)
 
 
-def by_torchvision(images: ImageSet, look: RandomViews, as_float: bool) -> Tensor:
+def by_torchvision(images: ImageSet, planner: RandomViews, as_float: bool) -> Tensor:
     """[B, C, S, S] in 0 to 255, of epoch 1."""
     found = []
     for i in range(len(images)):
         image = images.read(i)
-        (rows,) = look.rows(1, np.array([i]), np.array([image.shape[1:]]))
+        (rows,) = planner.rows(1, np.array([i]), np.array([image.shape[1:]]))
         image = image.float() if as_float else image
         view = F.resized_crop(image, *rows.crops.box[0].tolist(), [rows.size] * 2, antialias=True)
         found.append((F.horizontal_flip(view) if rows.crops.flip[0] else view).float())
@@ -171,21 +171,21 @@ def by_torchvision(images: ImageSet, look: RandomViews, as_float: bool) -> Tenso
 @pytest.mark.parametrize("size", [224, 96, 32])
 @pytest.mark.parametrize("executor", [WorkerExecutor, dali])
 def test_crops_of_photographs_are_torchvisions(files: FileSet, executor: Any, size: int) -> None:
-    look = crops_only(size)
-    found = batch_of(executor(files, look, PLAIN, CPU), files).views[0][0] * 255
+    planner = crops_only(size)
+    found = batch_of(executor(files, planner, PLAIN, CPU), files).views[0][0] * 255
     if executor is WorkerExecutor:
-        torch.testing.assert_close(found, by_torchvision(files, look, as_float=False), atol=1e-3, rtol=0)
-    assert_like_a_float_resize(found, by_torchvision(files, look, as_float=True))
+        torch.testing.assert_close(found, by_torchvision(files, planner, as_float=False), atol=1e-3, rtol=0)
+    assert_like_a_float_resize(found, by_torchvision(files, planner, as_float=True))
 
 
 @pytest.mark.parametrize("size", [32, 24, 16, 9])
 @pytest.mark.parametrize("executor", [ResidentExecutor, WorkerExecutor, dali])
 def test_crops_of_small_images_are_torchvisions(executor: Any, size: int) -> None:
-    images, look = small_set(), crops_only(size)
-    found = batch_of(executor(images, look, PLAIN, CPU), images).views[0][0] * 255
+    images, planner = small_set(), crops_only(size)
+    found = batch_of(executor(images, planner, PLAIN, CPU), images).views[0][0] * 255
     if executor is not dali:
-        torch.testing.assert_close(found, by_torchvision(images, look, as_float=False), atol=1e-3, rtol=0)
-    assert_like_a_float_resize(found, by_torchvision(images, look, as_float=True))
+        torch.testing.assert_close(found, by_torchvision(images, planner, as_float=False), atol=1e-3, rtol=0)
+    assert_like_a_float_resize(found, by_torchvision(images, planner, as_float=True))
 
 
 def assert_like_a_float_resize(found: Tensor, expected: Tensor) -> None:
@@ -208,8 +208,8 @@ def test_resident_crops_are_torchs_bytes_up_to_the_largest_side() -> None:
 
 @pytest.mark.parametrize("executor", [WorkerExecutor, dali])
 def test_views_of_photographs_are_the_references(files: FileSet, executor: Any) -> None:
-    look = RandomViews(views(224, 96), seed=3)
-    assert_same_views(executor, files, look, IMAGENET)
+    planner = RandomViews(views(224, 96), seed=3)
+    assert_same_views(executor, files, planner, IMAGENET)
 
 
 @pytest.mark.parametrize("executor", [ResidentExecutor, WorkerExecutor, dali])
@@ -223,9 +223,9 @@ def test_grey_images_have_the_references_views(executor: Any) -> None:
     assert_same_views(executor, images, RandomViews(views(32, 16), seed=3), ((0.5,), (0.25,)))
 
 
-def assert_same_views(executor: Any, images: ImageSet, look: RandomViews, norm: Norm) -> None:
-    found = batch_of(executor(images, look, norm, CPU), images)
-    expected = batch_of(TorchvisionExecutor(images, look, norm, CPU), images)
+def assert_same_views(executor: Any, images: ImageSet, planner: RandomViews, norm: Norm) -> None:
+    found = batch_of(executor(images, planner, norm, CPU), images)
+    expected = batch_of(TorchvisionExecutor(images, planner, norm, CPU), images)
     assert torch.equal(found.index, expected.index)
     assert torch.equal(found.target, expected.target)
     for ours, theirs in zip(found.views, expected.views, strict=True):
@@ -241,10 +241,10 @@ def assert_same_views(executor: Any, images: ImageSet, look: RandomViews, norm: 
 
 def test_solarize_is_the_references_away_from_its_threshold() -> None:
     images = small_set()
-    look = RandomViews((tuple(ViewSpec(32, solarize_prob=1.0, **JITTER) for _ in range(2)),), seed=3)
+    planner = RandomViews((tuple(ViewSpec(32, solarize_prob=1.0, **JITTER) for _ in range(2)),), seed=3)
     dark = RandomViews((tuple(ViewSpec(32, **JITTER) for _ in range(2)),), seed=3)
     found, expected = (
-        batch_of(e(images, look, PLAIN, CPU), images).views[0] for e in (ResidentExecutor, TorchvisionExecutor)
+        batch_of(e(images, planner, PLAIN, CPU), images).views[0] for e in (ResidentExecutor, TorchvisionExecutor)
     )
     before = batch_of(TorchvisionExecutor(images, dark, PLAIN, CPU), images).views[0]
     near = (before - 128 / 255).abs() < 1e-4
@@ -255,16 +255,18 @@ def test_solarize_is_the_references_away_from_its_threshold() -> None:
 @pytest.mark.parametrize("size", [224, 96, 32])
 @pytest.mark.parametrize("executor", [WorkerExecutor, dali])
 def test_evaluation_views_are_the_references(files: FileSet, executor: Any, size: int) -> None:
-    look = CentreView(EvalSpec(size))
-    found, expected = (batch_of(e(files, look, PLAIN, CPU), files).views[0] for e in (executor, TorchvisionExecutor))
+    planner = CentreView(EvalSpec(size))
+    found, expected = (batch_of(e(files, planner, PLAIN, CPU), files).views[0] for e in (executor, TorchvisionExecutor))
     assert_close_in_levels(found, expected, 0 if executor is WorkerExecutor else 1)
 
 
 @pytest.mark.parametrize("size", [8, 32, 96])
 @pytest.mark.parametrize("executor", [ResidentExecutor, WorkerExecutor, dali])
 def test_evaluation_views_of_small_images_are_the_references(executor: Any, size: int) -> None:
-    images, look = small_set(), CentreView(EvalSpec(size))
-    found, expected = (batch_of(e(images, look, PLAIN, CPU), images).views[0] for e in (executor, TorchvisionExecutor))
+    images, planner = small_set(), CentreView(EvalSpec(size))
+    found, expected = (
+        batch_of(e(images, planner, PLAIN, CPU), images).views[0] for e in (executor, TorchvisionExecutor)
+    )
     assert_close_in_levels(found, expected, 1 if executor is dali else 0)
 
 
@@ -277,10 +279,10 @@ def assert_close_in_levels(found: Tensor, expected: Tensor, levels: int) -> None
 def test_a_line_is_not_blown_up(tmp_path: Path) -> None:
     plain(8, 1, 300).save(tmp_path / "line.png")
     images = FileSet(tmp_path, ["line.png"], np.zeros(1, np.int64), 3)
-    look = CentreView(EvalSpec(32))
-    expected = batch_of(TorchvisionExecutor(images, look, PLAIN, CPU), images).views[0]
+    planner = CentreView(EvalSpec(32))
+    expected = batch_of(TorchvisionExecutor(images, planner, PLAIN, CPU), images).views[0]
     for executor in (WorkerExecutor, dali):
-        assert_close_in_levels(batch_of(executor(images, look, PLAIN, CPU), images).views[0], expected, 1)
+        assert_close_in_levels(batch_of(executor(images, planner, PLAIN, CPU), images).views[0], expected, 1)
 
 
 # Who lies on the device.
@@ -303,18 +305,18 @@ def test_a_part_of_resident_images_shares_their_tensor() -> None:
     images = small_set()
     part = stratified(images, 10)
     assert is_resident(part)
-    look = RandomViews(views(32, 16), seed=3)
-    whole, some = ResidentExecutor(images, look, PLAIN, CPU), ResidentExecutor(part, look, PLAIN, CPU)
+    planner = RandomViews(views(32, 16), seed=3)
+    whole, some = ResidentExecutor(images, planner, PLAIN, CPU), ResidentExecutor(part, planner, PLAIN, CPU)
     assert some.pixels.data_ptr() == whole.pixels.data_ptr()
-    assert_same_views(ResidentExecutor, part, look, PLAIN)
+    assert_same_views(ResidentExecutor, part, planner, PLAIN)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("executor", [ResidentExecutor, WorkerExecutor])
 def test_a_gpu_makes_the_cpus_views_one_batch_ahead(executor: Any) -> None:
-    images, look = small_set(), RandomViews(views(32, 16), seed=3)
+    images, planner = small_set(), RandomViews(views(32, 16), seed=3)
     reads = [[(epoch, i) for i in range(64)] for epoch in range(4)]
-    here, there = (executor(images, look, IMAGENET, torch.device(d)) for d in ("cpu", "cuda:0"))
+    here, there = (executor(images, planner, IMAGENET, torch.device(d)) for d in ("cpu", "cuda:0"))
     pairs = list(zip(here.batches(map(here.read, reads)), there.batches(map(there.read, reads)), strict=True))
     assert len(pairs) == 4
     for ours, theirs in pairs:
@@ -325,10 +327,10 @@ def test_a_gpu_makes_the_cpus_views_one_batch_ahead(executor: Any) -> None:
 
 def test_the_reference_draws_what_rows_describe() -> None:
     """One description of a view: `rows` says of each view what `draw` drew for it."""
-    look = RandomViews(views(32, 16), seed=3)
-    full, small = look.rows(2, np.arange(7), np.full((7, 2), 40))
+    planner = RandomViews(views(32, 16), seed=3)
+    full, small = planner.rows(2, np.arange(7), np.full((7, 2), 40))
     assert [len(each.crops.flip) for each in (full, small)] == [14, 21]
-    third = draw(look.views[1][0], 3, 2, np.arange(7), 2)
+    third = draw(planner.views[1][0], 3, 2, np.arange(7), 2)
     assert small.colours is not None
     assert np.array_equal(small.crops.flip[:7], third.flip)
     assert np.array_equal(small.colours.sigma[:7] > 0, third.blur)

@@ -90,7 +90,7 @@ def test_what_is_typed_is_what_one_gets(data: st.DataObject) -> None:
 
 
 def test_typed_beats_preset_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cl.config.programs.PRETRAIN_METHODS", {"simclr": {"momentum": 0.5, "lr": 7.0}})
+    monkeypatch.setattr(METHODS["simclr"], "preset", {"momentum": 0.5, "lr": 7.0})
     resolved = parse(Pretrain, ["digits", "resnet18", "--epochs", "3"])
     config, origins = resolved.config, resolved.origins
     assert (config.run.epochs, origins["epochs"]) == (3, "typed")
@@ -100,10 +100,10 @@ def test_typed_beats_preset_beats_default(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_data_set_and_method_beat_data_set_beats_flags_beat_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cl.config.programs.PRETRAIN_METHODS", {"simclr": {"lr": 1.0, "hue": 0.1, "multicrop": True}})
+    monkeypatch.setattr(METHODS["simclr"], "preset", {"lr": 1.0, "hue": 0.1, "multicrop": True})
     monkeypatch.setattr("cl.config.programs.PRETRAIN_FLAGS", {"multicrop": {"lr": 2.0, "hue": 0.2, "min_scale": 0.2}})
     monkeypatch.setattr("cl.config.programs.PRETRAIN_DATASETS", {"stl10": {"lr": 3.0, "min_scale": 0.3}})
-    monkeypatch.setattr("cl.config.programs.PRETRAIN_BOTH", {("stl10", "simclr"): {"lr": 4.0}})
+    monkeypatch.setattr(METHODS["simclr"], "dataset_presets", {"stl10": {"lr": 4.0}})
     resolved = parse(Pretrain, ["stl10", "resnet18"])
     optim, views, origins = resolved.config.optim, resolved.config.views, resolved.origins
     assert (optim.lr, origins["lr"]) == (4.0, "stl10 simclr preset")
@@ -123,27 +123,29 @@ def test_a_typed_optimizer_brings_its_own_rates_unless_they_are_typed() -> None:
 
 def test_every_preset_sets_a_declared_field_to_an_allowed_value() -> None:
     declared = {d.name for config in ALL for d in fields_of(config)}
-    layers = [presets.PRETRAIN_DATASETS, presets.PRETRAIN_METHODS, presets.PRETRAIN_FLAGS, presets.LINEAR_DATASETS]
-    layers += [presets.PRETRAIN_OPTIMIZERS, {"cached": presets.CACHED, "grid": presets.CACHED_GRID}]
-    for preset in [*(preset for layer in layers for preset in layer.values()), *presets.PRETRAIN_BOTH.values()]:
+    layers = [presets.PRETRAIN_DATASETS, presets.PRETRAIN_FLAGS, presets.LINEAR_DATASETS, presets.PRETRAIN_OPTIMIZERS]
+    layers += [{"cached": presets.CACHED, "grid": presets.CACHED_GRID}]
+    layers += [{"": config.preset, **config.dataset_presets} for config in METHODS.values()]
+    for preset in [preset for layer in layers for preset in layer.values()]:
         assert set(preset) <= declared
+    assert {dataset for config in METHODS.values() for dataset in config.dataset_presets} <= set(DATASETS)
     for dataset in DATASETS:
         for method in METHODS:
             for flags in ([], [f"--{flag}" for flag in presets.PRETRAIN_FLAGS]):
                 parse(Pretrain, [dataset, "resnet18", "--method", method, *flags])
     for dataset in presets.LINEAR_DATASETS:
         parse(Linear, [dataset, "resnet18", *NEEDED])
-        assert len(parse(Linear, [dataset, "resnet18", *NEEDED, "--protocol", "cached"]).config.optim.pairs) >= 20
+        assert len(parse(Linear, [dataset, "resnet18", *NEEDED, "--protocol", "cached"]).config.optim.grid) >= 20
 
 
 def test_a_rate_alone_is_one_pair_and_several_values_are_a_grid() -> None:
     for protocol in ([], ["--protocol", "cached"]):
         config = parse(Linear, ["digits", "resnet18", *NEEDED, *protocol, "--lr", "0.5"]).config
-        assert [(pair.lr, pair.weight_decay) for pair in config.optim.pairs] == [(0.5, 0.0)]
+        assert [(pair.lr, pair.weight_decay) for pair in config.optim.grid] == [(0.5, 0.0)]
     grid = parse(Linear, ["digits", "resnet18", *NEEDED, "--lr", "3", "0.5", "3", "--weight_decay", "1e-4", "0"]).config
-    pairs = [(pair.lr, pair.weight_decay) for pair in grid.optim.pairs]
+    pairs = [(pair.lr, pair.weight_decay) for pair in grid.optim.grid]
     assert pairs == [(0.5, 0.0), (0.5, 1e-4), (3.0, 0.0), (3.0, 1e-4)]
-    assert grid.optim.pairs[0].momentum == grid.optim.momentum
+    assert grid.optim.grid[0].momentum == grid.optim.momentum
 
 
 @pytest.mark.parametrize("config", sorted(ALL, key=lambda each: each.__name__))

@@ -27,11 +27,12 @@ from cl.data.sources.registry import digits
 from cl.data.views.rows import CentreView
 from cl.data.views.spec import EvalSpec
 from cl.evaluation.features import Labelled
-from cl.evaluation.offline.feature_grid import HeadTraining, MirrorFeatures, fit, train_heads
-from cl.evaluation.offline.feature_scores import probes, validate
+from cl.evaluation.offline.cached_protocol import MirrorFeatures
+from cl.evaluation.offline.feature_grid import HeadTraining, train_best_head, train_heads
+from cl.evaluation.offline.feature_scores import feature_scores, with_label
 from cl.evaluation.offline.frozen_check import check_unchanged, snapshot
 from cl.evaluation.offline.label_split import fraction_of_each_class, held_out
-from cl.evaluation.offline.linear_evaluation import LinearEvaluation
+from cl.evaluation.offline.linear_evaluation import LinearEvaluation, chosen_point
 from cl.nn.heads import linear_head
 from cl.optim.schedules import Budget, Schedule
 from tests.conftest import TINY, Run
@@ -42,21 +43,21 @@ GRID = ["--lr", "0.3", "0.03", "--weight_decay", "0", "0.01"]
 generator = torch.Generator().manual_seed(0)
 FEATURES = torch.randn(200, 2, 12, generator=generator).relu()
 TARGETS = (FEATURES[:, 0] @ torch.randn(12, 5, generator=generator)).argmax(dim=1)
-PAIRS = LinearOptimConfig(lr=(0.01, 0.1, 1.0), weight_decay=(0.0, 0.01)).pairs
+POINTS = LinearOptimConfig(lr=(0.01, 0.1, 1.0), weight_decay=(0.0, 0.01)).grid
 
 
-def alone(lr: float, decay: float, course: HeadTraining, start: nn.Linear) -> Tensor:
+def alone(lr: float, decay: float, training: HeadTraining, start: nn.Linear) -> Tensor:
     """[C, F + 1] of a head that torch's SGD trains on the images without their mirrors."""
     head = nn.Linear(12, 5)
     head.load_state_dict(start.state_dict())
-    sampler = TrainSampler(len(TARGETS), course.batch, course.run.seed, RankSlice(0, 1))
-    optimizer = torch.optim.SGD(head.parameters(), lr=lr * course.batch / 256, momentum=0.9, weight_decay=decay)
-    budget = Budget(course.batch, len(sampler), len(sampler) * course.run.epochs)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule.of(PAIRS[0], budget))
-    for epoch in range(course.run.epochs):
+    sampler = TrainSampler(len(TARGETS), training.batch, training.run.seed, RankSlice(0, 1))
+    optimizer = torch.optim.SGD(head.parameters(), lr=lr * training.batch / 256, momentum=0.9, weight_decay=decay)
+    budget = Budget(training.batch, len(sampler), len(sampler) * training.run.epochs)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule.of(POINTS[0], budget))
+    for epoch in range(training.run.epochs):
         sampler.epoch = epoch
-        for pairs in sampler:
-            index = [i for _, i in pairs]
+        for keys in sampler:
+            index = [i for _, i in keys]
             optimizer.zero_grad()
             nn.functional.cross_entropy(head(FEATURES[index, 0]), TARGETS[index]).backward()
             optimizer.step()
@@ -66,11 +67,11 @@ def alone(lr: float, decay: float, course: HeadTraining, start: nn.Linear) -> Te
 
 def test_each_head_of_a_grid_is_the_one_that_torchs_sgd_trains_alone() -> None:
     torch.manual_seed(0)
-    start, course = linear_head(12, 5), HeadTraining(RunConfig(epochs=20), batch=32, flip_prob=0.0, fill=False)
-    together = train_heads(Labelled(FEATURES, TARGETS), start, PAIRS, course)
-    assert together.shape == (6, 5, 13)
-    for pair, head in zip(PAIRS, together, strict=True):
-        expected = alone(pair.lr, pair.weight_decay, course, start)
+    start, training = linear_head(12, 5), HeadTraining(RunConfig(epochs=20), batch=32, flip_prob=0.0, fill=False)
+    heads_of_grid = train_heads(Labelled(FEATURES, TARGETS), start, POINTS, training)
+    assert heads_of_grid.shape == (6, 5, 13)
+    for point, head in zip(POINTS, heads_of_grid, strict=True):
+        expected = alone(point.lr, point.weight_decay, training, start)
         assert (head - expected).norm() < 1e-5 * expected.norm()
 
 
@@ -81,8 +82,8 @@ def test_heads_see_mirrors_as_often_as_flips_are_likely() -> None:
     nn.init.zeros_(head.weight)
     moved = {}
     for share in (0.0, 0.5, 1.0):
-        course = HeadTraining(RunConfig(epochs=1, max_steps=1), batch=64, flip_prob=share, fill=False)
-        moved[share] = train_heads(images, head, PAIRS[:1], course)[0, 0, :2] - head.weight[0].detach()
+        training = HeadTraining(RunConfig(epochs=1, max_steps=1), batch=64, flip_prob=share, fill=False)
+        moved[share] = train_heads(images, head, POINTS[:1], training)[0, 0, :2] - head.weight[0].detach()
     assert moved[0.0][1] == 0
     assert moved[1.0][0] == 0
     assert 0.2 < float(moved[0.5][1] / moved[0.5].sum()) < 0.8
@@ -91,9 +92,9 @@ def test_heads_see_mirrors_as_often_as_flips_are_likely() -> None:
 def test_a_head_trained_to_the_end_is_scikit_learns_logistic_regression() -> None:
     """Both minimise mean cross-entropy plus decay / 2 times all squared weights, bias included: C = 1 / (N decay)."""
     decay, x = 0.01, FEATURES.double()
-    pair = LinearOptimConfig(lr=(1.0,), weight_decay=(decay,), scheduler="none").pairs
-    course = HeadTraining(RunConfig(epochs=1500), batch=200, flip_prob=0.0, fill=False)
-    (ours,) = train_heads(Labelled(x, TARGETS), nn.Linear(12, 5), pair, course)
+    point = LinearOptimConfig(lr=(1.0,), weight_decay=(decay,), scheduler="none").grid
+    training = HeadTraining(RunConfig(epochs=1500), batch=200, flip_prob=0.0, fill=False)
+    (ours,) = train_heads(Labelled(x, TARGETS), nn.Linear(12, 5), point, training)
     columns = np.concatenate([x[:, 0].numpy(), np.ones((200, 1))], axis=1)
     theirs = LogisticRegression(C=1 / (200 * decay), fit_intercept=False, tol=1e-10, max_iter=10_000)
     theirs.fit(columns, TARGETS.numpy())
@@ -120,23 +121,23 @@ def stepped(module: LinearEvaluation) -> LinearEvaluation:
 
 
 def test_each_head_of_the_standard_grid_is_the_one_of_its_pair_alone() -> None:
-    together = stepped(evaluation(*GRID))
-    assert len(together.heads) == 4
-    for pair, head in zip(together.pairs, together.heads, strict=True):
-        single = stepped(evaluation("--lr", str(pair.lr), "--weight_decay", str(pair.weight_decay)))
+    heads_of_grid = stepped(evaluation(*GRID))
+    assert len(heads_of_grid.heads) == 4
+    for point, head in zip(heads_of_grid.grid, heads_of_grid.heads, strict=True):
+        single = stepped(evaluation("--lr", str(point.lr), "--weight_decay", str(point.weight_decay)))
         torch.testing.assert_close(head.state_dict(), single.head.state_dict(), rtol=1e-5, atol=1e-7)
 
 
 def test_the_picked_pair_is_trained_again_on_all_images() -> None:
-    module, course = evaluation("--protocol", "cached", *GRID), HeadTraining(RunConfig(epochs=3), 32, 0.0, False)
+    module, training = evaluation("--protocol", "cached", *GRID), HeadTraining(RunConfig(epochs=3), 32, 0.0, False)
     images, start = Labelled(torch.randn(200, 1, 32), TARGETS), module.head
-    rest, picking = map(torch.from_numpy, held_out(TARGETS.numpy()))
-    heads = train_heads(Labelled(images.features[rest], TARGETS[rest]), start, module.pairs, course)
-    guesses = [(images.features[picking, 0] @ head[:, :-1].T + head[:, -1]).argmax(dim=1) for head in heads]
-    accuracies = tuple((guess == TARGETS[picking]).double().mean().item() for guess in guesses)
+    rest, held = map(torch.from_numpy, held_out(TARGETS.numpy()))
+    heads = train_heads(Labelled(images.features[rest], TARGETS[rest]), start, module.grid, training)
+    guesses = [(images.features[held, 0] @ head[:, :-1].T + head[:, -1]).argmax(dim=1) for head in heads]
+    accuracies = tuple((guess == TARGETS[held]).double().mean().item() for guess in guesses)
     best = max(range(4), key=lambda i: accuracies[i])
-    (expected,) = train_heads(images, start, [module.pairs[best]], course)
-    fit(module, images, course)
+    (expected,) = train_heads(images, start, [module.grid[best]], training)
+    train_best_head(module, images, training)
     assert (module.accuracies, module.best) == (pytest.approx(accuracies), best)
     assert torch.equal(module.head.weight, expected[:, :-1])
     assert torch.equal(module.head.bias, expected[:, -1])
@@ -144,21 +145,24 @@ def test_the_picked_pair_is_trained_again_on_all_images() -> None:
 
 def test_of_equal_pairs_the_smallest_is_picked() -> None:
     module = evaluation(*GRID)
-    assert [(pair.lr, pair.weight_decay) for pair in module.pairs] == [(0.03, 0), (0.03, 0.01), (0.3, 0), (0.3, 0.01)]
-    module.pick((0.5, 0.75, 0.75, 0.5))
+    assert [(point.lr, point.weight_decay) for point in module.grid] == [(0.03, 0), (0.03, 0.01), (0.3, 0), (0.3, 0.01)]
+    module.choose((0.5, 0.75, 0.75, 0.5))
     assert module.best == 1
-    assert module.evaluated["offline_linear/lr"] == 0.03
-    assert module.evaluated["offline_linear/weight_decay"] == 0.01
+    assert chosen_point(module) == {
+        "offline_linear/held_out_top1": 0.75,
+        "offline_linear/lr": 0.03,
+        "offline_linear/weight_decay": 0.01,
+    }
 
 
 def test_the_held_out_tenth_is_stratified_disjoint_and_always_the_same() -> None:
     targets = np.repeat([0, 1, 2, 7], [100, 50, 3, 1])
-    rest, picking = held_out(targets)
-    assert sorted([*rest, *picking]) == list(range(154))
-    assert np.unique(targets[picking], return_counts=True)[1].tolist() == [10, 5, 1]  # class 7 keeps its only image
+    rest, held = held_out(targets)
+    assert sorted([*rest, *held]) == list(range(154))
+    assert np.unique(targets[held], return_counts=True)[1].tolist() == [10, 5, 1]  # class 7 keeps its only image
     assert set(targets[rest]) == {0, 1, 2, 7}
-    assert np.array_equal(held_out(targets)[1], picking)
-    assert not np.array_equal(np.diff(picking[:10]), np.full(9, picking[1] - picking[0]))  # drawn, not every tenth
+    assert np.array_equal(held_out(targets)[1], held)
+    assert not np.array_equal(np.diff(held[:10]), np.full(9, held[1] - held[0]))  # drawn, not every tenth
 
 
 def test_a_fraction_has_its_share_of_each_class_and_an_image_of_every_one() -> None:
@@ -170,10 +174,11 @@ def test_a_fraction_has_its_share_of_each_class_and_an_image_of_every_one() -> N
 
 
 def test_validation_images_without_a_label_are_not_counted() -> None:
-    module, labels = evaluation(), torch.arange(40) % 10
+    labels = torch.arange(40) % 10
     bank = Labelled(torch.randn(40, 32), labels)
-    validate(module, bank, Labelled(bank.features[:20], torch.where(torch.arange(20) < 10, labels[:20], -1)))
-    assert module.evaluated == probes(bank, Labelled(bank.features[:10], labels[:10]), few_shot=False)
+    queries = with_label(Labelled(bank.features[:20], torch.where(torch.arange(20) < 10, labels[:20], -1)))
+    expected = feature_scores(bank, Labelled(bank.features[:10], labels[:10]), few_shot=False)
+    assert feature_scores(bank, queries, few_shot=False) == expected
 
 
 def test_both_flips_are_the_features_of_the_image_and_of_its_mirror() -> None:
@@ -218,10 +223,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     parts, seen = {360: "val", 1437: "train"}, {"val": [], "train": [], "views": []}  # type: ignore[var-annotated]
     read = ResidentExecutor.read
 
-    def spied(self: ResidentExecutor, pairs: list[SampleKey]) -> Any:
-        part = parts.get(len(self.targets), "held out") if isinstance(self.look, CentreView) else "views"
-        seen.setdefault(part, []).extend(i for _, i in pairs)
-        return read(self, pairs)
+    def spied(self: ResidentExecutor, keys: list[SampleKey]) -> Any:
+        part = parts.get(len(self.targets), "held out") if isinstance(self.planner, CentreView) else "views"
+        seen.setdefault(part, []).extend(i for _, i in keys)
+        return read(self, keys)
 
     monkeypatch.setattr(ResidentExecutor, "read", spied)
     return seen

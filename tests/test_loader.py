@@ -23,9 +23,9 @@ from tests.pictures import plain, write_classes
 ALONE = RankSlice(0, 1)
 
 
-def data(workers: int = 0, seed: int = 0, share: RankSlice = ALONE) -> ImageData:
+def data(workers: int = 0, seed: int = 0, rank_slice: RankSlice = ALONE) -> ImageData:
     config = parse(Pretrain, ["digits", "resnet18", "--batch_size", "200", "--num_workers", str(workers)]).config
-    return ImageData(digits(), LoaderSettings(config.data, pretrain_views(config.views), seed, share))
+    return ImageData(digits(), LoaderSettings(config.data, pretrain_views(config.views), seed, rank_slice))
 
 
 def epoch(module: ImageData, number: int = 0) -> list[Batch]:
@@ -61,14 +61,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LOADERS = ("fast", "resident", "torchvision", "dali")
 
 
-def fed(loader: str, folder: Path, workers: int = 0, share: RankSlice = ALONE, *flags: str) -> ImageData:
+def fed(loader: str, folder: Path, workers: int = 0, rank_slice: RankSlice = ALONE, *flags: str) -> ImageData:
     """The images of the folder by a loader; "resident" are digits, which `fast` has on the device."""
     fast = loader == "resident"
     images = ["digits", "resnet18"] if fast else ["custom", "resnet18", "--train_dir", str(folder)]
     words = [*images, "--loader", "fast" if fast else loader, "--num_workers", str(workers), *flags]
     words += ["--batch_size", "100" if fast else "3", "--crop_size", "16", "--gaussian_prob", "0"]
     config = parse(Pretrain, words).config
-    return ImageData(load(config.data), LoaderSettings(config.data, pretrain_views(config.views), 0, share))
+    return ImageData(load(config.data), LoaderSettings(config.data, pretrain_views(config.views), 0, rank_slice))
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -174,7 +174,7 @@ def test_the_views_of_an_image_differ() -> None:
 def test_two_ranks_share_one_stream_of_views() -> None:
     alone = {int(i): v for b in epoch(data()) for i, v in zip(b.index, b.views[0].unbind(1), strict=True)}
     for rank in (0, 1):
-        for batch in epoch(data(share=RankSlice(rank, 2))):
+        for batch in epoch(data(rank_slice=RankSlice(rank, 2))):
             for i, view in zip(batch.index.tolist(), batch.views[0].unbind(1), strict=True):
                 assert i not in alone or torch.equal(view, alone[i])
 

@@ -20,7 +20,7 @@ def epoch_of(
     """Per rank, the batches of indices."""
     found = []
     for rank in range(world):
-        sampler = TrainSampler(images, batch, seed=0, share=RankSlice(rank, world), fill=fill)
+        sampler = TrainSampler(images, batch, seed=0, rank_slice=RankSlice(rank, world), fill=fill)
         sampler.epoch, sampler.start = epoch, start
         pairs = list(sampler)
         assert all(e == epoch for each in pairs for e, _ in each)
@@ -90,11 +90,11 @@ def test_evaluation_sees_every_image_once(images: int, batch: int, world: int) -
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(UserError, match="--batch_size: got 6 on 2 process"):
-        TrainSampler(11, 6, seed=0, share=RankSlice(0, 2))
+        TrainSampler(11, 6, seed=0, rank_slice=RankSlice(0, 2))
 
 
 def test_batches_come_in_whole_groups_of_an_optimizer_step() -> None:
-    assert len(TrainSampler(100, 8, seed=0, share=RankSlice(0, 1), accumulate=5)) == 10  # of twelve
-    assert len(TrainSampler(100, 8, seed=0, share=RankSlice(0, 1), fill=True, accumulate=5)) == 15
+    assert len(TrainSampler(100, 8, seed=0, rank_slice=RankSlice(0, 1), accumulate=5)) == 10  # of twelve
+    assert len(TrainSampler(100, 8, seed=0, rank_slice=RankSlice(0, 1), fill=True, accumulate=5)) == 15
     with pytest.raises(UserError, match=r"--batch_size: got 6 on 2 process.* with --accumulate 3, expected"):
-        TrainSampler(30, 6, seed=0, share=RankSlice(0, 2), accumulate=3)
+        TrainSampler(30, 6, seed=0, rank_slice=RankSlice(0, 2), accumulate=3)

@@ -114,8 +114,8 @@ class ImageData(LightningDataModule):
         """Two training views of any images, the same ones every time."""
         return self._each_once(images, RandomViews((self.settings.views[0][:2],), self.settings.seed))
 
-    def _each_once(self, images: ImageSet, look: ViewPlanner) -> EvalLoader:
-        executor = self._executor(images, look)
+    def _each_once(self, images: ImageSet, planner: ViewPlanner) -> EvalLoader:
+        executor = self._executor(images, planner)
         sampler = EvalSampler(len(images), self.settings.data.batch_size, self.settings.rank_slice)
         return self._opened(EvalLoader(executor, sampler, self._workers(executor)))
 
@@ -143,16 +143,16 @@ class ImageData(LightningDataModule):
             return images
         return cached(images, data.cache, data.cache_dir, data.workers())
 
-    def _executor(self, images: ImageSet, look: ViewPlanner) -> Executor:
+    def _executor(self, images: ImageSet, planner: ViewPlanner) -> Executor:
         data, norm, device = self.settings.data, self.splits.norm, self.settings.device
         if data.loader == "dali":
-            return DaliExecutor(images, look, norm, device, self._dali_device(), threads=max(1, data.workers()))
+            return DaliExecutor(images, planner, norm, device, self._dali_device(), threads=max(1, data.workers()))
         if data.loader == "torchvision":
-            return TorchvisionExecutor(images, look, norm, device)
+            return TorchvisionExecutor(images, planner, norm, device)
         return (
-            ResidentExecutor(images, look, norm, device)
+            ResidentExecutor(images, planner, norm, device)
             if is_resident(images)
-            else WorkerExecutor(images, look, norm, device)
+            else WorkerExecutor(images, planner, norm, device)
         )
 
     def _dali_device(self) -> torch.device:

@@ -59,13 +59,13 @@ class DaliExecutor(Executor):
     def __init__(
         self,
         images: ImageSet,
-        look: ViewPlanner,
+        planner: ViewPlanner,
         norm: Norm,
         device: torch.device,
         decode_on: torch.device,
         threads: int,
     ) -> None:
-        self.images, self.look, self.norm, self.device = images, look, norm, device
+        self.images, self.planner, self.norm, self.device = images, planner, norm, device
         self.channels, self.decode_on, self.threads = len(norm[0]), decode_on, threads
         self._pipeline: Any = None  # built by the first batch, and so never in a worker
         self._coming: Iterator[EncodedBatch] = iter(())  # what DALI pulls from
@@ -74,7 +74,7 @@ class DaliExecutor(Executor):
     def read(self, pairs: list[SampleKey]) -> EncodedBatch:
         epoch, index = pairs[0][0], np.array([i for _, i in pairs])
         images = [self.images.encoded(i) for i in index.tolist()]
-        rows = self.look.rows(epoch, index, np.array([[each.height, each.width] for each in images]))
+        rows = self.planner.rows(epoch, index, np.array([[each.height, each.width] for each in images]))
         data = torch.frombuffer(bytearray().join(each.data for each in images), dtype=torch.uint8)
         ends = np.cumsum([len(each.data) for each in images]).tolist()
         return EncodedBatch(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), data, ends, rows)

@@ -50,13 +50,13 @@ class PlannedBatch:
 class ResidentExecutor(Executor):
     """The executor of `--loader fast` for an ArraySet, or a part of one."""
 
-    def __init__(self, images: ImageSet, look: ViewPlanner, norm: Norm, device: torch.device) -> None:
-        self.targets, self.look, self.norm, self.device = images.targets, look, norm, device
+    def __init__(self, images: ImageSet, planner: ViewPlanner, norm: Norm, device: torch.device) -> None:
+        self.targets, self.planner, self.norm, self.device = images.targets, planner, norm, device
         self.pixels, self.places = _array_of(images, device)
 
     def read(self, keys: list[SampleKey]) -> PlannedBatch:
         epoch, index = keys[0][0], np.array([i for _, i in keys])
-        rows = self.look.rows(epoch, index, np.tile(np.array(self.pixels.shape[2:]), (len(index), 1)))
+        rows = self.planner.rows(epoch, index, np.tile(np.array(self.pixels.shape[2:]), (len(index), 1)))
         targets = torch.from_numpy(self.targets[index])
         return PlannedBatch(torch.from_numpy(index), targets, self.places[index], rows)
 

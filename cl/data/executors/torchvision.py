@@ -20,16 +20,16 @@ from cl.data.views.spec import EvalSpec, Norm, ViewSpec
 class TorchvisionExecutor(Executor):
     """The executor of `--loader torchvision`: workers do everything."""
 
-    def __init__(self, images: ImageSet, look: ViewPlanner, norm: Norm, device: torch.device) -> None:
-        self.images, self.look, self.norm, self.device = images, look, norm, device
+    def __init__(self, images: ImageSet, planner: ViewPlanner, norm: Norm, device: torch.device) -> None:
+        self.images, self.planner, self.norm, self.device = images, planner, norm, device
 
     def read(self, keys: list[SampleKey]) -> Batch:
         epoch, index = keys[0][0], np.array([i for _, i in keys])
         images = [self.images.read(i) for i in index.tolist()]
-        if isinstance(self.look, RandomViews):
-            views = random_views(images, self.look, epoch, index)
+        if isinstance(self.planner, RandomViews):
+            views = random_views(images, self.planner, epoch, index)
         else:
-            spec = self.look.spec
+            spec = self.planner.spec
             views = (torch.stack([apply_eval(image, spec) for image in images])[None],)
         views = tuple(normalize(each, self.norm) for each in views)
         return Batch(torch.from_numpy(index), views, torch.from_numpy(self.images.targets[index]))
@@ -38,13 +38,13 @@ class TorchvisionExecutor(Executor):
         return read.to(self.device)
 
 
-def random_views(images: list[Tensor], look: RandomViews, epoch: int, index: Ints) -> tuple[Tensor, ...]:
+def random_views(images: list[Tensor], planner: RandomViews, epoch: int, index: Ints) -> tuple[Tensor, ...]:
     """Per resolution, the views [V, B, C, S, S] of `images`, whose numbers in the data set are `index` [B]."""
     sizes, views, number = np.array([image.shape[1:] for image in images]), [], 0
-    for same_size in look.views:
+    for same_size in planner.views:
         drawn = []
         for spec in same_size:
-            params = draw(spec, look.seed, epoch, index, number)
+            params = draw(spec, planner.seed, epoch, index, number)
             boxes = crop_boxes(params, spec, sizes[:, 0], sizes[:, 1])
             drawn.append(torch.stack([apply_view(image, spec, params, i, boxes[i]) for i, image in enumerate(images)]))
             number += 1

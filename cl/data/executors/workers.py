@@ -47,13 +47,13 @@ class CroppedBatch:
 class WorkerExecutor(Executor):
     """The executor of `--loader fast` for images that are read from files."""
 
-    def __init__(self, images: ImageSet, look: ViewPlanner, norm: Norm, device: torch.device) -> None:
-        self.images, self.look, self.norm, self.device = images, look, norm, device
+    def __init__(self, images: ImageSet, planner: ViewPlanner, norm: Norm, device: torch.device) -> None:
+        self.images, self.planner, self.norm, self.device = images, planner, norm, device
 
     def read(self, keys: list[SampleKey]) -> CroppedBatch:
         epoch, index = keys[0][0], np.array([i for _, i in keys])
         images = [self.images.open(i) for i in index.tolist()]
-        rows = self.look.rows(epoch, index, np.array([[image.height, image.width] for image in images]))
+        rows = self.planner.rows(epoch, index, np.array([[image.height, image.width] for image in images]))
         views = _all_cropped(images, rows, channels=len(self.norm[0]))
         return CroppedBatch(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), views, rows)
 

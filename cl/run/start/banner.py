@@ -107,15 +107,14 @@ def _other_views(config: Pretrain, plan: Plan) -> int:
 def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
     """The flags that have a value, by where it came from: typed first, presets, default last."""
     unused = RESNETS_ONLY if resolved.config.backbone.timm_name else ()
-    by_origin: dict[str, list[str]] = {}
+    by_origin: dict[str, list[str]] = {"typed": []}
     for part in vars(resolved.config).values():
         for declared in fields_of(type(part)):
             value = vars(part)[declared.name]
             if value not in (None, ()) and declared.name not in unused:
                 origin = resolved.origins[declared.name]
                 by_origin.setdefault(origin, []).append(f"{declared.name} {as_typed(value)}")
-    order = sorted(set(resolved.origins.values()), key=lambda origin: (origin == "default", origin != "typed"))
-    return {origin: by_origin.get(origin, []) for origin in order}
+    return dict(sorted(by_origin.items(), key=lambda item: item[0] == "default"))
 
 
 def warnings_of(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
