@@ -136,7 +136,7 @@ def _script(program: type) -> str:
 def _chosen_method(argv: Sequence[str], resume: Resume | None) -> str:
     """The method, which decides which flags there are. --supervised makes SupCon of SimCLR."""
     early = _Parser(allow_abbrev=False, add_help=False)
-    early.add_argument("--method", default=resume.values.get("method", DEFAULT) if resume else DEFAULT)
+    early.add_argument("--method", default=str(resume.values.get("method", DEFAULT)) if resume else DEFAULT)
     early.add_argument("--supervised", action="store_true")
     typed, _ = early.parse_known_args(list(argv))
     if typed.method not in METHODS:

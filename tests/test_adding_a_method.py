@@ -22,11 +22,12 @@ def test_the_page_gives_a_working_fifth_method(tmp_path: Path) -> None:
     for name in ("cl", "tests", "main_contrastive.py", "main_linear.py", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
-    file, config, line = PYTHON
-    (tmp_path / "cl/methods/vicreg.py").write_text(file)
-    methods = tmp_path / "cl/config/methods.py"
-    before, after = methods.read_text().split(REGISTRY)
-    methods.write_text(f"{before}{config}\n\n{REGISTRY}{line}{after}")
+    method, config, imported, entry = PYTHON
+    (tmp_path / "cl/methods/vicreg.py").write_text(method)
+    (tmp_path / "cl/config/methods/vicreg.py").write_text(config)
+    registry = tmp_path / "cl/config/methods/__init__.py"
+    head, body = registry.read_text().split("\n\n__all__")
+    registry.write_text(f"{head}\n{imported}\n__all__{body.replace(REGISTRY, REGISTRY + entry)}")
 
     assert [command.split()[0] for command in COMMANDS] == ["python", "python", "python", "pytest"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -43,6 +44,6 @@ def test_the_page_gives_a_working_fifth_method(tmp_path: Path) -> None:
     (folder,) = (each for each in (tmp_path / "trained_models").iterdir() if not each.is_symlink())
     assert "invariance" in (folder / "metrics.csv").read_text().splitlines()[0]
     assert (tmp_path / "tests/golden/vicreg.json").exists()
-    checks = "ruff check . && mypy cl/methods/vicreg.py cl/config/methods.py"
+    checks = "ruff check . && mypy cl/methods/vicreg.py cl/config/methods"
     done = subprocess.run(checks, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

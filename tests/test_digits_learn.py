@@ -13,9 +13,10 @@ from torch import nn
 
 from cl.backbones import Backbone, build_backbone
 from cl.config.backbone import BackboneConfig
+from cl.config.data import DataConfig
 from cl.config.methods import METHODS
 from cl.data.executors.resident import ResidentExecutor
-from cl.data.sources.registry import digits
+from cl.data.sources.digits import digits
 from cl.data.views.rows import CentreView
 from cl.data.views.spec import EvalSpec
 from cl.evaluation.offline.few_labels import few_labels_accuracies
@@ -24,7 +25,7 @@ from tests.conftest import Run
 CPU = torch.device("cpu")
 LABELS, SEEDS = 10, (0, 1, 2)
 MARGIN = {"simclr": 0.05}  # of the quick start; three points of the others
-SPLITS = digits()
+SPLITS = digits(DataConfig())
 REPORT: list[str] = []  # what was measured, to be read with -s: `run` swallows what is printed before it
 
 

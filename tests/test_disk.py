@@ -62,7 +62,7 @@ def test_a_disk_that_fails_within_a_run_costs_no_more_than_the_steps_since_the_l
     lines = [line for line in done.stderr.splitlines() if line.startswith("stopped: ")]
     assert len(lines) == 1
     assert "Traceback" not in done.stderr
-    assert "goes on             from " in (tmp_path / "said").read_text()
+    assert "resumes             from " in (tmp_path / "said").read_text()
     assert differences(tmp_path / "kept/run", alone) == []
 
 

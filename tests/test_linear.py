@@ -18,12 +18,13 @@ from cl.backbones import build_backbone
 from cl.batch import Batch
 from cl.cli import parse
 from cl.config.backbone import BackboneConfig
+from cl.config.data import DataConfig
 from cl.config.optim import LinearOptimConfig
 from cl.config.programs import Linear
 from cl.config.run import RunConfig
 from cl.data.executors.resident import ResidentExecutor
 from cl.data.sampler import RankSlice, SampleKey, TrainSampler
-from cl.data.sources.registry import digits
+from cl.data.sources.digits import digits
 from cl.data.views.rows import CentreView
 from cl.data.views.spec import EvalSpec
 from cl.evaluation.features import Labelled
@@ -259,7 +260,7 @@ def accuracy_of(head: Path) -> float:
     weights = torch.load("trained_models/first/last.ckpt", weights_only=True)["state_dict"]
     backbone = build_backbone(BackboneConfig("resnet18", width=4), 8).eval()
     backbone.load_state_dict({key[9:]: value for key, value in weights.items() if key.startswith("backbone.")})
-    splits, layer = digits(), load_file(head)
+    splits, layer = digits(DataConfig()), load_file(head)
     assert splits.val is not None
     executor = ResidentExecutor(splits.val, CentreView(EvalSpec(8)), splits.norm, torch.device("cpu"))
     batch = executor.to_batch(executor.read([(0, i) for i in range(360)]))

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from cl.batch import Batch
 from cl.cli import parse
+from cl.config.data import DataConfig
 from cl.config.programs import Pretrain
 from cl.data.datamodule import ImageData, LoaderSettings
 from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
-from cl.data.sources.registry import digits, load
+from cl.data.sources.digits import digits
+from cl.data.sources.registry import load
 from cl.data.views.spec import pretrain_views
 from cl.errors import UserError
 from tests.pictures import plain, write_classes
@@ -25,7 +27,7 @@ ALONE = RankSlice(0, 1)
 
 def data(workers: int = 0, seed: int = 0, rank_slice: RankSlice = ALONE) -> ImageData:
     config = parse(Pretrain, ["digits", "resnet18", "--batch_size", "200", "--num_workers", str(workers)]).config
-    return ImageData(digits(), LoaderSettings(config.data, pretrain_views(config.views), seed, rank_slice))
+    return ImageData(digits(DataConfig()), LoaderSettings(config.data, pretrain_views(config.views), seed, rank_slice))
 
 
 def epoch(module: ImageData, number: int = 0) -> list[Batch]:
@@ -46,7 +48,7 @@ def test_a_batch_has_the_shapes_of_the_legend() -> None:
     assert [views.shape for views in batch.views] == [(2, 200, 3, 8, 8)]
     assert batch.views[0].dtype == torch.float32
     assert abs(batch.views[0].mean()) < 0.3
-    targets = digits().train.targets
+    targets = digits(DataConfig()).train.targets
     assert torch.equal(batch.target, torch.from_numpy(targets)[batch.index])
 
 
@@ -203,7 +205,7 @@ def test_evaluation_sees_each_image_once_in_order_and_unaugmented() -> None:
 
 
 def test_digits_are_split_without_overlap_and_normalised_by_what_was_measured() -> None:
-    splits = digits()
+    splits = digits(DataConfig())
     assert (len(splits.train), len(splits.val)) == (1437, 360)
     assert np.bincount(splits.val.targets).min() >= 34  # each class has its fifth
     pixels = torch.stack([splits.train.read(i) for i in range(1437)]).float() / 255

@@ -144,10 +144,10 @@ def test_a_launcher_of_another_number_of_processes_is_refused(
 
 ELSEWHERE = {  # where a command line of the two programs alone does not get, and the test that does
     "cl/backbones/timm.py": "test_timm", "cl/backbones/loading.py": "test_weights",
-    "cl/config/methods.py": "test_flags", "cl/data/executors/dali.py": "test_loader",
+    "cl/config/methods/base.py": "test_flags", "cl/data/executors/dali.py": "test_loader",
     "cl/data/sources/archives.py": "test_archives", "cl/data/check.py": "test_images",
     "cl/data/imagenet100.py": "test_archives", "cl/embed.py": "test_embed", "cl/report.py": "test_report",
-    "cl/run/start/largest_batch.py": "test_dry_run", "cl/run/start/dry_run.py": "test_dry_run",
+    "cl/run/start/batch_search.py": "test_dry_run", "cl/run/start/dry_run.py": "test_dry_run",
     "cl/run/folder/load.py": "test_export", "cl/run/start/seeds.py": "test_seeds",
 }  # fmt: skip
 

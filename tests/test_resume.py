@@ -60,7 +60,7 @@ def test_a_run_that_was_broken_off_ends_with_the_same_bits(
         break_off(run, monkeypatch, step, PRETRAIN, *flags, "--run_id", "broken", *AUTO)
     code, out, err = run(PRETRAIN, *flags, "--run_id", "broken", *AUTO)
     assert (code, err) == (0, "")
-    assert "goes on             from last.ckpt, after " in out
+    assert "resumes             from last.ckpt, after " in out
     assert differences(folder / "trained_models/broken", folder / "trained_models/whole") == []
     assert (folder / "trained_models/broken/summary.json").is_file()
 
@@ -79,7 +79,7 @@ def test_another_number_of_workers_gives_the_same_bits(run: Run, folder: Path, m
     more = ["--resume_training_from", "trained_models/broken", "--num_workers", "2"]
     code, out, err = run(PRETRAIN, "digits", "resnet18", *more)  # all other flags are the run's own
     assert (code, err) == (0, "")
-    assert "goes on             from last.ckpt, after 6 of 20 steps" in out
+    assert "resumes             from last.ckpt, after 6 of 20 steps" in out
     assert differences(folder / "trained_models/broken", folder / "trained_models/whole") == []
     about = json.loads((folder / "trained_models/broken/config.json").read_text())
     assert about["config"]["data"]["num_workers"]["value"] == 0
@@ -142,7 +142,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(run: Run, broken: Path) -
     code, out, err = run(PRETRAIN, *FLAGS, "--run_id", "broken", *AUTO)
     assert (code, err.count("\n")) == (0, 1)
     assert "last.ckpt is not whole" in err
-    assert "goes on             from previous.ckpt, after 5 of 20 steps" in out
+    assert "resumes             from previous.ckpt, after 5 of 20 steps" in out
 
 
 @pytest.mark.parametrize("saved", [b"epoch;step\n1;5\n", b"epoch,step\n1,five\n", b"\x89PNG\xff"])
@@ -168,7 +168,7 @@ def test_without_a_whole_checkpoint_auto_starts_afresh_and_a_named_folder_is_ref
     code, out, err = run(PRETRAIN, *FLAGS, "--run_id", "broken", *AUTO)
     assert (code, err.count("\n")) == (0, 1)
     assert "starting afresh" in err
-    assert "goes on" not in out
+    assert "resumes" not in out
     assert len((broken / "metrics.csv").read_text().splitlines()) == 5
 
 
@@ -188,7 +188,7 @@ def test_a_run_that_was_killed_after_its_last_step_repeats_the_last_steps_and_cl
     code, out, err = run(PRETRAIN, *FLAGS, "--run_id", "late", *AUTO)
     assert (code, err.count("\n")) == (0, 1)
     assert "has all 20 steps, but the run did not close" in err
-    assert "goes on             from previous.ckpt, after 18 of 20 steps" in out
+    assert "resumes             from previous.ckpt, after 18 of 20 steps" in out
     assert differences(folder / "trained_models/late", folder / "trained_models/whole") == []
     assert (folder / "trained_models/late/summary.json").is_file()
 
@@ -201,7 +201,7 @@ def test_auto_needs_a_name_which_a_slurm_job_has(run: Run, folder: Path, monkeyp
     break_off(run, monkeypatch, 8, PRETRAIN, *FLAGS, *AUTO)
     code, out, _ = run(PRETRAIN, *FLAGS, *AUTO)
     assert code == 0
-    assert "goes on             from last.ckpt, after 6 of 20 steps" in out
+    assert "resumes             from last.ckpt, after 6 of 20 steps" in out
     assert (folder / "trained_models/slurm-77/summary.json").is_file()
 
 
@@ -226,5 +226,5 @@ def test_linear_evaluation_goes_on_too(run: Run, folder: Path, monkeypatch: pyte
     break_off(run, monkeypatch, 8, LINEAR, *flags, "--run_id", "broken")
     code, out, err = run(LINEAR, *flags, "--run_id", "broken", *AUTO)
     assert (code, err) == (0, "")
-    assert "goes on             from last.ckpt, after " in out
+    assert "resumes             from last.ckpt, after " in out
     assert differences(folder / "trained_models/broken", folder / "trained_models/whole") == []

@@ -153,15 +153,16 @@ def test_max_steps_ends_in_the_middle_of_an_epoch_with_an_evaluation(run: Run, f
 
 def test_each_epoch_reads_the_sampler_of_that_epoch(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cl.data.executors.resident import PlannedBatch, ResidentExecutor
+    from cl.data.sampler import SampleKey
     from cl.data.views.rows import RandomViews
 
     seen: list[int] = []
     read = ResidentExecutor.read
 
-    def spied(self: ResidentExecutor, pairs: list[tuple[int, int]]) -> PlannedBatch:
-        if len(pairs) == 700 and isinstance(self.look, RandomViews):  # the diagnostics' batches have other sizes
-            seen.append(pairs[0][0])
-        return read(self, pairs)
+    def spied(self: ResidentExecutor, keys: list[SampleKey]) -> PlannedBatch:
+        if len(keys) == 700 and isinstance(self.planner, RandomViews):  # the diagnostics' batches have other sizes
+            seen.append(keys[0][0])
+        return read(self, keys)
 
     monkeypatch.setattr(ResidentExecutor, "read", spied)
     assert run(PRETRAIN, *QUICK, "--epochs", "3", "--batch_size", "700")[0] == 0

@@ -130,8 +130,8 @@ def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, st
     took = {
         "memory": str(peak),
         "time": f"{format_duration(seconds)} a step{alone} (median of {len(times)}), "
-        f"{sum(waits) / sum(times):.0%} of it waiting for data; {epoch} an epoch, {whole} for all {budget.steps} steps, "
-        "evaluation not counted",
+        f"{sum(waits) / sum(times):.0%} of it waiting for data; {epoch} an epoch, {whole} for all {budget.steps} "
+        "steps, evaluation not counted",
     }
     return batch, said, took
 
