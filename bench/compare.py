@@ -202,12 +202,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="SimCLR, one seed, one step, few images, in OUT/quick")
     parser.add_argument("--check", action="store_true", help="exit with 1 below a target")
     asked = parser.parse_args()
-    images, out = asked.data_folder.resolve() / "cifar10", asked.out.resolve()
+    images = asked.data_folder.resolve() / "cifar10"
+    out = asked.out.resolve()
     budget = asked.width, asked.epochs, asked.batch_size, asked.num_workers
     chosen = list(plan(asked.methods, asked.seeds))
     if asked.quick:
         shutil.rmtree(out / "quick", ignore_errors=True)
-        out, chosen = out / "quick", [("simclr", "cl", 0), ("simclr", "lightly", 0)]
+        out = out / "quick"
+        chosen = [("simclr", "cl", 0), ("simclr", "lightly", 0)]
         images = few(images, out / "cifar10")
     rows = Sweep(images, out, *budget, asked.quick).rows(chosen)
     test_images = sum(1 for _ in (images / "test").glob("*/*"))

@@ -72,7 +72,9 @@ class Target(NamedTuple):
 
 
 BASE = "PIL + torchvision v1"
-FAST, CACHE, FLOOR = "cl fast, worker", "cl fast, worker, raw256", "one decode per image"
+FAST = "cl fast, worker"
+CACHE = "cl fast, worker, raw256"
+FLOOR = "one decode per image"
 TARGETS = [
     Target("2 x 32", "cl fast, everything", BASE, 6.5),
     Target("2 x 224", FAST, BASE, 7.0),
@@ -152,8 +154,10 @@ def rows_of(case: Case, root: Path, caches: str) -> dict[str, Callable[[], Any]]
     """By name, what makes all views of all images of a case once."""
     names = sorted(str(path.relative_to(root)) for path in root.glob("*/*.jpg"))
     names = names[:: max(1, len(names) // case.images)][: case.images]
-    files, paths = FileSet(root, names, np.zeros(len(names), np.int64), 3), [root / name for name in names]
-    planner, encoded = ours(case), [path.read_bytes() for path in paths]
+    files = FileSet(root, names, np.zeros(len(names), np.int64), 3)
+    paths = [root / name for name in names]
+    planner = ours(case)
+    encoded = [path.read_bytes() for path in paths]
     rows = {
         BASE: per_image(case, paths, by_pil, with_v1),
         "torchvision v2": per_image(case, paths, files_reader(files, names), with_v2),

@@ -33,13 +33,15 @@ from torchvision.datasets import ImageFolder
 from cl.backbones import Backbone, build_backbone
 from cl.config.backbone import BackboneConfig
 
-MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+MEAN = [0.4914, 0.4822, 0.4465]
+STD = [0.2470, 0.2435, 0.2616]
 
 
 class SimCLR(nn.Module):
     def __init__(self, backbone: nn.Module, features: int) -> None:
         super().__init__()
-        self.backbone, self.projection_head = backbone, SimCLRProjectionHead(features, 512, 128)
+        self.backbone = backbone
+        self.projection_head = SimCLRProjectionHead(features, 512, 128)
         self.criterion = NTXentLoss()
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
@@ -49,18 +51,22 @@ class SimCLR(nn.Module):
 class BarlowTwins(SimCLR):
     def __init__(self, backbone: nn.Module, features: int) -> None:
         super().__init__(backbone, features)
-        self.projection_head, self.criterion = BarlowTwinsProjectionHead(features, 2048, 2048), BarlowTwinsLoss()
+        self.projection_head = BarlowTwinsProjectionHead(features, 2048, 2048)
+        self.criterion = BarlowTwinsLoss()
 
 
 class SimSiam(nn.Module):
     def __init__(self, backbone: nn.Module, features: int) -> None:
         super().__init__()
-        self.backbone, self.projection_head = backbone, SimSiamProjectionHead(features, 2048, 2048)
-        self.prediction_head, self.criterion = SimSiamPredictionHead(2048, 512, 2048), NegativeCosineSimilarity()
+        self.backbone = backbone
+        self.projection_head = SimSiamProjectionHead(features, 2048, 2048)
+        self.prediction_head = SimSiamPredictionHead(2048, 512, 2048)
+        self.criterion = NegativeCosineSimilarity()
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
         z0, z1 = (self.projection_head(self.backbone(x)) for x in (x0, x1))
-        p0, p1 = self.prediction_head(z0), self.prediction_head(z1)
+        p0 = self.prediction_head(z0)
+        p1 = self.prediction_head(z1)
         return 0.5 * (self.criterion(z0.detach(), p1) + self.criterion(z1.detach(), p0))
 
 
@@ -128,7 +134,8 @@ def train(
     """Images per second of each epoch, which has at most `steps`."""
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
-        began, seen = time.perf_counter(), 0
+        began = time.perf_counter()
+        seen = 0
         for batch in islice(loader, steps):
             last_loss = step(model, optimizer, batch, device)
             seen += len(batch[0][0])

@@ -43,8 +43,12 @@ from cl.optim.schedules import Budget, Schedule
 from cl.run.folder.load import load_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
-EPOCHS, TIMED, COMPARED = 100, 5, 1  # of the classic protocol, of its timing, of the comparison of heads
-FASTER, BELOW, DIFFERENCE = 30.0, 0.3, 1e-5  # targets: times, points, relative
+EPOCHS = 100  # of the classic protocol
+TIMED = 5  # epochs of it that are timed
+COMPARED = 1  # epochs after which heads are compared
+FASTER = 30.0  # target: times as fast as the classic protocol
+BELOW = 0.3  # target: points below it at most
+DIFFERENCE = 1e-5  # target: relative difference of two heads at most
 
 
 def run(folder: Path, program: str, run_id: str, *flags: str) -> float:
@@ -111,7 +115,8 @@ def matrix(head: nn.Linear) -> torch.Tensor:
 
 def features(config: Linear) -> tuple[Labelled, Labelled]:
     """Of the training and validation images as evaluation sees them."""
-    pretrained, rank_slice = load_pretrained(config), RankSlice(0, 1)
+    pretrained = load_pretrained(config)
+    rank_slice = RankSlice(0, 1)
     data = ImageData(load(config.data), LoaderSettings(config.data, linear_views(config.views), 0, rank_slice))
     sets = data.splits.train, data.splits.val
     assert sets[1] is not None
@@ -141,7 +146,8 @@ def main() -> int:
         top1 = json.loads((folder / "trained_models/cached/summary.json").read_text())["offline_linear/val_top1"]
         config = parse(Linear, ["cifar10", "resnet18", *images, *backbone, "--protocol", "cached"]).config
         train, val = features(config)
-    pairs, batch = config.optim.pairs, config.data.batch_size
+    pairs = config.optim.pairs
+    batch = config.data.batch_size
     torch.manual_seed(0)
     head = linear_head(train.features.shape[1], 10)
     course = HeadTraining(config.run, batch, flip_prob=0.0, fill=False)

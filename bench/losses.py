@@ -97,7 +97,8 @@ TARGETS = [
     Target("barlow_twins", "barlow_twins of lightly", 256, 2048, speed=1.0),
     Target("nt_xent", "nt_xent of lightly", 4096, 128, memory=0.1),
 ]
-LARGEST, LARGEST_MIB = (16384, 128), 512  # the batch that ours has to manage, and within what
+LARGEST = (16384, 128)  # batch and dimensions that ours has to manage
+LARGEST_MIB = 512  # with at most so much memory
 
 
 def views(batch: int, dim: int) -> tuple[Tensor, Tensor]:

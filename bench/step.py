@@ -22,7 +22,8 @@ from watched import DEVICE, GPU, machine
 
 from cl.run.start.dry_run import endless, flops_of
 
-WARM_UP, TARGET = 5, 20_000
+WARM_UP = 5
+TARGET = 20_000
 
 
 class Speed(NamedTuple):
@@ -35,7 +36,9 @@ def speed_of(flags: list[str], steps: int) -> Speed:
     data, step = set_up(["custom", "resnet18", *flags])
     side = data.settings.views[0][0].size
     flops = flops_of(step.module.backbone, torch.zeros(1, 3, side, side, device=DEVICE))
-    batches, times, waits = endless(data), [], []
+    batches = endless(data)
+    times = []
+    waits = []
     for _ in range(WARM_UP + steps):
         began = time.perf_counter()
         batch = next(batches)
@@ -43,7 +46,8 @@ def speed_of(flags: list[str], steps: int) -> Speed:
         step(batch)
         times.append(time.perf_counter() - began)
     data.teardown("fit")
-    whole, waited = sum(times[WARM_UP:]), sum(waits[WARM_UP:])
+    whole = sum(times[WARM_UP:])
+    waited = sum(waits[WARM_UP:])
     return Speed(data.global_batch / statistics.median(times[WARM_UP:]), waited / whole, flops)
 
 

@@ -97,7 +97,9 @@ def projections(method: str, batch: int) -> tuple[Tensor, Tensor]:
 
 def measured(batches: Iterator[Any], step: Callable[[Any], Any], loss: Callable[[], Tensor], steps: int) -> Shares:
     """Medians of so many steps."""
-    fetching, stepping, losing = [], [], []
+    fetching = []
+    stepping = []
+    losing = []
     for _ in range(WARM_UP + steps):
         began = now()
         batch = next(batches)

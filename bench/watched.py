@@ -24,7 +24,9 @@ class Took(NamedTuple):
 
 def watched(*command: str) -> Took:
     """Run Python on a command in a session of its own, and look at it four times a second."""
-    began, before, peak = time.perf_counter(), gpu_mib() if GPU else 0.0, 0.0
+    began = time.perf_counter()
+    before = gpu_mib() if GPU else 0.0
+    peak = 0.0
     with subprocess.Popen([sys.executable, *command], start_new_session=True, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             peak = max(peak, gpu_mib() - before if GPU else session_mib(process.pid))

@@ -44,19 +44,24 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         return main(sys.argv[1:])
     except UserError as error:
-        said, code = f"error: {error}".replace("\n", " ") if first else "", 2  # what was typed may have lines
+        said = f"error: {error}".replace("\n", " ") if first else ""  # what was typed may have lines
+        code = 2
     except Stopped as stop:
-        said, code = f"stopped: {stop}" if str(stop) else "", stop.code
+        said = f"stopped: {stop}" if str(stop) else ""
+        code = stop.code
     except KeyboardInterrupt:
-        said, code = "stopped: Ctrl-C" if first else "", INTERRUPTED
+        said = "stopped: Ctrl-C" if first else ""
+        code = INTERRUPTED
     except RuntimeError as error:
-        said, code = _death_of_another(str(error)), 1
+        said = _death_of_another(str(error))
+        code = 1
         if not said:
             raise
     except OSError as error:
         if error.errno not in DISK:
             raise
-        said, code = f"stopped: {error.filename or 'a file'} cannot be written ({error.strerror})", NOT_WRITTEN
+        said = f"stopped: {error.filename or 'a file'} cannot be written ({error.strerror})"
+        code = NOT_WRITTEN
     if said:
         print(said, file=sys.stderr)
     sys.exit(code)

@@ -38,12 +38,14 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> "Run":
-        about, summary = json.loads((folder / "config.json").read_text()), folder / "summary.json"
+        about = json.loads((folder / "config.json").read_text())
+        summary = folder / "summary.json"
         flags = {name: each["value"] for part in about["config"].values() for name, each in part.items()}
         metrics, ended = (json.loads(summary.read_text()), summary.stat().st_mtime) if summary.exists() else ({}, 0.0)
         if "linear" not in about["config"]:
             return cls(folder, flags, metrics, ended, "", ())
-        path, said = Path(about["pretrained"]), about["config"]["linear"]
+        path = Path(about["pretrained"])
+        said = about["config"]["linear"]
         protocol = tuple(
             name for name, each in said.items() if each["origin"] == "typed" and name not in LOCATION_FLAGS
         )
@@ -111,7 +113,8 @@ class Row:
 
     def also(self, rows: Sequence["Row"]) -> str:
         """How it was evaluated, and the flags that tell this row from those of `rows` with the same facts."""
-        flags, how = self.flags, {f"linear {name}" for run in self.evaluated for name in run.protocol}
+        flags = self.flags
+        how = {f"linear {name}" for run in self.evaluated for name in run.protocol}
         alike = [row.flags for row in rows if row.facts == self.facts]
         names = [
             name for name in flags if name in how or any(flags[name] != each.get(name, flags[name]) for each in alike)

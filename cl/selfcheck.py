@@ -27,7 +27,9 @@ from cl.optim.schedules import Budget
 from cl.run.start.processes import rank_environments, wait_for
 
 TOLERANCE = 1e-10  # relative, in float64
-IMAGES, CLASSES, PROCESSES = 12, 4, 2
+IMAGES = 12
+CLASSES = 4
+PROCESSES = 2
 TINY = ["--width", "4", "--proj_hidden_dim", "16", "--crop_size", "8", "--small_crop_size", "6", "--gaussian_prob", "0"]
 TINY += ["--no_zero_init_residual"]  # zeros have no gradient to compare
 CASES: dict[str, list[str]] = {name: ["--method", name] for name in METHODS}

@@ -26,7 +26,8 @@ class BackboneMatch(NamedTuple):
 def find_backbone(wanted: Collection[str], tensors: Mapping[str, Any]) -> BackboneMatch:
     """The prefix and the layout under which most of the `wanted` names are there."""
     keys = {key: value for key, value in tensors.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    parts, best = {name.split(".")[0] for name in wanted}, BackboneMatch({}, "", "", tuple(map(str, tensors)))
+    parts = {name.split(".")[0] for name in wanted}
+    best = BackboneMatch({}, "", "", tuple(map(str, tensors)))
     for prefix in _prefixes(keys):
         for layout, rename in LAYOUTS.items():
             names = {rename(key.removeprefix(prefix)): key for key in keys if key.startswith(prefix)}

@@ -16,7 +16,8 @@ UNFIT = (AssertionError, ArithmeticError, RuntimeError, ValueError)  # what netw
 
 def timm_backbone(name: str, crop_size: int, channels: int, also: Mapping[str, int]) -> Backbone:
     """The network `name` for views of `crop_size` pixels; those and the sizes of `also`, by flag, are tried out."""
-    flag, size = "crop_size", crop_size
+    flag = "crop_size"
+    size = crop_size
     try:
         net = create(name, crop_size, channels).eval()
         features = _features(net, name, crop_size, channels)

@@ -48,7 +48,8 @@ class Field:
     @property
     def expected(self) -> str:
         """What the flag takes, in words."""
-        flag, one = self.flag, {int: "an integer", float: "a number", str: "text", bool: "true or false"}[self.kind]
+        flag = self.flag
+        one = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[self.kind]
         if flag.choices:
             return "one of " + ", ".join(flag.choices)
         bounds = [f"at least {flag.low:.10g}"] if flag.low > -math.inf else []
@@ -124,7 +125,8 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Config], title: str,
     """Declare a config's flags as one argparse group; `defaults` has what `--help` says of each."""
     group = parser.add_argument_group(title)
     for declared in fields_of(config):
-        flag, name = declared.flag, declared.name
+        flag = declared.flag
+        name = declared.name
         text = (f"{flag.help} [{defaults[name]}]" if name in defaults else flag.help).replace("%", "%%")
         if flag.positional:
             group.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=text, metavar=name)

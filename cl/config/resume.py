@@ -11,9 +11,11 @@ from typing import Any
 from cl.config.flags import Field, as_typed
 from cl.errors import UserError
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the newest checkpoint of a run folder, and the one before it
+LAST = "last.ckpt"  # the newest checkpoint of a run folder
+PREVIOUS = "previous.ckpt"  # the one before it
 SUMMARY = "summary.json"  # written last of all: who has it is finished
-AUTO, FLAG = "auto", "--resume_training_from"
+AUTO = "auto"
+FLAG = "--resume_training_from"
 
 
 @dataclass(frozen=True)

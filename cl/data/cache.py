@@ -39,7 +39,8 @@ def cached(images: FileSet, kind: str, folder: str | None, workers: int) -> "Cac
     """`images` out of their cache, which is written first if there is none for these files as they are now."""
     parent = Path(folder) if folder is not None else cache_folder()
     key = hashlib.sha256(os.fsencode(images.root.resolve()) + f" {kind} {images.channels}".encode()).hexdigest()[:16]
-    place, about = parent / f"{kind}-{key}", {"version": VERSION, "files": len(images), "state": _state(images)}
+    place = parent / f"{kind}-{key}"
+    about = {"version": VERSION, "files": len(images), "state": _state(images)}
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with _alone(parent / f".{place.name}.lock"):
@@ -96,7 +97,9 @@ def _write(images: FileSet, kind: str, place: Path, about: dict[str, Any], worke
 def _fill(images: FileSet, kind: str, part: Path, workers: int) -> None:
     """`pixels`, one image after another, and `index.npy` [N, 4]: offset, bytes, height, width."""
     reads = DataLoader(_Small(images, kind), num_workers=workers, batch_size=16, collate_fn=list)
-    index, offset, quiet = [], 0, not sys.stderr.isatty()
+    index = []
+    offset = 0
+    quiet = not sys.stderr.isatty()
     written = tqdm(chain.from_iterable(reads), f"caching {images.root}", len(images), False, disable=quiet)
     with (part / "pixels").open("wb") as file:
         for each in written:
@@ -112,7 +115,8 @@ class _Small(Dataset[EncodedImage]):
     """The images as they are cached, made by workers."""
 
     def __init__(self, images: FileSet, kind: str) -> None:
-        self.images, self.kind = images, kind
+        self.images = images
+        self.kind = kind
 
     def __len__(self) -> int:
         return len(self.images)
@@ -140,7 +144,9 @@ class CachedSet:
     """Images out of a cache: an ImageSet."""
 
     def __init__(self, place: Path, kind: str, targets: Ints, channels: int) -> None:
-        self.kind, self.targets, self.channels = kind, targets, channels
+        self.kind = kind
+        self.targets = targets
+        self.channels = channels
         self._index = np.load(place / "index.npy")
         self._pixels = np.memmap(place / "pixels", np.uint8, mode="c")  # "c": torch warns of what it cannot write to
 

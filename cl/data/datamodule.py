@@ -85,7 +85,8 @@ class ImageData(LightningDataModule):
 
     def __str__(self) -> str:
         """How the training images reach the device."""
-        data, device = self.settings.data, self.settings.device
+        data = self.settings.data
+        device = self.settings.device
         if data.loader == "dali":
             return f"dali, decoding on the {self._dali_device().type.replace('cuda', 'GPU').replace('cpu', 'CPU')}"
         if data.loader == "fast" and is_resident(self.splits.train):
@@ -144,7 +145,9 @@ class ImageData(LightningDataModule):
         return cached(images, data.cache, data.cache_dir, data.workers())
 
     def _executor(self, images: ImageSet, planner: ViewPlanner) -> Executor:
-        data, norm, device = self.settings.data, self.splits.norm, self.settings.device
+        data = self.settings.data
+        norm = self.splits.norm
+        device = self.settings.device
         if data.loader == "dali":
             return DaliExecutor(images, planner, norm, device, self._dali_device(), threads=max(1, data.workers()))
         if data.loader == "torchvision":

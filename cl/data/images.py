@@ -55,7 +55,8 @@ class ArraySet:
     """Images that lie in memory as one array: uint8 [N, C, H, W]."""
 
     def __init__(self, images: Tensor, targets: Ints) -> None:
-        self.images, self.targets = images, targets
+        self.images = images
+        self.targets = targets
         self._moved = images
 
     def __len__(self) -> int:
@@ -81,7 +82,9 @@ class FileSet:
     """Image files, decoded when they are read."""
 
     def __init__(self, root: Path, files: Sequence[str], targets: Ints, channels: int) -> None:
-        self.root, self.targets, self.channels = root, targets, channels
+        self.root = root
+        self.targets = targets
+        self.channels = channels
         # One array, for a list of a million strings is copied into every worker as its counts change (pytorch#13246).
         self._names = np.array([name.encode(errors="surrogateescape") for name in files])
 
@@ -114,7 +117,9 @@ class Subset:
     """Some images of a set, under new indices."""
 
     def __init__(self, images: ImageSet, chosen: Ints) -> None:
-        self.images, self.chosen, self.targets = images, chosen, images.targets[chosen]
+        self.images = images
+        self.chosen = chosen
+        self.targets = images.targets[chosen]
 
     def __len__(self) -> int:
         return len(self.chosen)

@@ -17,7 +17,8 @@ class EvalLoader:
     """Every image of this process's share once, in order."""
 
     def __init__(self, executor: Executor, sampler: EvalSampler, workers: int) -> None:
-        self._executor, self._sampler = executor, sampler
+        self._executor = executor
+        self._sampler = sampler
         self._reads = _dataloader(executor, sampler, workers, persistent=False)
 
     def __len__(self) -> int:
@@ -38,7 +39,8 @@ class TrainLoader:
     """
 
     def __init__(self, executor: Executor, sampler: TrainSampler, workers: int) -> None:
-        self._executor, self._sampler = executor, sampler
+        self._executor = executor
+        self._sampler = sampler
         self._reads = _dataloader(executor, sampler, workers, persistent=True)
         self._consumed = 0
 
@@ -56,7 +58,8 @@ class TrainLoader:
         del self._reads
 
     def set_epoch(self, epoch: int) -> None:
-        self._sampler.epoch, self._consumed = epoch, 0
+        self._sampler.epoch = epoch
+        self._consumed = 0
 
     def step_done(self) -> None:
         self._consumed += 1
@@ -65,7 +68,8 @@ class TrainLoader:
         return {"epoch": self._sampler.epoch, "consumed": self._consumed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sampler.epoch, self._consumed = state["epoch"], state["consumed"]
+        self._sampler.epoch = state["epoch"]
+        self._consumed = state["consumed"]
 
 
 class _Reads(Dataset[Any]):

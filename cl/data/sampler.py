@@ -31,7 +31,10 @@ class TrainSampler:
     def __init__(
         self, images: int, batch_size: int, seed: int, rank_slice: RankSlice, fill: bool = False, accumulate: int = 1
     ) -> None:
-        self.images, self.batch_size, self.seed, self.rank_slice = images, batch_size, seed, rank_slice
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank_slice = rank_slice
         global_batch = batch_size * rank_slice.world_size * accumulate
         self.batches = accumulate * (-(-images // global_batch) if fill else images // global_batch)
         if global_batch > images:

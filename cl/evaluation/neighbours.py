@@ -17,7 +17,8 @@ def nearest_neighbours(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k: at least 0.
     """
     unit = F.normalize(features.float(), dim=1)
-    k, found = min(k, len(unit) - 1), []
+    k = min(k, len(unit) - 1)
+    found = []
     for begin in range(0, len(unit), CHUNK):
         cosine = unit[begin : begin + CHUNK] @ unit.T
         rows = torch.arange(len(cosine), device=cosine.device)

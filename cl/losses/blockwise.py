@@ -34,9 +34,11 @@ class _MeanCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, everyone: Tensor, group: Tensor, positives: Tensor, temperature: float) -> Tensor:
         own = slice(rank() * len(z), (rank() + 1) * len(z))
-        group_of, others = group[own], positives[own, None]
+        group_of = group[own]
+        others = positives[own, None]
         weight = (others > 0).to(z.dtype) / len(z)  # [N, 1]
-        scaled, pull = z / temperature, weight / others.clamp(min=1) / temperature
+        scaled = z / temperature
+        pull = weight / others.clamp(min=1) / temperature
         friends = _sums(everyone, group)[group_of] - z
         loss = -(pull * z * friends).sum()
         grad_z = pull * (z - friends)

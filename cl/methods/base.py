@@ -48,7 +48,8 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
 
     def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
         super().__init__()
-        self.config, self.budget = config, budget
+        self.config = config
+        self.budget = budget
         self.method = cast(M, config.method)
         views = config.views
         small = {"multicrop with --small_crop_size": views.small_crop_size} if views.multicrop else {}
@@ -119,11 +120,13 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         self.last_lr = float(optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> Any:
-        optim, batch = self.config.optim, self.budget.global_batch
+        optim = self.config.optim
+        batch = self.budget.global_batch
         predictor = list(self.predictor.parameters()) if self.predictor is not None else []
         online = list(self.online_head.parameters()) if self.online_head is not None else []
         apart = {id(p) for p in predictor + online}
-        lr, decay = optim.scaled_lr(batch), optim.weight_decay
+        lr = optim.scaled_lr(batch)
+        decay = optim.weight_decay
         groups = [
             Group([p for p in self.parameters() if id(p) not in apart], lr, decay),
             Group(predictor, lr, decay, scheduled=optim.lr_scheduler_for_pred_head),

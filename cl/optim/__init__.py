@@ -17,7 +17,8 @@ def optimizer_of(config: OptimConfig, groups: Sequence[Group]) -> Optimizer:
     if isinstance(config, PretrainOptimConfig) and config.lars:
         from timm.optim.lars import Lars
 
-        eta, clip = config.lars_eta, config.lars_clip
+        eta = config.lars_eta
+        clip = config.lars_clip
         return Lars(lars_groups(groups), momentum=config.momentum, trust_coeff=eta, trust_clip=clip)
     if config.optimizer == "sgd":
         return torch.optim.SGD(torch_groups(groups), momentum=config.momentum)

@@ -65,14 +65,20 @@ class DaliExecutor(Executor):
         decode_on: torch.device,
         threads: int,
     ) -> None:
-        self.images, self.planner, self.norm, self.device = images, planner, norm, device
-        self.channels, self.decode_on, self.threads = len(norm[0]), decode_on, threads
+        self.images = images
+        self.planner = planner
+        self.norm = norm
+        self.device = device
+        self.channels = len(norm[0])
+        self.decode_on = decode_on
+        self.threads = threads
         self._pipeline: Any = None  # built by the first batch, and so never in a worker
         self._coming: Iterator[EncodedBatch] = iter(())  # what DALI pulls from
         self._begun: deque[EncodedBatch] = deque()  # what it works on
 
     def read(self, pairs: list[SampleKey]) -> EncodedBatch:
-        epoch, index = pairs[0][0], np.array([i for _, i in pairs])
+        epoch = pairs[0][0]
+        index = np.array([i for _, i in pairs])
         images = [self.images.encoded(i) for i in index.tolist()]
         rows = self.planner.rows(epoch, index, np.array([[each.height, each.width] for each in images]))
         data = torch.frombuffer(bytearray().join(each.data for each in images), dtype=torch.uint8)
@@ -115,7 +121,8 @@ class DaliExecutor(Executor):
         """The inputs of the next batch, when DALI asks for them: encoded images, then place and edges of each view."""
         read = next(self._coming)
         self._begun.append(read)
-        data, begins = read.data.numpy(), [0, *read.ends[:-1]]
+        data = read.data.numpy()
+        begins = [0, *read.ends[:-1]]
         images = [data[begin:end] for begin, end in zip(begins, read.ends, strict=True)]
         inputs: list[Any] = [images]
         for rows in read.rows:
@@ -140,7 +147,9 @@ class DaliExecutor(Executor):
         from nvidia.dali import fn, types
         from nvidia.dali.pipeline import Pipeline
 
-        on_gpu, grey, batch = self.decode_on.type == "cuda", self.channels == 1, len(first.index)
+        on_gpu = self.decode_on.type == "cuda"
+        grey = self.channels == 1
+        batch = len(first.index)
         counts = [len(rows.crops.flip) // batch for rows in first.rows]
         pipeline = Pipeline(batch, self.threads, self.decode_on.index if on_gpu else None)
         with pipeline:

@@ -51,11 +51,15 @@ class ResidentExecutor(Executor):
     """The executor of `--loader fast` for an ArraySet, or a part of one."""
 
     def __init__(self, images: ImageSet, planner: ViewPlanner, norm: Norm, device: torch.device) -> None:
-        self.targets, self.planner, self.norm, self.device = images.targets, planner, norm, device
+        self.targets = images.targets
+        self.planner = planner
+        self.norm = norm
+        self.device = device
         self.pixels, self.places = _array_of(images, device)
 
     def read(self, keys: list[SampleKey]) -> PlannedBatch:
-        epoch, index = keys[0][0], np.array([i for _, i in keys])
+        epoch = keys[0][0]
+        index = np.array([i for _, i in keys])
         rows = self.planner.rows(epoch, index, np.tile(np.array(self.pixels.shape[2:]), (len(index), 1)))
         targets = torch.from_numpy(self.targets[index])
         return PlannedBatch(torch.from_numpy(index), targets, self.places[index], rows)
@@ -106,7 +110,9 @@ def _weights(crops: Crops, axis: int, size: int, side: int, device: torch.device
     The triangle filter of Pillow and torch, as wide as an output pixel where that is more than an input pixel. Torch
     rounds the weights to 16-bit integers, with as many bits as the largest of them leaves.
     """
-    resized, corner = int(crops.resized[0, axis]), int(crops.corner[0, axis])  # of images of one size: all rows' same
+    # The images have one size, so all rows are resized alike.
+    resized = int(crops.resized[0, axis])
+    corner = int(crops.corner[0, axis])
     start, length = to_device(crops.box[:, axis::2].T.astype(np.float64), device)[:, :, None, None]  # [N, 1, 1] each
     scale = length / resized
     centre = scale * (torch.arange(resized, dtype=torch.float64, device=device)[:, None] + 0.5)  # [N, resized, 1]

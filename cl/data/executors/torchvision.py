@@ -21,10 +21,14 @@ class TorchvisionExecutor(Executor):
     """The executor of `--loader torchvision`: workers do everything."""
 
     def __init__(self, images: ImageSet, planner: ViewPlanner, norm: Norm, device: torch.device) -> None:
-        self.images, self.planner, self.norm, self.device = images, planner, norm, device
+        self.images = images
+        self.planner = planner
+        self.norm = norm
+        self.device = device
 
     def read(self, keys: list[SampleKey]) -> Batch:
-        epoch, index = keys[0][0], np.array([i for _, i in keys])
+        epoch = keys[0][0]
+        index = np.array([i for _, i in keys])
         images = [self.images.read(i) for i in index.tolist()]
         if isinstance(self.planner, RandomViews):
             views = random_views(images, self.planner, epoch, index)
@@ -40,7 +44,9 @@ class TorchvisionExecutor(Executor):
 
 def random_views(images: list[Tensor], planner: RandomViews, epoch: int, index: Ints) -> tuple[Tensor, ...]:
     """Per resolution, the views [V, B, C, S, S] of `images`, whose numbers in the data set are `index` [B]."""
-    sizes, views, number = np.array([image.shape[1:] for image in images]), [], 0
+    sizes = np.array([image.shape[1:] for image in images])
+    views = []
+    number = 0
     for same_size in planner.views:
         drawn = []
         for spec in same_size:

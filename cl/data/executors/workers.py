@@ -48,10 +48,14 @@ class WorkerExecutor(Executor):
     """The executor of `--loader fast` for images that are read from files."""
 
     def __init__(self, images: ImageSet, planner: ViewPlanner, norm: Norm, device: torch.device) -> None:
-        self.images, self.planner, self.norm, self.device = images, planner, norm, device
+        self.images = images
+        self.planner = planner
+        self.norm = norm
+        self.device = device
 
     def read(self, keys: list[SampleKey]) -> CroppedBatch:
-        epoch, index = keys[0][0], np.array([i for _, i in keys])
+        epoch = keys[0][0]
+        index = np.array([i for _, i in keys])
         images = [self.images.open(i) for i in index.tolist()]
         rows = self.planner.rows(epoch, index, np.array([[image.height, image.width] for image in images]))
         views = _all_cropped(images, rows, channels=len(self.norm[0]))

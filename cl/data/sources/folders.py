@@ -46,5 +46,6 @@ def _listing(config: DataConfig, flag: str, labels: Path | None) -> Listing:
 
 def _without(listing: Listing, bad: Mapping[Path, str]) -> Listing:
     good = [i for i, name in enumerate(listing.files) if listing.root / name not in bad]
-    files, classes = tuple(listing.files[i] for i in good), tuple(listing.classes[i] for i in good)
+    files = tuple(listing.files[i] for i in good)
+    classes = tuple(listing.classes[i] for i in good)
     return replace(listing, files=files, classes=classes)

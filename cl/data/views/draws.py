@@ -64,7 +64,8 @@ def draw(spec: ViewSpec, seed: int, epoch: int, index: Ints, view: int) -> ViewP
     slots = np.arange(4 * CROP_ATTEMPTS + 12, dtype=np.int64)
     bits = splitmix64(key[:, None] ^ splitmix64(slots.astype(np.uint64)))
     u = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53  # [B, slots] uniform in [0, 1)
-    crop, rest = u[:, : 4 * CROP_ATTEMPTS].reshape(len(index), CROP_ATTEMPTS, 4), u[:, 4 * CROP_ATTEMPTS :]
+    crop = u[:, : 4 * CROP_ATTEMPTS].reshape(len(index), CROP_ATTEMPTS, 4)
+    rest = u[:, 4 * CROP_ATTEMPTS :]
     log_ratio = np.log(spec.ratio)
     strengths = np.array([spec.brightness, spec.contrast, spec.saturation])
     low = np.maximum(0.0, 1.0 - strengths)
@@ -94,7 +95,8 @@ def crop_boxes(params: ViewParams, spec: ViewSpec, height: Ints, width: Ints) ->
     w = np.rint(np.sqrt(pixels * params.ratio)).astype(np.int64)  # [B, 10]
     h = np.rint(np.sqrt(pixels / params.ratio)).astype(np.int64)
     fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
-    rows, first = np.arange(len(fits)), fits.argmax(axis=1)
+    rows = np.arange(len(fits))
+    first = fits.argmax(axis=1)
     w, h = w[rows, first], h[rows, first]
     free = np.stack([height - h, width - w], axis=1)
     corner = np.floor(params.place[rows, first] * (free + 1)).astype(np.int64)

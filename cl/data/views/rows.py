@@ -58,14 +58,16 @@ class RandomViews:
 
     def rows(self, epoch: int, index: Ints, sizes: Ints) -> tuple[Rows, ...]:
         """Per resolution, of the images `index` [B], whose height and width are `sizes` [B, 2]."""
-        found, number = [], 0
+        found = []
+        number = 0
         for same_size in self.views:
             drawn = [(spec, draw(spec, self.seed, epoch, index, number + v)) for v, spec in enumerate(same_size)]
             crops = [_crops(spec, params, sizes) for spec, params in drawn]
             colours = [_colours(spec, params) for spec, params in drawn]
             changed = any((each.order >= 0).any() or any(map(np.any, each[2:])) for each in colours)
             joined = Colours(*map(np.concatenate, zip(*colours, strict=True))) if changed else None
-            size, kernel = same_size[0].size, same_size[0].blur_kernel
+            size = same_size[0].size
+            kernel = same_size[0].blur_kernel
             found.append(Rows(size, kernel, Crops(*map(np.concatenate, zip(*crops, strict=True))), joined))
             number += len(same_size)
         return tuple(found)

@@ -84,7 +84,8 @@ def with_ones(features: Tensor) -> Tensor:
 
 def train_heads(images: Labelled, head: nn.Linear, grid: Sequence[OptimConfig], training: HeadTraining) -> Tensor:
     """Heads [G, C, F + 1] that start as `head`, one for each point, after SGD on features [N, V, F] of V flips."""
-    x, targets = with_ones(images.features), images.targets
+    x = with_ones(images.features)
+    targets = images.targets
     sampler = training.sampler(len(targets))
     budget = Budget.of(training.run, sampler.batch_size, len(sampler))
     schedule = Schedule.of(grid[0], budget)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from cl.data.views.draws import Ints
 
-LABELS, DRAWS = (1, 5, 10), 10
+LABELS = (1, 5, 10)
+DRAWS = 10
 
 
 def labels_of_each_class(targets: Ints, count: int, draw: int) -> Ints:

@@ -67,7 +67,9 @@ class SaveCurves(Callback):
     """`curves.png` after the training, and of a long one now and then before that."""
 
     def __init__(self, metrics: Path, path: Path) -> None:
-        self.metrics, self.path, self._drawn = metrics, path, time.monotonic()
+        self.metrics = metrics
+        self.path = path
+        self._drawn = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if time.monotonic() - self._drawn > PAUSE and self.metrics.exists():

@@ -16,7 +16,8 @@ SHOWN = 2000  # images at most: t-SNE takes ten seconds for them
 FEWEST = 100  # images for t-SNE, whose perplexity of 30 looks at 90 neighbours
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")  # Okabe and Ito's, no yellow
 MARKERS = ("o", "^", "x")  # each in all colours
-NAMED, LONGEST = 20, 24  # classes in the legend, the others are grey; characters of a class
+NAMED = 20  # classes in the legend; the others are grey
+LONGEST = 24  # characters of a class name
 
 
 def pca(features: Tensor) -> Tensor:
@@ -44,7 +45,8 @@ def save_embedding(features: Tensor, targets: Tensor, classes: Sequence[str], im
 
     unit = F.normalize(features.float().cpu().nan_to_num(), dim=1)
     name, project = ("t-SNE", tsne) if len(unit) >= FEWEST else ("PCA", pca)
-    points, targets = project(unit), targets.cpu()
+    points = project(unit)
+    targets = targets.cpu()
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axis = figure.subplots()
     axis.set_title(f"{name} of the backbone's features, {len(points)} {images} images", fontsize=11)
@@ -56,7 +58,8 @@ def save_embedding(features: Tensor, targets: Tensor, classes: Sequence[str], im
     labels = [os.fsencode(classes[target]).decode(errors="replace")[:LONGEST] for target in named]
     others = ~torch.isin(targets, targets.new_tensor(named))
     if others.any():
-        groups, labels = [(others, "o", "0.85" if named else COLOURS[0]), *groups], ["others", *labels]
+        groups = [(others, "o", "0.85" if named else COLOURS[0]), *groups]
+        labels = ["others", *labels]
     dots = [
         axis.scatter(points[some, 0], points[some, 1], s=16, marker=mark, color=colour) for some, mark, colour in groups
     ]
@@ -71,7 +74,10 @@ class SaveEmbedding(Callback):
     """`embedding.png` after the training."""
 
     def __init__(self, loader: Iterable[Batch], classes: Sequence[str], images: str, path: Path) -> None:
-        self.loader, self.classes, self.images, self.path = loader, classes, images, path
+        self.loader = loader
+        self.classes = classes
+        self.images = images
+        self.path = path
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         features, targets = features_of(pl_module, self.loader, pl_module.device)

@@ -52,7 +52,10 @@ class SaveNeighbours(Callback):
     """`neighbours.png` after the training: what the backbone finds alike, with or without labels."""
 
     def __init__(self, images: ImageSet, loader: Iterable[Batch], classes: Sequence[str], path: Path) -> None:
-        self.images, self.loader, self.classes, self.path = images, loader, classes, path
+        self.images = images
+        self.loader = loader
+        self.classes = classes
+        self.path = path
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         features, _ = features_of(pl_module, self.loader, pl_module.device)

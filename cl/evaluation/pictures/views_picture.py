@@ -35,7 +35,9 @@ class SaveViews(Callback):
     """`views.png` from the first batch that is really trained on."""
 
     def __init__(self, images: ImageSet, norm: Norm, path: Path) -> None:
-        self.images, self.norm, self.path = images, norm, path
+        self.images = images
+        self.norm = norm
+        self.path = path
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if trainer.global_step == 0 and trainer.is_global_zero:

@@ -47,7 +47,8 @@ def next_command(resolved: Resolved[Pretrain], folder: Path, labelled: bool) -> 
 
 
 def _linear_command(resolved: Resolved[Pretrain], folder: Path) -> str:
-    config, origins = resolved.config, resolved.origins
+    config = resolved.config
+    origins = resolved.origins
     script = Path(sys.argv[0]).with_name("main_linear.py")
     words = [_python(), str(script), config.data.dataset, config.backbone.encoder]
     for part in (config.data, config.views, config.device, config.run):

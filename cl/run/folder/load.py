@@ -36,7 +36,9 @@ class Pretrained(NamedTuple):
 
 def load_pretrained(config: Linear) -> Pretrained:
     """What `--pretrained_feature_extractor` names: ours as it was trained, others' as the flags say."""
-    named, encoder, channels = config.linear.pretrained_feature_extractor, config.backbone, config.data.in_channels
+    named = config.linear.pretrained_feature_extractor
+    encoder = config.backbone
+    channels = config.data.in_channels
     if encoder.timm_name is not None:
         check_name(encoder.timm_name, "encoder")
     said = f"--pretrained_feature_extractor: got {named}"
@@ -55,7 +57,9 @@ def load_pretrained(config: Linear) -> Pretrained:
 
 def _others(weights: Weights, config: Linear, said: str) -> Pretrained:
     """A backbone of others: a ResNet's stem and width are those of its first convolution, all else is assumed."""
-    made, size, channels = BackboneConfig(config.backbone.encoder), config.views.crop_size, config.data.in_channels
+    made = BackboneConfig(config.backbone.encoder)
+    size = config.views.crop_size
+    channels = config.data.in_channels
     backbone = build_backbone(made, size, channels)
     first = find_backbone(backbone.state_dict(), weights.tensors).weights.get("conv1.weight")
     assumed = f"assumed: the data set's normalisation, views of {size} pixels"
@@ -84,8 +88,10 @@ def card_of(facts: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Ca
     """The card of a run, from what its checkpoints say (`checkpoint.facts_of`)."""
     if facts["program"] != "Pretrain" or facts["schema"] != SCHEMA:
         raise ValueError(f"program {facts['program']}, schema {facts['schema']}; expected Pretrain and {SCHEMA}")
-    config, (mean, std) = facts["config"], facts["norm"]
-    backbone, size = BackboneConfig.from_dict(config["backbone"]), int(config["views"]["crop_size"])
+    config = facts["config"]
+    (mean, std) = facts["norm"]
+    backbone = BackboneConfig.from_dict(config["backbone"])
+    size = int(config["views"]["crop_size"])
     ours = backbone.timm_name is None
     return Card(
         encoder=backbone.encoder,
@@ -111,7 +117,8 @@ class Transform:
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """A PIL image of any mode -> [C, crop_size, crop_size] float32."""
-        buffer, upright = io.BytesIO(), ImageOps.exif_transpose(picture)
+        buffer = io.BytesIO()
+        upright = ImageOps.exif_transpose(picture)
         # Through the decoder of all other images, which knows 16 bits and transparency; PNG keeps these modes.
         kept = upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
         (upright if kept else upright.convert("RGB")).save(buffer, "png", compress_level=0)
@@ -134,5 +141,6 @@ def load_backbone(named: str | Path, said: str = "load_backbone") -> LoadedBackb
         raise UserError(f"{said}: got {named}, expected a run of main_contrastive.py; {weights.file} has no card")
     backbone = cast(LoadedBackbone, card.build().eval().requires_grad_(False))
     load_all_weights(backbone, weights.tensors, f"{said}: got {named}", card.encoder)
-    backbone.card, backbone.transform = card, Transform(card)
+    backbone.card = card
+    backbone.transform = Transform(card)
     return backbone

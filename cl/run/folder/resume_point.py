@@ -42,7 +42,9 @@ def find_resume_point(
         try:
             verify_checkpoint(path)
             found = torch.load(path, "cpu", weights_only=True, mmap=True)
-            facts, step, saved = dict(found["cl"]), int(found["global_step"]), set(found["state_dict"])
+            facts = dict(found["cl"])
+            step = int(found["global_step"])
+            saved = set(found["state_dict"])
             dict(found["optimizer_states"][0])  # without it a checkpoint is for use, not to go on from
         except Exception as error:  # what torch raises for bytes that are no checkpoint is open
             passed_over.append(f"{path} is not whole ({type(error).__name__})")

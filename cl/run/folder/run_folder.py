@@ -51,7 +51,8 @@ def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
 
 def _new_folder(parent: Path, name: str, fixed: bool) -> Path:
     """A folder that was not there, for an old run is never touched: `name`, or name-2, name-3 unless it is `fixed`."""
-    folder, number = parent / name, 1
+    folder = parent / name
+    number = 1
     while True:
         try:
             folder.mkdir()
@@ -75,7 +76,8 @@ def point_latest(folder: Path) -> None:
 
 def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
     """config.json: every value with its origin, the command, the commit and the versions."""
-    place, versions = folder / "config.json", {"python": platform.python_version(), "torch": torch.__version__}
+    place = folder / "config.json"
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
     start: dict[str, Any] = {
         "argv": shlex.join(resolved.argv),
         "commit": _commit(),

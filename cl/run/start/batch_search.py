@@ -29,7 +29,9 @@ def largest_batch(step: Callable[[int], object], most: int, device: torch.device
     if room is None and device.type == "cpu":
         raise UserError("--batch_size: got auto, expected an integer: this system does not say how much memory is free")
     trials: list[Trial] = []
-    peak, images, slow = Peak(device), 2, False
+    peak = Peak(device)
+    images = 2
+    slow = False
     end = f"there are no more than {most} training images for it"
     while images <= most:
         needed = estimated(trials, images)

@@ -23,13 +23,15 @@ from cl.run.start.memory import Peak
 from cl.run.start.network import TrainedModule, prepare_network
 from cl.run.start.plan import Plan
 
-MEASURED, PATIENCE = 3, 60  # steps after the first one; seconds after which no other is begun
+MEASURED = 3  # steps after the first one
+PATIENCE = 60  # seconds after which no further step is started
 HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: ImageData, folder: Path) -> str:
     """Size, FLOPs, memory and time of a training, or the batch that fits; the views of the real loader in `folder`."""
-    config, device = resolved.config, plan.devices.device(0)
+    config = resolved.config
+    device = plan.devices.device(0)
     side = data.settings.views[0][0].size
     flops = flops_of(module.backbone, torch.zeros(1, config.data.in_channels, side, side))
     rows = {
@@ -38,9 +40,11 @@ def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: Im
         "is two)",
     }
     prepare_network(module.to(device), config.device, plan.devices)
-    step, batches = Step(module, config.device.precision), endless(data)
+    step = Step(module, config.device.precision)
+    batches = endless(data)
     if resolved.auto_batch:
-        batch, together = next(batches), data.settings.batches_per_loss
+        batch = next(batches)
+        together = data.settings.batches_per_loss
         most = len(data.splits.train) // (plan.devices.processes * data.settings.accumulate)
         said = largest_batch(lambda images: step(of_size(batch, images * together)), most, device)
     else:
@@ -82,7 +86,8 @@ class Step:
     """What the trainer does with a batch: forward, backward, optimizer."""
 
     def __init__(self, module: TrainedModule, precision: str) -> None:
-        self.module, self.device = module, module.device
+        self.module = module
+        self.device = module.device
         self.half = HALF.get(precision)
         self.optimizer = module.configure_optimizers()["optimizer"]
 
@@ -105,7 +110,8 @@ class Step:
 def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, str, dict[str, str]]:
     """The first batch, its loss and gradient in words, and what some steps took."""
     both = " with the online head's" if "online_head" in dict(step.module.named_children()) else ""
-    peak, began = Peak(step.device), time.perf_counter()
+    peak = Peak(step.device)
+    began = time.perf_counter()
     batch = next(batches)
     try:
         said = f"one step: loss {step(batch):.3f}{both}, gradient norm {step.gradient_norm():.3f}"
@@ -115,7 +121,8 @@ def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, st
             "--batch_size auto --dry_run says how much"
         ) from None
     first = time.perf_counter()
-    times, waits = [first - began], [0.0]
+    times = [first - began]
+    waits = [0.0]
     while len(times) <= MEASURED and time.perf_counter() - began < PATIENCE:
         asked = time.perf_counter()
         another = next(batches)
@@ -123,8 +130,10 @@ def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, st
         step(another)
         times.append(time.perf_counter() - asked)
     if len(times) > 1:  # the first one warms up
-        times, waits = times[1:], waits[1:]
-    seconds, budget = statistics.median(times) * plan.losses_per_step, plan.budget
+        times = times[1:]
+        waits = waits[1:]
+    seconds = statistics.median(times) * plan.losses_per_step
+    budget = plan.budget
     epoch, whole = (format_duration(seconds * steps) for steps in (budget.steps_per_epoch, budget.steps))
     alone = f" of one process of {plan.devices.processes}" if plan.devices.processes > 1 else ""
     took = {

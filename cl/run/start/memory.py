@@ -4,15 +4,18 @@ from pathlib import Path
 
 import torch
 
-STATUS, SYSTEM = Path("/proc/self/status"), Path("/proc/meminfo")
-LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")  # of a container
+STATUS = Path("/proc/self/status")
+SYSTEM = Path("/proc/meminfo")
+LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, likewise USED
+USED = Path("/sys/fs/cgroup/memory.current")
 
 
 class Peak:
     """The peak since this was made."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.before = device, 0
+        self.device = device
+        self.before = 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         elif STATUS.exists():

@@ -41,7 +41,8 @@ def run_each_seed(
 
 def without_seeds(argv: Sequence[str]) -> list[str]:
     """`argv` without --seeds and its values."""
-    kept, inside = [], False
+    kept = []
+    inside = False
     for word in argv:
         inside = word.split("=")[0] == "--seeds" or (inside and not word.startswith("-"))
         if not inside:

@@ -48,7 +48,8 @@ class Progress(Callback):
         self._open(trainer)
 
     def _open(self, trainer: Trainer) -> None:
-        self._images, self._waited = 0, 0.0
+        self._images = 0
+        self._waited = 0.0
         self._began = self._batch_ended = self._refreshed = time.perf_counter()
         self._bar.close()
         self._bar = tqdm(

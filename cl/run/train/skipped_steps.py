@@ -27,7 +27,8 @@ class SkipNonFinite(Callback):
     """
 
     def __init__(self, save: SaveLast, most: int) -> None:
-        self.save, self.most = save, most
+        self.save = save
+        self.most = most
         self._in_a_row = 0
         self._views: list[Finite] = []  # of the batches of this optimizer step, which themselves would fill the memory
         self._losses: list[Tensor] = []
@@ -60,7 +61,8 @@ class SkipNonFinite(Callback):
             self._skip(trainer, pl_module)
         else:
             self._in_a_row = 0
-        self._views, self._losses = [], []
+        self._views = []
+        self._losses = []
 
     def _skip(self, trainer: Trainer, module: MeasuredModule) -> None:
         said = gather_dicts({"": first_non_finite(self._views, self._losses, module)})

@@ -29,7 +29,8 @@ class StopOnSignal(Callback):
 
     def __init__(self, save: SaveLast) -> None:
         self.save = save
-        self._heard, self._when = 0, 0.0  # a signal's number, and when it came
+        self._heard = 0  # the number of a signal that has arrived
+        self._when = 0.0  # when it arrived
         self._before: dict[int, Any] = {}
         self._step = 0
 
@@ -40,7 +41,8 @@ class StopOnSignal(Callback):
         if self._heard and time.monotonic() - self._when > SAME:
             os._exit(128 + number)
         if not self._heard:
-            self._heard, self._when = number, time.monotonic()
+            self._heard = number
+            self._when = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
@@ -50,7 +52,8 @@ class StopOnSignal(Callback):
             self._stop(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
-        stepped, self._step = trainer.global_step > self._step, trainer.global_step
+        stepped = trainer.global_step > self._step
+        self._step = trainer.global_step
         every = EVERY if trainer.world_size > 1 and trainer.strategy.root_device.type == "cuda" else 1
         if stepped and self._step % every == 0 and within_epoch(trainer) and on_any_rank(self._heard > 0):
             self.save.save(trainer)
@@ -75,7 +78,8 @@ class StopOnSignal(Callback):
 
 def requeue() -> bool:
     """Put a SLURM job back into the queue. SIGUSR1 wants it: SIGTERM is scancel's, or SLURM's, which does it itself."""
-    job, scontrol = os.environ.get("SLURM_JOB_ID"), shutil.which("scontrol")
+    job = os.environ.get("SLURM_JOB_ID")
+    scontrol = shutil.which("scontrol")
     if job is None or scontrol is None:
         return False
     if "SLURM_ARRAY_JOB_ID" in os.environ:
