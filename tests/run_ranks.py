@@ -1,4 +1,4 @@
-"""A pool of W gloo processes that lives for a test session (imports alone take six seconds a process)."""
+"""A pool of W gloo processes that lives for a test session, forked from a server that has imported everything."""
 
 import multiprocessing
 import os
@@ -56,7 +56,8 @@ class Ranks:
     def _start(self) -> None:
         self._starts += 1
         store = self.folder / f"store-{self.size}-{self._starts}"
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # a pool that is started again imports nothing
+        context.set_forkserver_preload(["tests.preload"])
         for rank in range(self.size):
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(there, rank, self.size, store), daemon=True)

@@ -19,6 +19,7 @@ from cl.run.start.processes import wait_for
 from cl.run.start.signal_forwarding import STOP_SIGNALS
 from tests.conftest import ROOT, TINY, Run
 from tests.kills import write_images
+from tests.programs import Command, Program
 
 DIGITS = ["digits", "resnet18"]
 FILES = ["custom", "resnet18", "--train_dir", "train", "--crop_size", "16", "--loader", "fast"]
@@ -29,36 +30,30 @@ WITHIN = 60  # seconds
 
 @contextmanager
 def started(
-    folder: Path, *flags: str, images: Sequence[str] = DIGITS, **more: str
-) -> Iterator["subprocess.Popen[str]"]:
-    """A run that has a checkpoint; `more` belongs to its environment."""
-    command = [sys.executable, str(ROOT / "main_contrastive.py"), *images, *FLAGS, "--epochs", "300", *flags]
-    own = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | more
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    run = subprocess.Popen(command, cwd=folder, env=own, start_new_session=True, **pipes)
+    folder: Path, *flags: str, images: Sequence[str] = DIGITS, **environment: str
+) -> Iterator[Program | Command]:
+    """A run that has a checkpoint; of several processes as a user starts it."""
+    how = Command if "--devices" in flags else Program
+    arguments = [*images, *FLAGS, "--epochs", "300", *flags]
+    run = how(folder, "main_contrastive.py", *arguments, environment=environment)
     try:
-        assert run.stdout
-        while "  1/300  loss" not in (line := run.stdout.readline()):
-            assert line, run.stderr and run.stderr.read()
-        while not (folder / "trained_models/run/last.ckpt").exists():
-            time.sleep(0.01)
+        while not (run.output.has("  1/300  loss") and (folder / "trained_models/run/last.ckpt").exists()):
+            assert run.running, run.output.done(1)
+            time.sleep(0.02)
         yield run
     finally:
         run.kill()
-        run.wait()
 
 
-def children_of(run: "subprocess.Popen[str]") -> list[int]:
+def children_of(run: Program | Command) -> list[int]:
     """The process ids of a launcher's ranks, in order, or of a run's workers."""
     return [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
 
 
-def ended(run: "subprocess.Popen[str]") -> tuple[int, str]:
+def ended(run: Program | Command) -> tuple[int, str]:
     """Exit code and stderr, within a minute."""
-    began = time.monotonic()
-    _, err = run.communicate(timeout=WITHIN)
-    assert time.monotonic() - began < WITHIN
-    return run.returncode, err
+    done = run.wait(WITHIN)
+    return done.returncode, done.stderr
 
 
 def saved_step(folder: Path) -> int:
@@ -141,7 +136,6 @@ def test_ranks_do_not_outlive_their_launcher(tmp_path: Path) -> None:
     with started(tmp_path, "--devices", "2", "--batch_size", "32") as run:
         ranks = children_of(run)
         run.kill()
-        run.wait()
         deadline = time.monotonic() + WITHIN
         while any(alive(pid) for pid in ranks):
             assert time.monotonic() < deadline
@@ -163,7 +157,7 @@ def test_a_slurm_job_is_queued_again_when_its_time_is_nearly_up(answer: int, tmp
     scontrol.chmod(0o755)
     job = {"SLURM_JOB_ID": "41", "SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "3"}
     with started(tmp_path, "--batch_size", "64", **job, PATH=f"{tmp_path}:{os.environ['PATH']}") as run:
-        run.send_signal(signal.SIGUSR1)
+        os.kill(run.pid, signal.SIGUSR1)
         code, err = ended(run)
     assert code == 75
     assert (tmp_path / "asked").read_text() == "requeue 40_3\n"
