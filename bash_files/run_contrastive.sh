@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SimCLR on ImageNet-100, ResNet-18, two GPUs. Flags given to this script are added at the end and win.
+# SimCLR on ImageNet-100, ResNet-18, two GPUs. Appended flags override these.
 set -euo pipefail
 
 exec python3 "$(dirname "${BASH_SOURCE[0]}")/../main_contrastive.py" imagenet100 resnet18 \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Linear evaluation on ImageNet-100. Put the run's folder in the place of RUN_ID, or type the flag again at the end.
+# Linear evaluation on ImageNet-100. Replace RUN_ID with the name of the run folder, or add the flag at the end.
 set -euo pipefail
 
 exec python3 "$(dirname "${BASH_SOURCE[0]}")/../main_linear.py" imagenet100 resnet18 \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A recipe under torchrun. On each of two nodes with four GPUs, with the first node's name as HOST:
+# Runs a recipe with torchrun. On each of two nodes with four GPUs, where HOST is the name of the first node:
 #     NODES=2 GPUS=4 HOST=node0 bash bash_files/torchrun.sh bash_files/pretrain/imagenet100/simclr.sh --batch_size 32
 set -euo pipefail
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Linear evaluation of a SimSiam backbone on CIFAR-100; the newest run, or --pretrained_feature_extractor RUN at the end.
+# Linear evaluation of the newest run (SimSiam, CIFAR-100); add --pretrained_feature_extractor RUN for another.
 set -euo pipefail
 
 exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_linear.py" cifar100 resnet18 \

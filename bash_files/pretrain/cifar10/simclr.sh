@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SimCLR on CIFAR-10, 1000 epochs, one GPU. What you add at the end wins.
+# SimCLR on CIFAR-10, 1000 epochs, one GPU. Appended flags override these.
 set -euo pipefail
 
 exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" cifar10 resnet18 \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# SimSiam with a 512/128 head and a ResNet-50 on ImageNet, 100 epochs, four GPUs, DALI. What you add at the end wins.
-# The paper's rate (0.05 per 256 images, no warm-up) with the head that does better on ResNet-18.
+# SimSiam with a 512/128 head and a ResNet-50 on ImageNet, 100 epochs, four GPUs, DALI. Appended flags override these.
+# The learning rate of the paper (0.05 per 256 images, no warm-up) with the head that works better on ResNet-18.
 set -euo pipefail
 
 exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" imagenet resnet50 \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Barlow Twins on ImageNet-100, 100 epochs, two GPUs, DALI. What you add at the end wins.
+# Barlow Twins on ImageNet-100, 100 epochs, two GPUs, DALI. Appended flags override these.
 set -euo pipefail
 
 exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" imagenet100 resnet18 \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SimCLR on ImageNet-100, 100 epochs, two GPUs. What you add at the end wins.
+# SimCLR on ImageNet-100, 100 epochs, two GPUs. Appended flags override these.
 set -euo pipefail
 
 exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" imagenet100 resnet18 \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SimSiam with a 512/128 head on ImageNet-100, 100 epochs, two GPUs, DALI. What you add at the end wins.
+# SimSiam with a 512/128 head on ImageNet-100, 100 epochs, two GPUs, DALI. Appended flags override these.
 set -euo pipefail
 
 exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" imagenet100 resnet18 \
