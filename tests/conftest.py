@@ -1,5 +1,6 @@
 """What the tests share: running the programs in this process, in an empty folder."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per worker; torch reads it when it is imported
 
 TINY = ["--width", "4", "--proj_hidden_dim", "16", "--batch_size", "64"]  # a ResNet-18 that trains in a second
 

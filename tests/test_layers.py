@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cl.config.methods import METHODS
 from tests.conftest import ROOT
 
 LAYERS = [  # low to high, as in the design
@@ -88,6 +89,19 @@ def test_one_module_alone_imports(only: str, allowed: set[str]) -> None:
 def test_optional_packages_are_imported_where_they_are_used(optional: str) -> None:
     for file in FILES:
         assert not any(name.split(".")[0] == optional and top for name, top in imports(file)), file
+
+
+@pytest.mark.parametrize("folder", sorted({file.parent for file in FILES}), ids=lambda f: str(f.relative_to(ROOT)))
+def test_a_folder_holds_at_most_twelve_modules(folder: Path) -> None:
+    """One file per method is a rule of its own: there they are not counted."""
+    uncounted = set(METHODS) if folder.name == "methods" else set()
+    modules = [file.name for file in folder.glob("*.py") if file.stem not in uncounted]
+    assert len(modules) <= 12, modules
+
+
+def test_the_programs_fit_on_a_screen_and_a_half() -> None:
+    for name in ("main_contrastive.py", "main_linear.py"):
+        assert len((ROOT / name).read_text().splitlines()) <= 80
 
 
 def test_there_is_no_room_without_a_purpose() -> None:
