@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from cl.data import cache
-from cl.data.cache import cached, smaller
+from cl.data.cache import cached, shrink
 from cl.data.decode import decode
 from cl.data.images import FileSet
 from tests.conftest import TINY, Run
@@ -31,12 +31,12 @@ def images(tmp_path: Path) -> FileSet:
 
 
 def test_the_short_side_becomes_256_by_torchs_resize_and_small_images_stay(images: FileSet) -> None:
-    shapes = [tuple(smaller(images.read(i)).shape[1:]) for i in range(3)]
+    shapes = [tuple(shrink(images.read(i)).shape[1:]) for i in range(3)]
     assert shapes == [(443, 256), (256, 768), (40, 48)]
     wide = images.read(1)
     expected = F.interpolate(wide[None].float(), (256, 768), mode="bilinear", antialias=True)[0]
-    assert (smaller(wide).float() - expected).abs().mean() < 0.35
-    assert torch.equal(smaller(images.read(2)), images.read(2))
+    assert (shrink(wide).float() - expected).abs().mean() < 0.35
+    assert torch.equal(shrink(images.read(2)), images.read(2))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -47,7 +47,7 @@ def test_a_cache_gives_the_smaller_images(images: FileSet, kind: str, channels: 
     assert len(found) == 3
     assert found.targets is images.targets
     for i in range(3):
-        image, expected = found.read(i), smaller(images.read(i))
+        image, expected = found.read(i), shrink(images.read(i))
         assert image.dtype == torch.uint8
         assert image.shape == expected.shape
         off = (image.float() - expected.float()).abs()
@@ -168,7 +168,7 @@ def test_a_cache_that_cannot_be_is_refused(run: Run, folder: Path) -> None:
     (folder / "file").write_text("in the way")
     code, out, err = run("main_contrastive.py", *FLAGS, "--cache", "jpeg256", "--cache_dir", "file")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("error: --cache_dir: got file, expected a folder that can hold the cache jpeg256")
+    assert err.startswith("error: --cache_dir: got file, expected a folder where the jpeg256 cache can be written")
     assert not (folder / "trained_models").exists()
 
 

@@ -1,7 +1,7 @@
 """`--cache`: smaller copies of image files, written once and shared by all processes and runs.
 
-A cache is a folder of two files, `pixels` and `index.npy`, with `about.json` beside them. It gets its name when it is
-complete, so one that was broken off is never taken for a cache; and it is written anew when a source file has changed.
+A cache is a folder with `pixels`, `index.npy` and `about.json`. It is renamed into place once complete, so an
+interrupted build is never mistaken for a cache. It is rebuilt when a source file changes.
 """
 
 import fcntl
@@ -30,31 +30,31 @@ from cl.data.sources.manifest import cache_folder, stamp
 from cl.data.views.draws import Ints
 from cl.errors import UserError
 
-SHORT_SIDE = 256  # pixels; smaller images stay as they are
-QUALITY = 92  # of jpeg256
+SHORT_SIDE = 256  # pixels; smaller images are not resized
+QUALITY = 92  # JPEG quality of jpeg256
 VERSION = 1
 
 
 def cached(images: FileSet, kind: str, folder: str | None, workers: int) -> "CachedSet":
-    """`images` out of their cache, which is written first if there is none for these files as they are now."""
+    """Open the cache of `images`; build it first if it is missing or out of date."""
     parent = Path(folder) if folder is not None else cache_folder()
     key = hashlib.sha256(os.fsencode(images.root.resolve()) + f" {kind} {images.channels}".encode()).hexdigest()[:16]
-    place = parent / f"{kind}-{key}"
-    about = {"version": VERSION, "files": len(images), "state": _state(images)}
+    path = parent / f"{kind}-{key}"
+    metadata = {"version": VERSION, "files": len(images), "state": _digest_of_files(images)}
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with _alone(parent / f".{place.name}.lock"):
-            if not _is(place, about):
-                _write(images, kind, place, about, workers)
-        return CachedSet(place, kind, images.targets, images.channels)
+        with _locked(parent / f".{path.name}.lock"):
+            if not _is_current(path, metadata):
+                _write(images, kind, path, metadata, workers)
+        return CachedSet(path, kind, images.targets, images.channels)
     except OSError as error:
         raise UserError(
-            f"--cache_dir: got {parent}, expected a folder that can hold the cache {kind} ({error.strerror})"
+            f"--cache_dir: got {parent}, expected a folder where the {kind} cache can be written ({error.strerror})"
         ) from None
 
 
-def _state(images: FileSet) -> str:
-    """A digest of every file's name, size and time of change."""
+def _digest_of_files(images: FileSet) -> str:
+    """Digest of the name, size and modification time of every file."""
     digest = hashlib.sha256()
     for i in range(len(images)):
         path = images.path(i)
@@ -63,56 +63,61 @@ def _state(images: FileSet) -> str:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time, of this run or another; the system lets go of the lock of one that was killed."""
+def _locked(lock: Path) -> Iterator[None]:
+    """Let in one process at a time, of any run; the system releases the lock of a killed process."""
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _is(place: Path, about: dict[str, Any]) -> bool:
+def _is_current(path: Path, metadata: dict[str, Any]) -> bool:
     try:
-        index = np.load(place / "index.npy")
-        whole = int(index[-1, :2].sum()) == (place / "pixels").stat().st_size
-        return whole and json.loads((place / "about.json").read_text()) == about
+        index = np.load(path / "index.npy")
+        complete = int(index[-1, :2].sum()) == (path / "pixels").stat().st_size
+        return complete and json.loads((path / "about.json").read_text()) == metadata
     except (OSError, ValueError):
         return False
 
 
-def _write(images: FileSet, kind: str, place: Path, about: dict[str, Any], workers: int) -> None:
-    for left in place.parent.glob(f"{place.name}.part*"):  # of a process that was killed: the lock is ours
-        shutil.rmtree(left)
-    part = place.with_name(f"{place.name}.part")
-    part.mkdir()
+def _write(images: FileSet, kind: str, path: Path, metadata: dict[str, Any], workers: int) -> None:
+    for leftover in path.parent.glob(f"{path.name}.part*"):  # from a killed process: this one holds the lock
+        shutil.rmtree(leftover)
+    partial = path.with_name(f"{path.name}.part")
+    partial.mkdir()
     try:
-        _fill(images, kind, part, workers)
-        (part / "about.json").write_text(json.dumps(about))
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(part, place)
+        _write_images(images, kind, partial, workers)
+        (partial / "about.json").write_text(json.dumps(metadata))
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(partial, path)
     except OSError:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _fill(images: FileSet, kind: str, part: Path, workers: int) -> None:
-    """`pixels`, one image after another, and `index.npy` [N, 4]: offset, bytes, height, width."""
-    reads = DataLoader(_Small(images, kind), num_workers=workers, batch_size=16, collate_fn=list)
+def _write_images(images: FileSet, kind: str, folder: Path, workers: int) -> None:
+    """Write `pixels`, one image after another, and `index.npy` [N, 4]: offset, bytes, height, width."""
+    batches = DataLoader(_ShrunkImages(images, kind), num_workers=workers, batch_size=16, collate_fn=list)
+    encoded = tqdm(
+        chain.from_iterable(batches),
+        desc=f"caching {images.root}",
+        total=len(images),
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
     index = []
     offset = 0
-    quiet = not sys.stderr.isatty()
-    written = tqdm(chain.from_iterable(reads), f"caching {images.root}", len(images), False, disable=quiet)
-    with (part / "pixels").open("wb") as file:
-        for each in written:
-            file.write(each.data)
-            index.append((offset, len(each.data), each.height, each.width))
-            offset += len(each.data)
+    with (folder / "pixels").open("wb") as file:
+        for image in encoded:
+            file.write(image.data)
+            index.append((offset, len(image.data), image.height, image.width))
+            offset += len(image.data)
         file.flush()
         os.fsync(file.fileno())
-    np.save(part / "index.npy", np.array(index, np.int64))
+    np.save(folder / "index.npy", np.array(index, np.int64))
 
 
-class _Small(Dataset[EncodedImage]):
-    """The images as they are cached, made by workers."""
+class _ShrunkImages(Dataset[EncodedImage]):
+    """The images as the cache stores them, shrunk and encoded in workers."""
 
     def __init__(self, images: FileSet, kind: str) -> None:
         self.images = images
@@ -122,7 +127,7 @@ class _Small(Dataset[EncodedImage]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> EncodedImage:
-        pixels = smaller(self.images.read(index)).permute(1, 2, 0).contiguous().numpy()
+        pixels = shrink(self.images.read(index)).permute(1, 2, 0).contiguous().numpy()
         height, width, channels = pixels.shape
         if self.kind == "raw256":
             return EncodedImage(pixels.tobytes(), height, width)
@@ -130,8 +135,8 @@ class _Small(Dataset[EncodedImage]):
         return EncodedImage(simplejpeg.encode_jpeg(pixels, QUALITY, colours, "420"), height, width)
 
 
-def smaller(image: Tensor) -> Tensor:
-    """A uint8 image [C, H, W] whose short side has at most 256 pixels, by torch's antialiased resize."""
+def shrink(image: Tensor) -> Tensor:
+    """Shrink a uint8 image [C, H, W] to a short side of at most 256 pixels, with torch's antialiased resize."""
     height, width = image.shape[1:]
     short = min(height, width)
     if short <= SHORT_SIDE:
@@ -141,14 +146,14 @@ def smaller(image: Tensor) -> Tensor:
 
 
 class CachedSet:
-    """Images out of a cache: an ImageSet."""
+    """An ImageSet that reads from a cache."""
 
-    def __init__(self, place: Path, kind: str, targets: Ints, channels: int) -> None:
+    def __init__(self, path: Path, kind: str, targets: Ints, channels: int) -> None:
         self.kind = kind
         self.targets = targets
         self.channels = channels
-        self._index = np.load(place / "index.npy")
-        self._pixels = np.memmap(place / "pixels", np.uint8, mode="c")  # "c": torch warns of what it cannot write to
+        self._index = np.load(path / "index.npy")
+        self._pixels = np.memmap(path / "pixels", np.uint8, mode="c")  # "c": torch warns about read-only arrays
 
     def __len__(self) -> int:
         return len(self._index)

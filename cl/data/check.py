@@ -1,4 +1,4 @@
-"""Look at every image of a folder once, so that runs need not: python -m cl.data.check FOLDER."""
+"""Check every image of a folder once, so that runs can skip the check: python -m cl.data.check FOLDER."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> None:
     bad = bad_files(folder, files)
     for name, reason in bad.items():
         print(f"{name}: {reason}")
-    print(f"{len(files) - len(bad)} of {len(files)} images are good; the verdicts are in {manifest_path(folder)}")
+    print(f"{len(files) - len(bad)} of {len(files)} images are good; the results are in {manifest_path(folder)}")
     sys.exit(1 if bad else 0)
 
 

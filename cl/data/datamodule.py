@@ -1,4 +1,4 @@
-"""The loaders of a run, by role. Every one yields `Batch`."""
+"""The data loaders of a run, by role. All of them yield `Batch`."""
 
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """How a data set is fed: views for training, one evaluation view, batches, seed, share and device."""
+    """How a data set is loaded: flags, training views, seed, rank, device and batches per step."""
 
     data: DataConfig
     views: Views
@@ -35,7 +35,7 @@ class LoaderSettings:
     rank_slice: RankSlice
     device: torch.device = CPU
     accumulate: int = 1  # batches per optimizer step
-    batches_per_loss: int = 1  # of those, how many the loader yields at once
+    batches_per_loss: int = 1  # how many of them the loader joins into one Batch
 
     @property
     def losses_per_step(self) -> int:
@@ -55,7 +55,7 @@ def pretrain_settings(config: Pretrain, rank_slice: RankSlice, device: torch.dev
 
 
 class ImageData(LightningDataModule):
-    """Training views of the training images, evaluation views of the validation images; serves both programs."""
+    """Training views of the training images, evaluation views of the validation images; used by both programs."""
 
     def __init__(self, splits: Splits, settings: LoaderSettings) -> None:
         super().__init__()
@@ -69,58 +69,57 @@ class ImageData(LightningDataModule):
             fill=settings.data.last_batch_fill,
             accumulate=settings.losses_per_step,
         )
-        self._check()
-        val = self._ready(splits.val) if splits.val is not None else None
-        self.splits = replace(splits, train=self._ready(splits.train), val=val)
+        self._check_settings()
+        val = self._prepare(splits.val) if splits.val is not None else None
+        self.splits = replace(splits, train=self._prepare(splits.train), val=val)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Of the optimizer."""
+        """Optimizer steps per epoch."""
         return len(self.sampler) * self.settings.batches_per_loss // self.settings.accumulate
 
     @property
     def global_batch(self) -> int:
-        """Images of an optimizer step."""
+        """Images per optimizer step."""
         return self.settings.data.batch_size * self.settings.rank_slice.world_size * self.settings.accumulate
 
     def __str__(self) -> str:
         """How the training images reach the device."""
         data = self.settings.data
-        device = self.settings.device
         if data.loader == "dali":
-            return f"dali, decoding on the {self._dali_device().type.replace('cuda', 'GPU').replace('cpu', 'CPU')}"
+            return f"dali, decoding on the {_name_of(self._dali_device())}"
         if data.loader == "fast" and is_resident(self.splits.train):
-            return f"fast: all images lie on the {'GPU' if device.type == 'cuda' else 'CPU'}, no workers"
+            return f"fast: all images lie on the {_name_of(self.settings.device)}, no workers"
         workers = data.workers()
         return f"{data.loader}, 1 worker" if workers == 1 else f"{data.loader}, {workers} workers"
 
     def train_dataloader(self) -> TrainLoader:
         executor = self._executor(self.splits.train, RandomViews(self.settings.views, self.settings.seed))
-        return self._opened(TrainLoader(executor, self.sampler, self._workers(executor)))
+        return self._tracked(TrainLoader(executor, self.sampler, self._workers(executor)))
 
     def val_dataloader(self) -> EvalLoader | list[Any]:
-        """An empty list is Lightning's word for no validation."""
+        """An empty list tells Lightning that there is no validation."""
         return self.eval_loader(self.splits.val) if self.splits.val is not None else []
 
     def bank_loader(self, size: int) -> EvalLoader:
-        """The bank of kNN: at most `size` labelled training images (0 for all) as evaluation sees them."""
+        """The kNN bank: evaluation views of at most `size` labelled training images (0 for all)."""
         labelled = self.splits.labelled().train
         return self.eval_loader(stratified(labelled, size or len(labelled)))
 
     def eval_loader(self, images: ImageSet) -> EvalLoader:
-        """Any images as evaluation sees them."""
-        return self._each_once(images, CentreView(EvalSpec(self.settings.views[0][0].size)))
+        """Evaluation views of any images."""
+        return self._sequential_loader(images, CentreView(EvalSpec(self.settings.views[0][0].size)))
 
     def views_loader(self, images: ImageSet) -> EvalLoader:
-        """Two training views of any images, the same ones every time."""
-        return self._each_once(images, RandomViews((self.settings.views[0][:2],), self.settings.seed))
+        """Two training views of each image, the same ones every time."""
+        return self._sequential_loader(images, RandomViews((self.settings.views[0][:2],), self.settings.seed))
 
-    def _each_once(self, images: ImageSet, planner: ViewPlanner) -> EvalLoader:
+    def _sequential_loader(self, images: ImageSet, planner: ViewPlanner) -> EvalLoader:
         executor = self._executor(images, planner)
         sampler = EvalSampler(len(images), self.settings.data.batch_size, self.settings.rank_slice)
-        return self._opened(EvalLoader(executor, sampler, self._workers(executor)))
+        return self._tracked(EvalLoader(executor, sampler, self._workers(executor)))
 
-    def _check(self) -> None:
+    def _check_settings(self) -> None:
         data = self.settings.data
         largest = max(view.size for same_size in self.settings.views for view in same_size)
         if data.cache != "none" and largest > SHORT_SIDE:
@@ -130,8 +129,8 @@ class ImageData(LightningDataModule):
             if data.dali_device == "gpu" and self.settings.device.type != "cuda":
                 raise UserError("--dali_device: got gpu, but the run is on the CPU; expected cpu")
 
-    def _ready(self, images: ImageSet) -> ImageSet:
-        """The images where the loader reads them: in files, in their cache, or in memory."""
+    def _prepare(self, images: ImageSet) -> ImageSet:
+        """Cache the images or load them into memory, where the flags and the loader allow it."""
         if isinstance(images, Subset):
             images = Subset(self._cached(images.images), images.chosen)
         else:
@@ -152,11 +151,9 @@ class ImageData(LightningDataModule):
             return DaliExecutor(images, planner, norm, device, self._dali_device(), threads=max(1, data.workers()))
         if data.loader == "torchvision":
             return TorchvisionExecutor(images, planner, norm, device)
-        return (
-            ResidentExecutor(images, planner, norm, device)
-            if is_resident(images)
-            else WorkerExecutor(images, planner, norm, device)
-        )
+        if is_resident(images):
+            return ResidentExecutor(images, planner, norm, device)
+        return WorkerExecutor(images, planner, norm, device)
 
     def _dali_device(self) -> torch.device:
         return CPU if self.settings.data.dali_device == "cpu" else self.settings.device
@@ -164,11 +161,15 @@ class ImageData(LightningDataModule):
     def _workers(self, executor: Executor) -> int:
         return 0 if isinstance(executor, ResidentExecutor) else self.settings.data.workers()
 
-    def _opened(self, loader: L) -> L:
+    def _tracked(self, loader: L) -> L:
         self._loaders.append(loader)
         return loader
 
     def teardown(self, stage: str) -> None:
-        """End all workers now: torch waits five seconds for each of those that it ends in a garbage collection."""
+        """Stop all workers now: torch waits five seconds for each worker that garbage collection stops."""
         while self._loaders:
             self._loaders.pop().close()
+
+
+def _name_of(device: torch.device) -> str:
+    return "GPU" if device.type == "cuda" else "CPU"

@@ -1,4 +1,4 @@
-"""Bytes of an image file -> RGB or grey uint8: every reader's only decoder outside of DALI."""
+"""Decode the bytes of an image file to RGB or grey uint8: the only decoder outside DALI."""
 
 import io
 import warnings
@@ -12,19 +12,19 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-MAX_PIXELS = 2**28 // 3  # as Pillow's warning of decompression bombs
+MAX_PIXELS = 2**28 // 3  # where Pillow warns about decompression bombs
 
 
 class BadImage(Exception):
-    """A file that is no usable image; the text is the reason."""
+    """The file is not a usable image; the text gives the reason."""
 
 
 class BrokenFile(Exception):
-    """A file that was a usable image when the run began; the text says which, and what is wrong with it."""
+    """The file was a usable image when the run began; the text gives its path and the reason."""
 
 
 def read_image(path: Path, channels: int = 3) -> Tensor:
-    """The file as uint8 [channels, H, W]; BadImage says why not."""
+    """Read a file as uint8 [channels, H, W]; raise BadImage with the reason if that fails."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -33,12 +33,10 @@ def read_image(path: Path, channels: int = 3) -> Tensor:
 
 
 def decode(data: bytes, channels: int = 3) -> Tensor:
-    """An encoded image as uint8 [channels, H, W], upright, 3 channels RGB or 1 channel grey; BadImage says why not.
+    """Decode an image to uint8 [channels, H, W], 3 channels RGB or 1 channel grey; raise BadImage with the reason.
 
-    In memory the channels come last, as decoders write them.
-
-    EXIF orientation is applied; 16-bit grey is divided by 257, so that nothing is clipped; what is transparent becomes
-    white.
+    In memory the channels come last, as decoders write them. EXIF orientation is applied, 16-bit grey is divided by 257
+    rather than clipped, and transparent pixels become white.
     """
     if not data:
         raise BadImage("empty file")
@@ -49,7 +47,7 @@ def decode(data: bytes, channels: int = 3) -> Tensor:
 
 
 class LazyImage(NamedTuple):
-    """An image whose size is known, and which is decoded when it is asked for."""
+    """An image of known size that is decoded on demand."""
 
     height: int
     width: int
@@ -57,7 +55,7 @@ class LazyImage(NamedTuple):
 
 
 def lazy_image(data: bytes, channels: int = 3) -> LazyImage:
-    """An encoded image, of which a plain JPEG is not decoded yet."""
+    """A LazyImage of encoded bytes; only a plain JPEG is decoded later, anything else is decoded now."""
     size = _plain_size(data)
     if size:
         return LazyImage(size[0], size[1], lambda: decode(data, channels))
@@ -66,7 +64,7 @@ def lazy_image(data: bytes, channels: int = 3) -> LazyImage:
 
 
 class EncodedImage(NamedTuple):
-    """An image that every decoder reads alike, and its size."""
+    """Bytes that all decoders decode alike, and the size of the image."""
 
     data: bytes
     height: int
@@ -74,20 +72,20 @@ class EncodedImage(NamedTuple):
 
 
 def portable_image(data: bytes, channels: int = 3) -> EncodedImage:
-    """An encoded image as it is if it is a plain JPEG; decoded, as PPM, where other decoders have other ideas."""
+    """A plain JPEG unchanged; anything else decoded and stored as PPM, because decoders differ on it."""
     size = _plain_size(data)
     return EncodedImage(data, *size) if size else as_ppm(decode(data, channels))
 
 
 def as_ppm(image: Tensor) -> EncodedImage:
-    """A uint8 image [C, H, W] as PPM, or PGM if it is grey."""
+    """Encode a uint8 image [C, H, W] as PPM, or as PGM if it is grey."""
     channels, height, width = image.shape
-    heading = f"P{6 if channels == 3 else 5}\n{width} {height}\n255\n".encode()
-    return EncodedImage(heading + image.permute(1, 2, 0).numpy().tobytes(), height, width)
+    header = f"P{6 if channels == 3 else 5}\n{width} {height}\n255\n".encode()
+    return EncodedImage(header + image.permute(1, 2, 0).numpy().tobytes(), height, width)
 
 
 def _open(data: bytes) -> Image.Image:
-    """The header alone: format, size, mode, orientation."""
+    """Read only the header: format, size, mode, orientation."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -104,9 +102,9 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _plain_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of an upright JPEG in colour or grey, as most files are; None for all others.
+    """Height and width of an upright JPEG in colour or grey, which most files are; None for anything else.
 
-    Pillow is asked only if there is EXIF: to read the header takes it a tenth of the time of decoding.
+    Pillow reads the header only if there is EXIF data: that takes a tenth of the decoding time.
     """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -114,12 +112,12 @@ def _plain_size(data: bytes) -> tuple[int, int] | None:
         return None
     if colours in ("CMYK", "YCCK") or height * width > MAX_PIXELS:
         return None
-    turned = b"Exif\0" in data and _open(data).getexif().get(0x0112, 1) != 1
-    return None if turned else (height, width)
+    rotated = b"Exif\0" in data and _open(data).getexif().get(0x0112, 1) != 1
+    return None if rotated else (height, width)
 
 
 def _plain_jpeg(data: bytes, channels: int) -> np.ndarray | None:
-    """None if this decoder, which is Pillow's too, refuses: Pillow knows more odd files, and says what is wrong."""
+    """None if libjpeg fails. Pillow uses it too, but decodes more odd files and reports what is wrong."""
     try:
         return simplejpeg.decode_jpeg(data, colorspace="RGB" if channels == 3 else "GRAY")
     except ValueError:
@@ -135,6 +133,6 @@ def _with_pillow(picture: Image.Image, channels: int) -> np.ndarray:
     if upright.mode.startswith("I"):  # 16 bits; Pillow's own conversion clips at 255
         upright = Image.fromarray(np.rint(np.clip(np.asarray(upright), 0, 65535) / 257).astype(np.uint8))
     if upright.has_transparency_data:
-        colours = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.array(upright.convert("RGB" if channels == 3 else "L"))

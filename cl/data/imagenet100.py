@@ -1,4 +1,4 @@
-"""Link the 100 classes of ImageNet-100 (CMC's choice, arXiv 1906.05849) out of an ImageNet folder.
+"""Link the 100 classes of ImageNet-100 (CMC's list, arXiv 1906.05849) from an ImageNet folder.
 
 python -m cl.data.imagenet100 /datasets/imagenet /datasets/imagenet-100
 """
@@ -16,22 +16,22 @@ SPLITS = {"train": "train", "val": "test"}  # ImageNet's validation images are I
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m cl.data.imagenet100", description=__doc__)
-    parser.add_argument("imagenet", type=Path, help="folder with train/ and val/, one folder a class in each")
-    parser.add_argument("out", type=Path, help="folder to make, with train/ and test/")
-    typed = parser.parse_args(argv)
-    missing = [typed.imagenet / split / name for split in SPLITS for name in CLASSES]
-    missing = [folder for folder in missing if not folder.is_dir()]
+    parser.add_argument("imagenet", type=Path, help="folder with train/ and val/, with one folder per class in each")
+    parser.add_argument("out", type=Path, help="folder to create, with train/ and test/")
+    args = parser.parse_args(argv)
+    sources = [args.imagenet / split / name for split in SPLITS for name in CLASSES]
+    missing = [folder for folder in sources if not folder.is_dir()]
     if missing:
         raise UserError(
-            f"IMAGENET: got {typed.imagenet}, expected class folders; {len(missing)} are missing: {missing[0]}"
+            f"IMAGENET: got {args.imagenet}, expected class folders; {len(missing)} are missing: {missing[0]}"
         )
-    for split, name in SPLITS.items():
-        (typed.out / name).mkdir(parents=True, exist_ok=True)
-        for each in CLASSES:
-            link = typed.out / name / each
+    for split, out_split in SPLITS.items():
+        (args.out / out_split).mkdir(parents=True, exist_ok=True)
+        for name in CLASSES:
+            link = args.out / out_split / name
             if not link.is_symlink():
-                link.symlink_to((typed.imagenet / split / each).resolve())
-    print(f"{len(CLASSES)} classes linked into {typed.out}/train and {typed.out}/test")
+                link.symlink_to((args.imagenet / split / name).resolve())
+    print(f"{len(CLASSES)} classes linked into {args.out}/train and {args.out}/test")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Images by index, wherever they lie; and what a data set is made of."""
+"""Images by index, from files or from memory, and the splits of a data set."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,8 +14,7 @@ from cl.data.decode import BadImage, BrokenFile, EncodedImage, LazyImage, as_ppm
 from cl.data.views.draws import Ints, hash_words
 from cl.data.views.spec import Norm
 
-T = TypeVar("T")
-MEASURED = 2000  # images that a mean and std are measured on
+NORM_IMAGES = 2000  # images that mean and std are measured on
 
 
 class ImageSet(Protocol):
@@ -28,10 +28,10 @@ class ImageSet(Protocol):
         """The image as uint8 [C, H, W]."""
 
     def open(self, index: int) -> LazyImage:
-        """The image's size, and the image when it is wanted."""
+        """The image's size; the image itself is decoded on demand."""
 
     def encoded(self, index: int) -> EncodedImage:
-        """The image for a decoder other than ours."""
+        """The encoded image, for another decoder."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,24 @@ class Splits:
 
     train: ImageSet
     val: ImageSet | None
-    classes: tuple[str, ...]  # none without labels
+    classes: tuple[str, ...]  # empty without labels
     norm: Norm
-    notes: tuple[str, ...] = ()  # what the user should know
-    bad: Mapping[Path, str] = field(default_factory=dict)  # files that were left out, and why
+    notes: tuple[str, ...] = ()  # warnings for the user
+    bad: Mapping[Path, str] = field(default_factory=dict)  # skipped files and the reason
 
     def labelled(self) -> "Splits":
-        """Without the training images that have no label: linear evaluation cannot learn from them."""
+        """Drop the training images without a label: linear evaluation cannot learn from them."""
         chosen = np.flatnonzero(self.train.targets >= 0)
         return self if len(chosen) == len(self.train) else replace(self, train=Subset(self.train, chosen))
 
 
 class ArraySet:
-    """Images that lie in memory as one array: uint8 [N, C, H, W]."""
+    """Images in memory as one array: uint8 [N, C, H, W]."""
 
     def __init__(self, images: Tensor, targets: Ints) -> None:
         self.images = images
         self.targets = targets
-        self._moved = images
+        self._on_device = images
 
     def __len__(self) -> int:
         return len(self.images)
@@ -72,10 +72,10 @@ class ArraySet:
         return as_ppm(self.images[index])
 
     def on(self, device: torch.device) -> Tensor:
-        """All images on `device`, moved there once."""
-        if self._moved.device != device:
-            self._moved = self.images.to(device)
-        return self._moved
+        """All images on `device`, copied there once."""
+        if self._on_device.device != device:
+            self._on_device = self.images.to(device)
+        return self._on_device
 
 
 class FileSet:
@@ -85,7 +85,7 @@ class FileSet:
         self.root = root
         self.targets = targets
         self.channels = channels
-        # One array, for a list of a million strings is copied into every worker as its counts change (pytorch#13246).
+        # One array: a list of a million strings is copied into every worker as reference counts change (pytorch#13246).
         self._names = np.array([name.encode(errors="surrogateescape") for name in files])
 
     def __len__(self) -> int:
@@ -95,26 +95,38 @@ class FileSet:
         return self.root / self._names[index].decode(errors="surrogateescape")
 
     def read(self, index: int) -> Tensor:
-        return self._named(index, lambda path: read_image(path, self.channels))
+        path = self.path(index)
+        with _errors_name(path):
+            return read_image(path, self.channels)
 
     def open(self, index: int) -> LazyImage:
-        found = self._named(index, lambda path: lazy_image(path.read_bytes(), self.channels))
-        return found._replace(pixels=lambda: self._named(index, lambda _: found.pixels()))
+        path = self.path(index)
+        with _errors_name(path):
+            image = lazy_image(path.read_bytes(), self.channels)
+
+        def pixels() -> Tensor:
+            with _errors_name(path):
+                return image.pixels()
+
+        return image._replace(pixels=pixels)
 
     def encoded(self, index: int) -> EncodedImage:
-        return self._named(index, lambda path: portable_image(path.read_bytes(), self.channels))
-
-    def _named(self, index: int, read: Callable[[Path], T]) -> T:
-        """A failure says which file it is of."""
         path = self.path(index)
-        try:
-            return read(path)
-        except (BadImage, OSError) as error:
-            raise BrokenFile(f"{path}: {error}") from None
+        with _errors_name(path):
+            return portable_image(path.read_bytes(), self.channels)
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Turn an unreadable image into a BrokenFile that names the file."""
+    try:
+        yield
+    except (BadImage, OSError) as error:
+        raise BrokenFile(f"{path}: {error}") from None
 
 
 class Subset:
-    """Some images of a set, under new indices."""
+    """A selection of images from a set, under new indices."""
 
     def __init__(self, images: ImageSet, chosen: Ints) -> None:
         self.images = images
@@ -135,23 +147,24 @@ class Subset:
 
 
 def stratified(images: ImageSet, size: int) -> ImageSet:
-    """At most `size` images, the same share of each class, and always the same ones."""
+    """At most `size` images, the same fraction of each class; the selection is always the same."""
     if size >= len(images):
         return images
     order = np.argsort(hash_words(0x57A7, np.arange(len(images))), kind="stable")
     by_class = order[np.argsort(images.targets[order], kind="stable")]
-    places = np.floor((np.arange(size) + 0.5) * len(images) / size).astype(np.int64)  # evenly over the sorted labels
-    return Subset(images, np.sort(by_class[places]))
+    picks = np.floor((np.arange(size) + 0.5) * len(images) / size).astype(np.int64)  # evenly over the sorted labels
+    return Subset(images, np.sort(by_class[picks]))
 
 
 def measure_norm(images: ImageSet) -> Norm:
-    """Mean and std of each channel in [0, 1] of the pixels of at most 2000 images, which all weigh the same."""
-    some = stratified(images, MEASURED)
-    first, second = [], []
-    for i in range(len(some)):
-        pixels = some.read(i).flatten(1).double() / 255
-        first.append(pixels.mean(dim=1))
-        second.append(pixels.square().mean(dim=1))
-    mean = torch.stack(first).mean(dim=0)
-    std = (torch.stack(second).mean(dim=0) - mean.square()).clamp(min=1e-6).sqrt()
+    """Mean and std per channel in [0, 1], of at most 2000 images with equal weight."""
+    sample = stratified(images, NORM_IMAGES)
+    means = []
+    mean_squares = []
+    for i in range(len(sample)):
+        pixels = sample.read(i).flatten(1).double() / 255
+        means.append(pixels.mean(dim=1))
+        mean_squares.append(pixels.square().mean(dim=1))
+    mean = torch.stack(means).mean(dim=0)
+    std = (torch.stack(mean_squares).mean(dim=0) - mean.square()).clamp(min=1e-6).sqrt()
     return tuple(round(x, 4) for x in mean.tolist()), tuple(round(x, 4) for x in std.tolist())

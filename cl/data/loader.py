@@ -1,4 +1,4 @@
-"""From a sampler's (epoch, index) pairs to Batches: an executor reads, in workers, and finishes, on the device."""
+"""Turn a sampler's (epoch, index) pairs into Batches: an executor reads in workers and finishes on the device."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ class EvalLoader:
     def __init__(self, executor: Executor, sampler: EvalSampler, workers: int) -> None:
         self._executor = executor
         self._sampler = sampler
-        self._reads = _dataloader(executor, sampler, workers, persistent=False)
+        self._reads = _reader(executor, sampler, workers, persistent=False)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -28,20 +28,20 @@ class EvalLoader:
         yield from self._executor.batches(self._reads)
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         del self._reads
 
 
 class TrainLoader:
-    """One epoch of training batches, from a position that counts the batches the optimizer has consumed.
+    """One epoch of training batches, after those that the optimizer has already consumed.
 
-    Workers fetch ahead, so only the training loop knows what was consumed: it calls `step_done` after every step.
+    Workers prefetch, so only the training loop knows what was consumed: it calls `step_done` after every step.
     """
 
     def __init__(self, executor: Executor, sampler: TrainSampler, workers: int) -> None:
         self._executor = executor
         self._sampler = sampler
-        self._reads = _dataloader(executor, sampler, workers, persistent=True)
+        self._reads = _reader(executor, sampler, workers, persistent=True)
         self._consumed = 0
 
     def __len__(self) -> int:
@@ -49,12 +49,12 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator on purpose: Lightning asks for the iterator before the epoch is known (Lightning#21938), and a
-        # generator starts to read at the first batch.
+        # generator starts reading at the first batch.
         self._sampler.start = self._consumed
         yield from self._executor.batches(self._reads)
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         del self._reads
 
     def set_epoch(self, epoch: int) -> None:
@@ -72,8 +72,8 @@ class TrainLoader:
         self._consumed = state["consumed"]
 
 
-class _Reads(Dataset[Any]):
-    """An executor's reads, as torch's DataLoader asks for them."""
+class _ExecutorReads(Dataset[Any]):
+    """Adapts an executor's `read` to torch's DataLoader."""
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
@@ -82,34 +82,32 @@ class _Reads(Dataset[Any]):
         return self.executor.read(keys)
 
 
-def _dataloader(
-    executor: Executor, sampler: TrainSampler | EvalSampler, workers: int, persistent: bool
-) -> DataLoader[Any]:
+def _reader(executor: Executor, sampler: TrainSampler | EvalSampler, workers: int, persistent: bool) -> DataLoader[Any]:
     return DataLoader(
-        _Reads(executor),
+        _ExecutorReads(executor),
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=_as_read,
-        worker_init_fn=_leave_signals_to_the_run,
+        collate_fn=_unchanged,
+        worker_init_fn=_ignore_job_signals,
         persistent_workers=persistent and workers > 0,
         pin_memory=executor.device.type == "cuda",
     )
 
 
-def _leave_signals_to_the_run(worker: int) -> None:
-    """What is sent to a whole job reaches its workers: if they died of it, no step could end and be saved."""
+def _ignore_job_signals(worker: int) -> None:
+    """Signals to a whole job reach its workers too: if they died, no step could finish and be saved."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    Thread(target=_end_when_the_run_says_so, daemon=True).start()
+    Thread(target=_exit_on_sigterm_of_parent, daemon=True).start()
 
 
-def _end_when_the_run_says_so() -> None:
+def _exit_on_sigterm_of_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
-def _as_read(batch: Any) -> Any:
-    """The executors read whole batches already."""
+def _unchanged(batch: Any) -> Any:
+    """Collate nothing: executors read whole batches."""
     return batch

@@ -1,4 +1,4 @@
-"""Which images a process sees, and when: (epoch, index) pairs, a function of (seed, epoch, rank, position) alone."""
+"""Which images a process sees and when: (epoch, index) pairs, a pure function of (seed, epoch, rank, position)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import numpy as np
 from cl.data.views.draws import hash_words
 from cl.errors import UserError
 
-SampleKey = tuple[int, int]  # epoch, index: a worker needs no more to draw an image's views
-_ORDER = 0x5EED  # keeps the order's hash apart from the views'
+SampleKey = tuple[int, int]  # epoch, index: all that a worker needs to draw an image's views
+_ORDER = 0x5EED  # separates the hash of the order from that of the views
 
 
 @dataclass(frozen=True)
 class RankSlice:
-    """This process's part of the work."""
+    """Which slice of each global batch this process takes."""
 
     rank: int
     world_size: int
@@ -23,9 +23,9 @@ class RankSlice:
 class TrainSampler:
     """Batches of `batch_size` pairs: slice `rank` of each global batch of one global permutation per epoch.
 
-    No index comes twice in an epoch, and every process has floor(N / (W B)) batches; which images are left out differs
-    from epoch to epoch. With `fill` the last batch is filled up from the permutation's beginning instead, so that every
-    index comes at least once. The number of batches is a multiple of `accumulate`.
+    No index repeats within an epoch, and every process has floor(N / (W B)) batches; the skipped images differ from
+    epoch to epoch. With `fill` the last batch is filled up from the start of the permutation instead, so every index
+    appears at least once. The number of batches is a multiple of `accumulate`.
     """
 
     def __init__(
@@ -36,13 +36,14 @@ class TrainSampler:
         self.seed = seed
         self.rank_slice = rank_slice
         global_batch = batch_size * rank_slice.world_size * accumulate
-        self.batches = accumulate * (-(-images // global_batch) if fill else images // global_batch)
         if global_batch > images:
+            accumulated = f" with --accumulate {accumulate}" if accumulate > 1 else ""
             raise UserError(
-                f"--batch_size: got {batch_size} on {rank_slice.world_size} process(es)"
-                + f" with --accumulate {accumulate}" * (accumulate > 1)
-                + f", expected a global batch of at most the {images} training images"
+                f"--batch_size: got {batch_size} on {rank_slice.world_size} process(es){accumulated}, "
+                f"expected a global batch of at most the {images} training images"
             )
+        steps = -(-images // global_batch) if fill else images // global_batch  # rounded up or down
+        self.batches = accumulate * steps
         self.epoch = 0
         self.start = 0  # batches of this epoch that are already done
 
