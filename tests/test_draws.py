@@ -62,7 +62,7 @@ def test_splitmix64_gives_the_published_stream() -> None:
 def test_the_stream_stays_what_it_is() -> None:
     # Golden: a change here changes every run. It needs a CHANGELOG line.
     params = draw(SPEC, 7, 3, np.array([11]), 1)
-    found = [params.area[0, 0], params.ratio[0, 0], params.place[0, 0, 0], params.factors[0, 3], params.sigma[0]]
+    found = [params.area[0, 0], params.ratio[0, 0], params.position[0, 0, 0], params.factors[0, 3], params.sigma[0]]
     assert found == pytest.approx(
         [0.7625360358643593, 0.8398636642198917, 0.009134421098208834, 0.0961046131465217, 0.3522796280813687],
         rel=1e-12,

@@ -203,5 +203,5 @@ def test_a_file_that_breaks_within_a_run_is_named(several: list[str], tmp_path: 
     assert code == 1
     lines = [line for line in err.splitlines() if "train/a/007.jpg: " in line]
     assert lines, err
-    assert all("it was an image when the run began" in line for line in lines)
+    assert all("it was a valid image when the run began" in line for line in lines)
     assert "Traceback" not in err

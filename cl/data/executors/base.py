@@ -1,4 +1,4 @@
-"""What every executor does: read a batch in a worker, and turn what was read into a Batch on the training device."""
+"""The interface of executors: read a batch in a worker, then turn it into a Batch on the training device."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -14,16 +14,16 @@ from cl.errors import Stopped
 
 
 class Executor(ABC):
-    """A way to make the views that were drawn: `torchvision`, `workers`, `resident` or `dali`."""
+    """Makes the drawn views; the implementations are `torchvision`, `workers`, `resident` and `dali`."""
 
     device: torch.device
 
     @abstractmethod
     def read(self, keys: list[SampleKey]) -> Any:
-        """A worker's part of a batch. It changes no state, so workers may be kept across epochs."""
+        """A worker's part of a batch. It changes no state, so workers can persist across epochs."""
 
     def submit(self, reads: Iterable[Any]) -> Iterable[Any]:
-        """Start whatever can run asynchronously on what was read, and yield it."""
+        """Start asynchronous work on the reads, if there is any, and yield them."""
         return reads
 
     @abstractmethod
@@ -35,9 +35,9 @@ class Executor(ABC):
 
 
 def _stop_at_broken_files(reads: Iterable[Any]) -> Iterator[Any]:
-    """A file that breaks during the run ends it in one line."""
+    """Stop the run with one line if a file breaks during it."""
     try:
         yield from reads
     except BrokenFile as error:
         reason = str(error).rstrip().split("BrokenFile: ")[-1]  # a worker's exception carries its traceback as text
-        raise Stopped(f"{reason}; it was an image when the run began, restore it and resume", 1) from None
+        raise Stopped(f"{reason}; it was a valid image when the run began, restore it and resume", 1) from None

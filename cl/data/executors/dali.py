@@ -1,7 +1,7 @@
-"""Decode, crop, resize and flip by NVIDIA DALI, on a GPU or on a CPU; colour as everywhere, in `device`.
+"""Decode, crop, resize and flip with NVIDIA DALI, on a GPU or a CPU; colour as in the other executors, in `device`.
 
-Our sampler decides the order, our draws the views: workers send encoded images and numbers, DALI draws nothing and has
-no epochs. (With its own reader and shards, Lightning once skipped every second epoch: solo-learn#346.)
+Our sampler decides the order and our draws the views: workers send encoded images and numbers, DALI draws nothing and
+has no epochs. (With DALI's own reader and shards, Lightning skipped every second epoch: solo-learn#346.)
 """
 
 from collections import deque
@@ -40,16 +40,16 @@ def check_dali() -> None:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """What a worker sends."""
+    """A batch as a worker sends it."""
 
     index: Tensor  # [B]
     target: Tensor  # [B]
     data: Tensor  # uint8, the encoded images one after another
-    ends: list[int]  # of each image in that
+    ends: list[int]  # of each image in `data`
     rows: tuple[Rows, ...]
 
     def pin_memory(self) -> "EncodedBatch":
-        """torch's DataLoader calls it; DALI copies from there."""
+        """torch's DataLoader calls this; DALI copies from pinned memory."""
         return replace(self, data=self.data.pin_memory())
 
 
@@ -72,63 +72,67 @@ class DaliExecutor(Executor):
         self.channels = len(norm[0])
         self.decode_on = decode_on
         self.threads = threads
-        self._pipeline: Any = None  # built by the first batch, and so never in a worker
-        self._coming: Iterator[EncodedBatch] = iter(())  # what DALI pulls from
-        self._begun: deque[EncodedBatch] = deque()  # what it works on
+        self._pipeline: Any = None  # built for the first batch, so never in a worker
+        self._reads: Iterator[EncodedBatch] = iter(())  # DALI pulls from it
+        self._in_flight: deque[EncodedBatch] = deque()  # pulled, not yet yielded
 
-    def read(self, pairs: list[SampleKey]) -> EncodedBatch:
-        epoch = pairs[0][0]
-        index = np.array([i for _, i in pairs])
+    def read(self, keys: list[SampleKey]) -> EncodedBatch:
+        epoch = keys[0][0]
+        index = np.array([i for _, i in keys])
         images = [self.images.encoded(i) for i in index.tolist()]
-        rows = self.planner.rows(epoch, index, np.array([[each.height, each.width] for each in images]))
-        data = torch.frombuffer(bytearray().join(each.data for each in images), dtype=torch.uint8)
-        ends = np.cumsum([len(each.data) for each in images]).tolist()
-        return EncodedBatch(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), data, ends, rows)
+        rows = self.planner.rows(epoch, index, np.array([[image.height, image.width] for image in images]))
+        return EncodedBatch(
+            index=torch.from_numpy(index),
+            target=torch.from_numpy(self.images.targets[index]),
+            data=torch.frombuffer(bytearray().join(image.data for image in images), dtype=torch.uint8),
+            ends=np.cumsum([len(image.data) for image in images]).tolist(),
+            rows=rows,
+        )
 
     def submit(self, reads: Iterable[EncodedBatch]) -> Iterator[tuple[EncodedBatch, list[Tensor]]]:
-        """DALI works ahead, on threads of its own; with each batch come its cropped views, uint8 [V B, C, S, S]."""
-        self._coming = iter(reads)
+        """Yield each batch with its cropped views, uint8 [V B, C, S, S]; DALI works ahead in its own threads."""
+        self._reads = iter(reads)
         if self._pipeline is None:
-            first = next(self._coming, None)
+            first = next(self._reads, None)
             if first is None:
                 return
-            self._coming = chain([first], self._coming)
+            self._reads = chain([first], self._reads)
             self._pipeline = self._build(first)
         try:
             while True:
                 views = self._next_views()
-                yield self._begun.popleft(), views
+                yield self._in_flight.popleft(), views
         except StopIteration:
             return
         finally:
-            self._drop_the_rest()
+            self._drain()
 
-    def _drop_the_rest(self) -> None:
-        """Of an epoch that was broken off; then DALI may begin anew."""
-        self._coming = iter(())
+    def _drain(self) -> None:
+        """Discard what is left of an interrupted epoch, so that DALI can start the next one."""
+        self._reads = iter(())
         with suppress(StopIteration):
             while True:
                 self._pipeline.run()
-        self._begun.clear()
+        self._in_flight.clear()
         self._pipeline.reset()
 
     def to_batch(self, read: tuple[EncodedBatch, list[Tensor]]) -> Batch:
-        what, views = read
-        pixels = [(rows, each.__getitem__) for rows, each in zip(what.rows, views, strict=True)]
-        return make_batch(what.index, what.target, self.device, self.norm, pixels)
+        batch, resolutions = read
+        views = [(rows, pixels.__getitem__) for rows, pixels in zip(batch.rows, resolutions, strict=True)]
+        return make_batch(batch.index, batch.target, self.device, self.norm, views)
 
     def _feed(self) -> list[Any]:
-        """The inputs of the next batch, when DALI asks for them: encoded images, then place and edges of each view."""
-        read = next(self._coming)
-        self._begun.append(read)
-        data = read.data.numpy()
-        begins = [0, *read.ends[:-1]]
-        images = [data[begin:end] for begin, end in zip(begins, read.ends, strict=True)]
+        """The inputs of the next batch, for DALI: encoded images, then box and edge factors of each view."""
+        batch = next(self._reads)
+        self._in_flight.append(batch)
+        data = batch.data.numpy()
+        begins = [0, *batch.ends[:-1]]
+        images = [data[begin:end] for begin, end in zip(begins, batch.ends, strict=True)]
         inputs: list[Any] = [images]
-        for rows in read.rows:
-            views = (each.reshape(-1, len(images), *each.shape[1:]) for each in _places(rows))
-            for places, edges in zip(*views, strict=True):
-                inputs += [places, edges]
+        for rows in batch.rows:
+            per_view = (values.reshape(-1, len(images), *values.shape[1:]) for values in _geometry(rows))
+            for geometry, edges in zip(*per_view, strict=True):
+                inputs += [geometry, edges]
         return inputs
 
     def _next_views(self) -> list[Tensor]:
@@ -143,7 +147,7 @@ class DaliExecutor(Executor):
         return views
 
     def _build(self, first: EncodedBatch) -> Any:
-        """The pipeline for batches of at most this size."""
+        """The pipeline for batches of at most the size of `first`."""
         from nvidia.dali import fn, types
         from nvidia.dali.pipeline import Pipeline
 
@@ -151,18 +155,20 @@ class DaliExecutor(Executor):
         grey = self.channels == 1
         batch = len(first.index)
         counts = [len(rows.crops.flip) // batch for rows in first.rows]
-        pipeline = Pipeline(batch, self.threads, self.decode_on.index if on_gpu else None)
+        pipeline = Pipeline(
+            batch_size=batch, num_threads=self.threads, device_id=self.decode_on.index if on_gpu else None
+        )
         with pipeline:
-            encoded, *places = fn.external_source(source=self._feed, num_outputs=1 + 2 * sum(counts))
+            encoded, *inputs = fn.external_source(source=self._feed, num_outputs=1 + 2 * sum(counts))
             image = fn.decoders.image(
                 encoded,
                 device="mixed" if on_gpu else "cpu",
                 output_type=types.GRAY if grey else types.RGB,
-                adjust_orientation=False,  # a turned photograph comes upright, as PPM
+                adjust_orientation=False,  # rotated photographs arrive upright, as PPM
             )
-            pairs = zip(places[::2], places[1::2], strict=True)
+            pairs = zip(inputs[::2], inputs[1::2], strict=True)
             stacks = [
-                fn.stack(*(_view(image, place, edges, rows.size) for place, edges in islice(pairs, count)))
+                fn.stack(*(_view(image, geometry, edges, rows.size) for geometry, edges in islice(pairs, count)))
                 for rows, count in zip(first.rows, counts, strict=True)
             ]
             pipeline.set_outputs(*stacks)
@@ -170,42 +176,38 @@ class DaliExecutor(Executor):
         return pipeline
 
 
-def _places(rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Of N views: box, margin, resized size, corner of the window, mirrored or not [N, 11]; and edges [N, 2, S].
+def _geometry(rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Box, margin, resized size, window corner and flip of N views [N, 11]; and their edge factors [N, 2, S].
 
-    At the edge of a crop, torch's antialiasing takes the mean over the pixels that there are, DALI's repeats the last.
-    So DALI gets a margin of zeros to look at, and what they took away is given back by a factor on the lines of the
-    edge: `edges`, down and across.
+    At the edge of a crop, torch's antialiasing averages over the pixels that exist; DALI's repeats the last pixel. So DALI gets a margin of zeros, and
+    the edge factors (down and across) brighten the edge lines that the zeros darkened.
     """
     box, resized, corner, flip = rows.crops
-    scale = np.maximum(box[:, 2:] / resized, 1.0)  # [N, 2] input pixels to an output pixel
-    margin = np.where(scale > 1, np.ceil(scale), 0).astype(np.int64)  # an enlarged edge is that pixel, with both
+    scale = np.maximum(box[:, 2:] / resized, 1.0)  # [N, 2] input pixels per output pixel
+    margin = np.where(scale > 1, np.ceil(scale), 0).astype(np.int64)  # enlarging: both repeat the edge pixel
     pixel = np.arange(-margin.max(), 2 * margin.max() + 1) + 0.5
-    weights = np.maximum(
-        0.0, 1 - np.abs(pixel - scale[:, :, None] / 2) / scale[:, :, None]
-    )  # of the first output pixel
-    missing = weights.sum(axis=2) / weights[:, :, pixel > 0].sum(axis=2)  # [N, 2]; by symmetry also of the last one
+    distance = np.abs(pixel - scale[:, :, None] / 2)  # to the centre of the first output pixel
+    weights = np.maximum(0.0, 1 - distance / scale[:, :, None])
+    factor = weights.sum(axis=2) / weights[:, :, pixel > 0].sum(axis=2)  # [N, 2]; by symmetry also for the last pixel
     line = np.arange(rows.size) + corner[:, :, None]  # [N, 2, S] in the resized image
-    edge = (line == 0) | (line == resized[:, :, None] - 1)
-    places = np.concatenate([box, margin, resized, corner, flip[:, None]], axis=1)
-    return places.astype(np.int32), np.where(edge, missing[:, :, None], 1.0).astype(np.float32)
+    is_edge = (line == 0) | (line == resized[:, :, None] - 1)
+    geometry = np.concatenate([box, margin, resized, corner, flip[:, None]], axis=1)
+    return geometry.astype(np.int32), np.where(is_edge, factor[:, :, None], 1.0).astype(np.float32)
 
 
-def _view(image: Any, place: Any, edges: Any, size: int) -> Any:
+def _view(image: Any, geometry: Any, edges: Any, size: int) -> Any:
     """DALI's graph of one view."""
     from nvidia.dali import fn, types
 
-    pixels: Any = {"axes": (0, 1), "normalized_anchor": False, "normalized_shape": False}
-    start, shape, margin, resized, corner, mirrored = (
-        place[0:2],
-        place[2:4],
-        place[4:6],
-        place[6:8],
-        place[8:10],
-        place[10],
-    )
-    box = fn.slice(image, start, shape, **pixels)
-    box = fn.slice(box, -margin, shape + 2 * margin, out_of_bounds_policy="pad", fill_values=[0], **pixels)
+    in_pixels: Any = {"axes": (0, 1), "normalized_anchor": False, "normalized_shape": False}
+    start = geometry[0:2]
+    shape = geometry[2:4]
+    margin = geometry[4:6]
+    resized = geometry[6:8]
+    corner = geometry[8:10]
+    flip = geometry[10]
+    box = fn.slice(image, start, shape, **in_pixels)
+    box = fn.slice(box, -margin, shape + 2 * margin, out_of_bounds_policy="pad", fill_values=[0], **in_pixels)
     view = fn.resize(
         box,
         size=fn.cast(resized, dtype=types.FLOAT),
@@ -215,7 +217,7 @@ def _view(image: Any, place: Any, edges: Any, size: int) -> Any:
         antialias=True,
         dtype=types.FLOAT,
     )
-    window = fn.slice(view, corner, [size, size], **pixels)
+    window = fn.slice(view, corner, [size, size], **in_pixels)
     window = window * fn.reshape(edges[0], shape=[size, 1, 1]) * fn.reshape(edges[1], shape=[1, size, 1])
-    view = fn.flip(fn.cast(window, dtype=types.UINT8), horizontal=mirrored)  # the cast rounds
+    view = fn.flip(fn.cast(window, dtype=types.UINT8), horizontal=flip)  # the cast rounds
     return fn.transpose(view, perm=[2, 0, 1])

@@ -1,6 +1,6 @@
-"""Everything from colour on, for a whole batch of views, on the device that trains: exact, and free of randomness.
+"""Everything from colour on, for a whole batch of views on the training device, without any randomness.
 
-Each row has its own parameters, so an operation is for the rows that drew it: gathered, changed, put back.
+Each row has its own parameters, so an operation gathers the rows that drew it, changes them and writes them back.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ from cl.batch import Batch
 from cl.data.views.rows import Colours, Rows
 from cl.data.views.spec import Norm
 
-GREY = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
-SOLARIZED = 128 / 255  # from here on a pixel is inverted
-CHUNK = 2**21  # values that a CPU works on at a time: beyond its caches everything takes half as long again
+GREY = (0.2989, 0.587, 0.114)  # torchvision's weights for red, green and blue
+SOLARIZE_THRESHOLD = 128 / 255  # pixels from here on are inverted
+CHUNK = 2**21  # values per step on a CPU: beyond its caches everything takes 1.5 times as long
 
 
 Pixels = Callable[[slice], Tensor]  # rows of cropped views: [n, C, S, S] in 0 to 255, uint8 or float32
@@ -28,48 +28,49 @@ def make_batch(
     index: Tensor, target: Tensor, device: torch.device, norm: Norm, views: Sequence[tuple[Rows, Pixels]]
 ) -> Batch:
     """A Batch from the cropped views of each resolution."""
-    done = (augment(rows, pixels, device, norm) for rows, pixels in views)
+    augmented = (augment(rows, pixels, device, norm) for rows, pixels in views)
     return Batch(
-        index.to(device, non_blocking=True),
-        tuple(rearrange(x, "(v b) c h w -> v b c h w", b=len(index)) for x in done),
-        target.to(device, non_blocking=True),
+        index=index.to(device, non_blocking=True),
+        views=tuple(rearrange(x, "(v b) c h w -> v b c h w", b=len(index)) for x in augmented),
+        target=target.to(device, non_blocking=True),
     )
 
 
 def augment(rows: Rows, pixels: Pixels, device: torch.device, norm: Norm) -> Tensor:
-    """What the network sees of all rows: float32 [N, C, S, S] on `device`."""
-    step = len(rows.crops.flip) if device.type != "cpu" else max(1, CHUNK // (3 * rows.size**2))
-    parts = []
-    for begin in range(0, len(rows.crops.flip), step):
-        some = slice(begin, begin + step)
-        x = pixels(some).to(device, non_blocking=True).to(torch.float32).div_(255)  # bytes travel, not floats
+    """The network's input from all rows: float32 [N, C, S, S] on `device`."""
+    count = len(rows.crops.flip)
+    step = max(1, CHUNK // (3 * rows.size**2)) if device.type == "cpu" else count
+    chunks = []
+    for begin in range(0, count, step):
+        chunk = slice(begin, begin + step)
+        x = pixels(chunk).to(device, non_blocking=True).to(torch.float32).div_(255)  # copies bytes, not floats
         if rows.colours is not None:
-            apply_colours_(x, rows.colours.part(some), rows.kernel)
-        parts.append(normalize_(x, norm))
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+            apply_colours_(x, rows.colours.select(chunk), rows.kernel)
+        chunks.append(normalize_(x, norm))
+    return torch.cat(chunks) if len(chunks) > 1 else chunks[0]
 
 
 def normalize_(x: Tensor, norm: Norm) -> Tensor:
     """(x - mean) / std per channel of [N, C, S, S], in place."""
-    mean, std = (torch.tensor(each, device=x.device).view(-1, 1, 1) for each in norm)
+    mean, std = (torch.tensor(values, device=x.device).view(-1, 1, 1) for values in norm)
     return x.sub_(mean).div_(std)
 
 
 def apply_colours_(x: Tensor, colours: Colours, kernel: int) -> Tensor:
     """Jitter in each row's own order, grey, blur, solarize, in place: float32 [N, C, S, S] in [0, 1].
 
-    What torchvision's v2.functional does to one float image after the other (`executors.torchvision`, the slow twin).
+    Does what torchvision's v2.functional does to one float image at a time (`executors.torchvision`, the slow twin).
     """
     in_colour = x.shape[1] == 3  # a grey image has neither saturation nor hue
-    for place in range(4):
+    for position in range(4):
         for operation in range(4 if in_colour else 2):
-            rows = np.flatnonzero(colours.order[:, place] == operation)
+            rows = np.flatnonzero(colours.order[:, position] == operation)
             _apply_to_rows(x, rows, _JITTER[operation], colours.factors[rows, operation])
     if in_colour:
-        _apply_to_rows(x, np.flatnonzero(colours.grey), lambda some, _: _grey(some).expand_as(some))
+        _apply_to_rows(x, np.flatnonzero(colours.grey), lambda y, _: _grey(y).expand_as(y))
     rows = np.flatnonzero(colours.sigma)
-    _apply_to_rows(x, rows, lambda some, sigma: _blurred(some, sigma, kernel), colours.sigma[rows])
-    _apply_to_rows(x, np.flatnonzero(colours.solarize), lambda some, _: torch.where(some >= SOLARIZED, 1 - some, some))
+    _apply_to_rows(x, rows, lambda y, sigma: _blurred(y, sigma, kernel), colours.sigma[rows])
+    _apply_to_rows(x, np.flatnonzero(colours.solarize), lambda y, _: torch.where(y >= SOLARIZE_THRESHOLD, 1 - y, y))
     return x
 
 
@@ -80,14 +81,16 @@ def _apply_to_rows(
     parameters: NDArray[np.float64] | None = None,
 ) -> None:
     """x[rows] = operation(x[rows], parameters [n, 1, 1, 1]), without waiting for the device."""
-    if len(rows):
-        where = to_device(rows, x.device)
-        factors = to_device((rows if parameters is None else parameters).astype(np.float32), x.device)
-        x.index_copy_(0, where, operation(x.index_select(0, where), factors.view(-1, 1, 1, 1)))
+    if len(rows) == 0:
+        return
+    values = rows if parameters is None else parameters  # an operation without parameters ignores them
+    index = to_device(rows, x.device)
+    factors = to_device(values.astype(np.float32), x.device)
+    x.index_copy_(0, index, operation(x.index_select(0, index), factors.view(-1, 1, 1, 1)))
 
 
 def to_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
-    """A NumPy array on `device`, without waiting for it."""
+    """Copy a NumPy array to `device` without waiting for it."""
     host = torch.from_numpy(values)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
@@ -118,22 +121,23 @@ def _blended(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by `shift` of the colour circle and leave HSV's value and saturation.
+    """Rotate the hue by `shift` turns of the colour circle and keep HSV's value and saturation.
 
-    In sixths of the circle the hue h gives each channel m + c w: m is the pixel's smallest channel, c its range, and w
-    a trapezoid of h (red), h + 4 (green), h + 2 (blue).
+    With the hue h in sixths of the circle, each channel is m + c w: m is the pixel's smallest channel, c its range, and
+    w a trapezoid of h (red), h + 4 (green), h + 2 (blue).
     """
     red, green, blue = x.unbind(1)
-    smallest, largest = x.amin(dim=1), x.amax(dim=1)
+    smallest = x.amin(dim=1)
+    largest = x.amax(dim=1)
     span = largest - smallest
     per_span = torch.where(span == 0, 1, span).reciprocal_()
     hue = (red - green).mul_(per_span).add_(4)  # where blue is the largest
     hue = torch.where(largest == green, (blue - red).mul_(per_span).add_(2), hue)
     hue = torch.where(largest == red, (green - blue).mul_(per_span), hue).add_(6 * shift.view(-1, 1, 1))
-    for channel, place in enumerate((0, 4, 2)):
-        turned = hue + place
-        turned.sub_((turned / 6).floor_(), alpha=6)
-        weight = turned.sub_(3).abs_().sub_(1).clamp_(0, 1)
+    for channel, offset in enumerate((0, 4, 2)):
+        rotated = hue + offset
+        rotated.sub_((rotated / 6).floor_(), alpha=6)
+        weight = rotated.sub_(3).abs_().sub_(1).clamp_(0, 1)
         torch.addcmul(smallest, span, weight, out=x[:, channel])
     return x
 
@@ -144,10 +148,11 @@ _JITTER = (_brightness, _contrast, _saturation, _hue)
 def _blurred(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     """Gaussian blur with reflected borders, each image with its own `sigma` [n, 1, 1, 1]."""
     n, channels, side, _ = x.shape
-    reach = kernel // 2
-    offsets = torch.arange(-reach, reach + 1, device=x.device)
+    radius = kernel // 2
+    offsets = torch.arange(-radius, radius + 1, device=x.device)
     weights = torch.exp(-0.5 * (offsets / sigma.view(n, 1)).square())
     weights = (weights / weights.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)  # [n C, kernel]
-    x = F.pad(x, [reach] * 4, mode="reflect").view(1, n * channels, side + 2 * reach, side + 2 * reach)
+    padded = side + 2 * radius
+    x = F.pad(x, [radius] * 4, mode="reflect").view(1, n * channels, padded, padded)
     x = F.conv2d(x, weights[:, None, :, None], groups=n * channels)
     return F.conv2d(x, weights[:, None, None, :], groups=n * channels).view(n, channels, side, side)

@@ -1,4 +1,4 @@
-"""The reference executor: one image, one view, torchvision's own functions. Slow; the others are held to it.
+"""The reference executor: torchvision's own functions on one image and one view. Slow; tests compare the others to it.
 
 Crop and antialiased resize on uint8, everything from colour on in float32.
 """
@@ -35,7 +35,7 @@ class TorchvisionExecutor(Executor):
         else:
             spec = self.planner.spec
             views = (torch.stack([apply_eval(image, spec) for image in images])[None],)
-        views = tuple(normalize(each, self.norm) for each in views)
+        views = tuple(normalize(view, self.norm) for view in views)
         return Batch(torch.from_numpy(index), views, torch.from_numpy(self.images.targets[index]))
 
     def to_batch(self, read: Batch) -> Batch:
@@ -43,23 +43,23 @@ class TorchvisionExecutor(Executor):
 
 
 def random_views(images: list[Tensor], planner: RandomViews, epoch: int, index: Ints) -> tuple[Tensor, ...]:
-    """Per resolution, the views [V, B, C, S, S] of `images`, whose numbers in the data set are `index` [B]."""
+    """The views [V, B, C, S, S] of each resolution, for `images` with the data set indices `index` [B]."""
     sizes = np.array([image.shape[1:] for image in images])
     views = []
     number = 0
     for same_size in planner.views:
-        drawn = []
+        stacks = []
         for spec in same_size:
-            params = draw(spec, planner.seed, epoch, index, number)
-            boxes = crop_boxes(params, spec, sizes[:, 0], sizes[:, 1])
-            drawn.append(torch.stack([apply_view(image, spec, params, i, boxes[i]) for i, image in enumerate(images)]))
+            params = draw(spec, planner.seed, epoch, index, view=number)
+            boxes = crop_boxes(params, spec, height=sizes[:, 0], width=sizes[:, 1])
+            stacks.append(torch.stack([apply_view(image, spec, params, i, boxes[i]) for i, image in enumerate(images)]))
             number += 1
-        views.append(torch.stack(drawn))
+        views.append(torch.stack(stacks))
     return tuple(views)
 
 
 def apply_view(image: Tensor, spec: ViewSpec, params: ViewParams, i: int, box: Ints) -> Tensor:
-    """View `i` of `params` of `image` [C, H, W] uint8 -> [C, size, size] float32 in [0, 1].
+    """Apply row `i` of `params` to `image` [C, H, W] uint8 -> [C, size, size] float32 in [0, 1].
 
     `box` [4] is the top, left, height and width of the crop (`draws.crop_boxes`).
     """
@@ -80,7 +80,7 @@ def apply_view(image: Tensor, spec: ViewSpec, params: ViewParams, i: int, box: I
 
 
 def _jitter(image: Tensor, spec: ViewSpec, params: ViewParams, i: int) -> Tensor:
-    """The colour operations of non-zero strength, in the drawn order."""
+    """Apply the colour operations of non-zero strength in the drawn order."""
     operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     strengths = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
     for k in params.order[i].tolist():
@@ -92,7 +92,7 @@ def _jitter(image: Tensor, spec: ViewSpec, params: ViewParams, i: int) -> Tensor
 def apply_eval(image: Tensor, spec: EvalSpec) -> Tensor:
     """The evaluation view of `image` [C, H, W] uint8 -> [C, size, size] float32 in [0, 1]."""
     short = min(image.shape[1:])
-    # Far more than the crop will take stays, but a line of 1 x 1000 pixels does not become 256 x 256000.
+    # Keeps far more than the final crop takes, but stops a line of 1 x 1000 pixels from growing to 256 x 256000.
     image = F.center_crop(image, [min(side, 4 * short) for side in image.shape[1:]])
     image = F.resize(image, [spec.resize], antialias=True)
     return F.to_dtype(F.center_crop(image, [spec.size, spec.size]), torch.float32, scale=True)

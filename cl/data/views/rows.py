@@ -1,6 +1,6 @@
-"""The views of a batch as rows: where each is cut out of its image, and what happens to its colours.
+"""The views of a batch as rows: where each is cropped from its image, and how its colours change.
 
-This is all that the batched executors (`workers`, `device`, `resident`, `dali`) know of a view.
+The batched executors (`workers`, `device`, `resident`, `dali`) need nothing else to make a view.
 """
 
 from dataclasses import dataclass
@@ -16,100 +16,118 @@ Bools = NDArray[np.bool_]
 
 
 class Crops(NamedTuple):
-    """Of N views: cut a box out of the image, resize it, take a window of that, mirror it."""
+    """Geometry of N views: cut a box out of the image, resize it, cut a window out of that, flip it."""
 
     box: Ints  # [N, 4] top, left, height, width
     resized: Ints  # [N, 2] height, width that the box is resized to
-    corner: Ints  # [N, 2] top, left of the window in that
+    corner: Ints  # [N, 2] top, left of the window in the resized box
     flip: Bools  # [N]
 
-    def part(self, rows: slice) -> "Crops":
-        return Crops._make(each[rows] for each in self)
+    def select(self, rows: slice) -> "Crops":
+        return Crops._make(values[rows] for values in self)
 
 
 class Colours(NamedTuple):
-    """Of N views: everything from colour on."""
+    """Colour parameters of N views: jitter, grey, blur and solarize."""
 
-    order: Ints  # [N, 4] which of brightness, contrast, saturation, hue (0 to 3) comes first, second, ...; -1 for none
-    factors: Floats  # [N, 4] of brightness, contrast, saturation; the shift of hue
+    order: Ints  # [N, 4] the operation at each position: brightness, contrast, saturation, hue (0 to 3), or -1
+    factors: Floats  # [N, 4] factors of brightness, contrast, saturation; shift of hue
     grey: Bools  # [N]
-    sigma: Floats  # [N] of the blur, 0 for none
+    sigma: Floats  # [N] of the blur, 0 for no blur
     solarize: Bools  # [N]
 
-    def part(self, rows: slice) -> "Colours":
-        return Colours._make(each[rows] for each in self)
+    def select(self, rows: slice) -> "Colours":
+        return Colours._make(values[rows] for values in self)
+
+    def is_identity(self) -> bool:
+        return not ((self.order >= 0).any() or self.grey.any() or self.sigma.any() or self.solarize.any())
 
 
 class Rows(NamedTuple):
-    """V views of B images at one resolution: N = V B rows, the first view of every image before the second of any."""
+    """V views of B images at one resolution: N = V B rows, first all images' first views, then their second views."""
 
     size: int
     kernel: int  # of the blur
     crops: Crops
-    colours: Colours | None  # None: as they are
+    colours: Colours | None  # None: unchanged
 
 
 @dataclass(frozen=True)
 class RandomViews:
-    """Training views, drawn for (seed, epoch, index, view)."""
+    """Training views, with parameters drawn for (seed, epoch, index, view)."""
 
     views: Views
     seed: int
 
     def rows(self, epoch: int, index: Ints, sizes: Ints) -> tuple[Rows, ...]:
-        """Per resolution, of the images `index` [B], whose height and width are `sizes` [B, 2]."""
-        found = []
+        """The rows of each resolution, for the images `index` [B] with heights and widths `sizes` [B, 2]."""
+        resolutions = []
         number = 0
         for same_size in self.views:
-            drawn = [(spec, draw(spec, self.seed, epoch, index, number + v)) for v, spec in enumerate(same_size)]
-            crops = [_crops(spec, params, sizes) for spec, params in drawn]
-            colours = [_colours(spec, params) for spec, params in drawn]
-            changed = any((each.order >= 0).any() or any(map(np.any, each[2:])) for each in colours)
-            joined = Colours(*map(np.concatenate, zip(*colours, strict=True))) if changed else None
-            size = same_size[0].size
-            kernel = same_size[0].blur_kernel
-            found.append(Rows(size, kernel, Crops(*map(np.concatenate, zip(*crops, strict=True))), joined))
-            number += len(same_size)
-        return tuple(found)
+            crops = []
+            colours = []
+            for spec in same_size:
+                params = draw(spec, self.seed, epoch, index, view=number)
+                crops.append(_crops(spec, params, sizes))
+                colours.append(_colours(spec, params))
+                number += 1
+            joined = Colours._make(map(np.concatenate, zip(*colours, strict=True)))
+            rows = Rows(
+                size=same_size[0].size,
+                kernel=same_size[0].blur_kernel,
+                crops=Crops._make(map(np.concatenate, zip(*crops, strict=True))),
+                colours=None if joined.is_identity() else joined,
+            )
+            resolutions.append(rows)
+        return tuple(resolutions)
 
 
 @dataclass(frozen=True)
 class CentreView:
-    """The one view of evaluation."""
+    """The centre crop, the only view of evaluation."""
 
     spec: EvalSpec
 
     def rows(self, epoch: int, index: Ints, sizes: Ints) -> tuple[Rows, ...]:
-        """Per resolution (there is one), of images whose height and width are `sizes` [B, 2]."""
-        # Far more than the window will take stays, but a line of 1 x 1000 pixels does not become 256 x 256000.
+        """The rows of the only resolution, for images with heights and widths `sizes` [B, 2]."""
+        # Keeps far more than the window takes, but stops a line of 1 x 1000 pixels from growing to 256 x 256000.
         box = np.minimum(sizes, 4 * sizes.min(axis=1, keepdims=True))
         short = box.min(axis=1, keepdims=True)
         resized = np.where(box == short, self.spec.resize, self.spec.resize * box // short)
-        places = Crops(
+        crops = Crops(
             box=np.concatenate([_centred(sizes, box), box], axis=1),
             resized=resized,
             corner=_centred(resized, np.full_like(resized, self.spec.size)),
             flip=np.zeros(len(sizes), np.bool_),
         )
-        return (Rows(self.spec.size, 0, places, None),)
+        return (Rows(size=self.spec.size, kernel=0, crops=crops, colours=None),)
 
 
 ViewPlanner = RandomViews | CentreView
 
 
 def _centred(outer: Ints, inner: Ints) -> Ints:
-    """Top and left of the centre, as torchvision's center_crop rounds them."""
+    """Top and left of a centred window, rounded as in torchvision's center_crop."""
     return np.rint((outer - inner) / 2).astype(np.int64)
 
 
 def _crops(spec: ViewSpec, params: ViewParams, sizes: Ints) -> Crops:
-    nowhere = np.zeros_like(sizes)
-    box = crop_boxes(params, spec, sizes[:, 0], sizes[:, 1])
-    return Crops(box, nowhere + spec.size, nowhere, params.flip)
+    return Crops(
+        box=crop_boxes(params, spec, height=sizes[:, 0], width=sizes[:, 1]),
+        resized=np.full_like(sizes, spec.size),
+        corner=np.zeros_like(sizes),
+        flip=params.flip,
+    )
 
 
 def _colours(spec: ViewSpec, params: ViewParams) -> Colours:
-    """An operation of strength zero is left out, as in torchvision's ColorJitter."""
+    """Operations of strength zero are skipped, as in torchvision's ColorJitter."""
     strengths = np.array([spec.brightness, spec.contrast, spec.saturation, spec.hue])
     order = np.where(params.jitter[:, None] & (strengths[params.order] > 0), params.order, -1)
-    return Colours(order, params.factors, params.grey, np.where(params.blur, params.sigma, 0.0), params.solarize)
+    return Colours(
+        order=order,
+        factors=params.factors,
+        grey=params.grey,
+        sigma=np.where(params.blur, params.sigma, 0.0),
+        solarize=params.solarize,
+    )

@@ -1,10 +1,10 @@
-"""What a view is. Executors apply a spec with drawn parameters; they decide nothing themselves."""
+"""Specifications of views. Executors apply them with drawn parameters and decide nothing themselves."""
 
 from dataclasses import dataclass
 
 from cl.config.views import PretrainViewsConfig, ViewsConfig
 
-Norm = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of the data set, per channel in [0, 1]
+Norm = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per channel, of pixels in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class ViewSpec:
     """A random view: crop, flip, colour jitter, grey, blur, solarize, in this order (SimCLR's)."""
 
     size: int
-    scale: tuple[float, float] = (0.08, 1.0)  # share of the area
+    scale: tuple[float, float] = (0.08, 1.0)  # fraction of the area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width : height
     flip_prob: float = 0.5
     jitter_prob: float = 0.0
@@ -33,13 +33,13 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """The one deterministic view of evaluation: resize the short side, crop the centre."""
+    """The deterministic view of evaluation: resize the short side, crop the centre."""
 
     size: int
 
     @property
     def resize(self) -> int:
-        """256 for 224 as in the papers; small images are taken whole."""
+        """256 for 224 as in the papers; small images are not cropped."""
         return self.size if self.size <= 64 else round(self.size * 256 / 224)
 
 
@@ -47,13 +47,14 @@ Views = tuple[tuple[ViewSpec, ...], ...]  # per resolution, the views in order
 
 
 def linear_views(config: ViewsConfig) -> Views:
-    """Crop and flip: the one training view of linear evaluation."""
+    """Crop and flip: the training view of linear evaluation."""
     return ((ViewSpec(config.crop_size, (config.min_scale, 1.0), flip_prob=config.flip_prob),),)
 
 
 def pretrain_views(config: PretrainViewsConfig) -> Views:
-    """The views of one image that the flags describe: full-size ones, then small crops of smaller parts (SwAV)."""
-    full = tuple(_view(config, number, config.crop_size, (config.min_scale, 1.0)) for number in range(config.n_crops))
+    """The views of an image that the flags describe: full-size views, then small crops of smaller areas (SwAV)."""
+    full_scale = (config.min_scale, 1.0)
+    full = tuple(_view(config, number, config.crop_size, full_scale) for number in range(config.n_crops))
     if not config.multicrop:
         return (full,)
     low, high = config.small_scale
