@@ -98,7 +98,7 @@ def test_a_damaged_archive_is_not_used(cifar10: np.ndarray, folder: Path, monkey
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
     (folder / "datasets/cifar-10-batches-py/data_batch_3").write_bytes(b"half")
-    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz is neither in datasets nor"):
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz is not in datasets and could not be downloaded"):
         load(DataConfig(dataset="cifar10"))
 
 

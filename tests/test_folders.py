@@ -114,7 +114,7 @@ def test_a_link_that_leads_back_is_not_followed(data: Path) -> None:
 
 def test_images_beside_class_folders_are_named_and_left_out(data: Path) -> None:
     plain(1).save(data / "train/stray.png")
-    assert load(custom()).notes == ("data/train: 1 images beside the class folders are left out",)
+    assert load(custom()).notes == ("data/train: 1 images outside the class folders are skipped",)
 
 
 def test_a_flat_folder_takes_labels_from_a_file(data: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_flat_folder_takes_labels_from_a_file(data: Path) -> None:
     splits = load(DataConfig(dataset="custom", data_folder="data", train_dir="flat", labels="labels.csv"))
     assert splits.classes == ("0", "7")  # labels with gaps
     assert splits.train.targets.tolist() == [1, 0, -1, 1, -1, -1]
-    assert "says nothing of 1 images" in splits.notes[0]
+    assert "has no row for 1 images" in splits.notes[0]
     assert splits.labelled().train.targets.tolist() == [1, 0, 1]
     shutil.rmtree(flat)
     write_classes(data, {"flat": 0})

@@ -96,7 +96,7 @@ def test_every_loader_skips_bad_files_and_lists_each_once_and_workers_change_not
         code, out, err = run(PRETRAIN, *FLAGS, "--loader", loader, "--num_workers", workers, "--run_id", name)
         assert (code, err) == (0, "")
         assert f"{24 + len(GOOD)} for training" in out
-        assert f"{len(BAD)} bad images are left out" in out
+        assert f"{len(BAD)} bad images are skipped" in out
         with (data.parent / f"trained_models/{name}/bad_images.csv").open() as file:
             listed = list(csv.DictReader(file))
         assert sorted(Path(row["file"]).name for row in listed) == sorted(BAD)
@@ -113,7 +113,7 @@ def test_names_that_are_not_utf8_are_shown_and_do_not_end_a_run(run: Run, data: 
     (data / "other" / os.fsdecode(b"a_\xfe.jpg")).write_bytes(b"")
     code, out, err = run(PRETRAIN, *FLAGS, "--num_workers", "0")
     assert (code, err) == (0, "")
-    assert "7 bad images are left out, the first: data/class_\\udcff/bomb.png" in out
+    assert "7 bad images are skipped, the first: data/class_\\udcff/bomb.png" in out
     code, _, err = run(PRETRAIN, *FLAGS, "--bad_images", "error")
     assert (code, err.count("\n")) == (2, 1)
 
@@ -121,7 +121,7 @@ def test_names_that_are_not_utf8_are_shown_and_do_not_end_a_run(run: Run, data: 
 def test_bad_images_error_stops_before_the_first_step(run: Run, data: Path) -> None:
     code, out, err = run(PRETRAIN, *FLAGS, "--bad_images", "error")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("error: --bad_images: got error, and ")
+    assert err.startswith("error: --bad_images: got error, but ")
     assert f"and {len(BAD) - 1} more" in err
     assert not (data.parent / "trained_models").exists()
 
@@ -129,8 +129,8 @@ def test_bad_images_error_stops_before_the_first_step(run: Run, data: Path) -> N
 def test_a_file_is_looked_at_again_only_when_it_changes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"plain/{i:03d}.jpg" for i in range(12)]
     looked: list[str] = []
-    really = manifest.reason_against
-    monkeypatch.setattr(manifest, "reason_against", lambda path: looked.append(path.name) or really(path))
+    really = manifest.why_unusable
+    monkeypatch.setattr(manifest, "why_unusable", lambda path: looked.append(path.name) or really(path))
     assert manifest.bad_files(data, names) == {}
     assert len(looked) == 12
     (data / "plain/003.jpg").write_bytes(b"")

@@ -179,8 +179,8 @@ class DaliExecutor(Executor):
 def _geometry(rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Box, margin, resized size, window corner and flip of N views [N, 11]; and their edge factors [N, 2, S].
 
-    At the edge of a crop, torch's antialiasing averages over the pixels that exist; DALI's repeats the last pixel. So DALI gets a margin of zeros, and
-    the edge factors (down and across) brighten the edge lines that the zeros darkened.
+    At the edge of a crop, torch's antialiasing averages over the pixels that exist; DALI's repeats the last pixel. So
+    DALI gets a margin of zeros, and the edge factors (down and across) brighten the edge lines that the zeros darkened.
     """
     box, resized, corner, flip = rows.crops
     scale = np.maximum(box[:, 2:] / resized, 1.0)  # [N, 2] input pixels per output pixel

@@ -1,78 +1,87 @@
-"""Image folders: are they there, which files and classes are in them. No torch: a wrong folder is told at once."""
+"""Image folders: check that they exist, list their files and classes. No torch: a wrong folder is reported at once."""
 
 import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cl.config.data import DataConfig
 from cl.errors import UserError
 
 BUILT_IN = ("digits",)
-ARCHIVES = ("cifar10", "cifar100", "stl10")  # torchvision has them; class folders do as well
+ARCHIVES = ("cifar10", "cifar100", "stl10")  # from torchvision; class folders work as well
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 UNLABELLED = ("", "-1")  # in a file of labels
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a folder in the order of their bytes, and the class of each, None without one."""
+    """The image files of a folder in byte order, and the class of each, None without a label."""
 
     root: Path
     files: tuple[str, ...]  # relative to root
     classes: tuple[str | None, ...]
-    notes: tuple[str, ...] = ()  # what the user should know
+    notes: tuple[str, ...] = ()  # warnings for the user
 
 
 def check_folders(config: DataConfig) -> None:
-    """UserError unless every folder that the run would read is there and has something in it."""
-    named = {"train_dir": config.train_dir, "val_dir": config.val_dir}
+    """Raise UserError unless every folder that the run would read exists and is not empty."""
+    image_folders = {"train_dir": config.train_dir, "val_dir": config.val_dir}
     if config.dataset in BUILT_IN:
-        for flag, folder in ({"data_folder": config.data_folder, "labels": config.labels} | named).items():
-            if folder is not None:
-                raise UserError(f"--{flag}: got {folder}, expected none: {config.dataset} comes with the program")
+        paths = {"data_folder": config.data_folder, "labels": config.labels} | image_folders
+        for flag, path in paths.items():
+            if path is not None:
+                raise UserError(f"--{flag}: got {path}, expected no --{flag}: {config.dataset} is built in")
         return
     if config.train_dir is None and config.dataset in ARCHIVES:
-        for flag, given in (("val_dir", config.val_dir), ("labels", config.labels)):
-            if given is not None:
-                raise UserError(f"--{flag}: got {given} without --train_dir, expected both, or neither for the archive")
+        for flag, path in (("val_dir", config.val_dir), ("labels", config.labels)):
+            if path is not None:
+                raise UserError(f"--{flag}: got {path} without --train_dir, expected both, or neither for the archive")
         return
     if config.data_folder is not None:
         _check_folder("data_folder", Path(config.data_folder))
     if config.train_dir is None:
         raise UserError(f"--train_dir: not given, expected the folder of {config.dataset}'s training images")
-    for flag, folder in named.items():
+    for flag, folder in image_folders.items():
         if folder is not None:
-            _check_folder(flag, located(config, folder))
-    if config.labels is not None and (kind := _kind("labels", located(config, config.labels))) != "a file":
-        raise UserError(f"--labels: got {located(config, config.labels)}, expected a CSV file; there is {kind}")
+            _check_folder(flag, full_path(config, folder))
+    if config.labels is not None:
+        _check_labels(full_path(config, config.labels))
 
 
-def located(config: DataConfig, path: str) -> Path:
-    """A path of the flags, relative to --data_folder if there is one."""
+def full_path(config: DataConfig, path: str) -> Path:
+    """A path from the flags, below --data_folder if that is given."""
     return Path(config.data_folder or "") / path
 
 
+def _check_labels(path: Path) -> None:
+    kind = _kind_of("labels", path)
+    if kind != "a file":
+        raise UserError(f"--labels: got {path}, expected a CSV file; there is {kind} at that path")
+
+
 def _check_folder(flag: str, folder: Path) -> None:
-    kind = _kind(flag, folder)
+    kind = _kind_of(flag, folder)
     if kind != "a folder":
         raise UserError(f"--{flag}: got {folder}, expected a folder of images; there is {kind} at that path")
 
 
-def _kind(flag: str, path: Path) -> str:
-    """What lies at a path that was typed."""
+def _kind_of(flag: str, path: Path) -> str:
+    """What a path from the flags leads to."""
     try:
         if path.is_dir():
             return "a folder" if any(path.iterdir()) else "an empty folder"
-        return "a file" if path.is_file() else "a device or pipe" if path.exists() else "nothing"
+        if path.is_file():
+            return "a file"
+        return "a device or pipe" if path.exists() else "nothing"
     except OSError as error:
         raise UserError(f"--{flag}: got {path}, which cannot be read ({error.strerror})") from None
 
 
 def list_images(root: Path, flag: str, labels: Path | None = None) -> Listing:
-    """The images under `root`: one folder a class, nested at will; or flat, with a file of labels or none."""
+    """List the images under `root`: one folder per class, at any depth; or a flat folder, with or without labels."""
     names = sorted(os.listdir(root), key=os.fsencode)
     folders = [name for name in names if (root / name).is_dir() and not name.startswith(".")]
     flat = [name for name in names if _is_image(root / name)]
@@ -82,77 +91,87 @@ def list_images(root: Path, flag: str, labels: Path | None = None) -> Listing:
         if not flat:
             raise UserError(f"--{flag}: got {root}, expected images ({', '.join(SUFFIXES)}); there are none")
         return Listing(root, tuple(flat), (None,) * len(flat))
-    found = {name: tuple(images_below(root, name)) for name in folders}
-    notes = [f"{root}: the class folder {name} has no images" for name, files in found.items() if not files]
+    by_class = {name: tuple(images_below(root, name)) for name in folders}
+    notes = [f"{root}: the class folder {name} has no images" for name, files in by_class.items() if not files]
     if flat:
-        notes.append(f"{root}: {len(flat)} images beside the class folders are left out")
-    pairs = [(file, name) for name, files in found.items() for file in files]
+        notes.append(f"{root}: {len(flat)} images outside the class folders are skipped")
+    pairs = [(file, name) for name, files in by_class.items() for file in files]
     if not pairs:
         raise UserError(f"--{flag}: got {root}, expected images in its {len(folders)} class folders; there are none")
-    return Listing(root, tuple(file for file, _ in pairs), tuple(name for _, name in pairs), tuple(notes))
+    return Listing(
+        root=root,
+        files=tuple(file for file, _ in pairs),
+        classes=tuple(name for _, name in pairs),
+        notes=tuple(notes),
+    )
 
 
 def _is_image(path: Path) -> bool:
-    """By its name: what is inside is looked at later. A dangling link is listed, so that it is reported."""
+    """By name; the content is checked later. A dangling link counts, so that it is reported."""
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and not path.is_dir()
 
 
 def images_below(root: Path, folder: str = "") -> Iterator[str]:
-    """The images anywhere under root/folder, relative to root, in the order of their bytes; links are followed."""
-    for where, folders, names in os.walk(root / folder, followlinks=True):
-        folders[:] = sorted((each for each in folders if not _leads_back(os.path.join(where, each))), key=os.fsencode)
+    """The images at any depth below root/folder, relative to root, in byte order; links are followed."""
+    for parent, folders, names in os.walk(root / folder, followlinks=True):
+        acyclic = [name for name in folders if not _is_cycle(os.path.join(parent, name))]
+        folders[:] = sorted(acyclic, key=os.fsencode)  # os.walk descends into these
         for name in sorted(names, key=os.fsencode):
-            if _is_image(Path(where) / name):
-                yield os.path.relpath(os.path.join(where, name), root)
+            if _is_image(Path(parent) / name):
+                yield os.path.relpath(os.path.join(parent, name), root)
 
 
-def _leads_back(folder: str) -> bool:
-    """Whether it is a link to a folder that it lies in: there would be no end to what is below."""
-    above = Path(os.path.abspath(folder)).parents
-    return os.path.islink(folder) and os.path.realpath(folder) in map(os.path.realpath, above)
+def _is_cycle(folder: str) -> bool:
+    """Whether the folder is a link to one of its parents: walking it would never end."""
+    parents = Path(os.path.abspath(folder)).parents
+    return os.path.islink(folder) and os.path.realpath(folder) in map(os.path.realpath, parents)
 
 
 def _with_labels(listing: Listing, labels: Path, flag: str) -> Listing:
-    """Classes from a CSV file of two columns, file name and label; a first line that names no file is its heading."""
+    """Take classes from a CSV file with two columns, file name and label; a heading is ignored."""
     try:
-        with labels.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # -sig: Excel's mark
+        with labels.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # -sig: Excel's BOM
             rows = [row for row in csv.reader(file, strict=True) if row]
     except (OSError, csv.Error) as error:
         raise UserError(f"--labels: got {labels}, which cannot be read as CSV ({error})") from None
     if any(len(row) < 2 for row in rows):
         raise UserError(f"--labels: got {labels}, expected two columns: file name, label")
-    label: dict[str, str] = {}
-    for name, text in ((row[0], row[1].strip()) for row in rows):
-        if label.setdefault(name, text) != text:
-            raise UserError(f"--labels: got {labels}, expected one label a file; {name} has {label[name]} and {text}")
-    if not any(name in label for name in listing.files):
-        raise UserError(f"--labels: got {labels}, expected the names of files in {listing.root}; it has none of them")
-    classes = tuple(None if label.get(name, "") in UNLABELLED else label[name] for name in listing.files)
-    without = sum(name not in label for name in listing.files)
-    notes = (f"{labels} says nothing of {without} images of --{flag}: they are unlabelled",) if without else ()
-    return Listing(listing.root, listing.files, classes, notes)
+    label_of: dict[str, str] = {}
+    for name, label in ((row[0], row[1].strip()) for row in rows):
+        first = label_of.setdefault(name, label)
+        if first != label:
+            raise UserError(f"--labels: got {labels}, expected one label per file; {name} has {first} and {label}")
+    if not any(name in label_of for name in listing.files):
+        raise UserError(f"--labels: got {labels}, expected the names of files in {listing.root}; it names none of them")
+    classes = tuple(None if label_of.get(name, "") in UNLABELLED else label_of[name] for name in listing.files)
+    missing = sum(name not in label_of for name in listing.files)
+    notes = (f"{labels} has no row for {missing} images of --{flag}: they are unlabelled",) if missing else ()
+    return replace(listing, classes=classes, notes=notes)
 
 
 def class_names(train: Listing) -> tuple[str, ...]:
-    """The classes in lexical order of their bytes, never natural order: label i is class i everywhere."""
+    """The classes in byte order, never natural order: label i is class i everywhere."""
     return tuple(sorted({name for name in train.classes if name is not None}, key=os.fsencode))
 
 
 def targets_of(listing: Listing, classes: Sequence[str]) -> list[int]:
-    """The label of each file under the training set's class map, -1 without one; an unknown class is an error."""
-    number = {name: label for label, name in enumerate(classes)}
-    unknown = sorted({name for name in listing.classes if name is not None and name not in number}, key=os.fsencode)
+    """The label of each file in the training set's class map, -1 without a label; an unknown class is an error."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    unknown = sorted({name for name in listing.classes if name is not None and name not in label_of}, key=os.fsencode)
     if unknown:
+        names = ", ".join([*unknown[:5], "..."] if len(unknown) > 5 else unknown)
         raise UserError(
-            f"--val_dir: got {listing.root} with class {', '.join(unknown[:5])}{', ...' * (len(unknown) > 5)}, "
+            f"--val_dir: got {listing.root} with class {names}, "
             f"expected only the {len(classes)} classes of the training images"
         )
-    return [-1 if name is None else number[name] for name in listing.classes]
+    return [-1 if name is None else label_of[name] for name in listing.classes]
 
 
 def class_notes(train: Listing, val: Listing, classes: Sequence[str]) -> list[str]:
-    """Classes that cannot be validated, and classes of a single image."""
+    """Warnings about classes without validation images, and about classes of a single training image."""
     missing = [name for name in classes if name not in set(val.classes)]
     notes = [f"no validation images of class {', '.join(missing)}"] if missing and any(val.classes) else []
     single = [name for name, count in Counter(train.classes).items() if count == 1 and name is not None]
-    return notes + ([f"only one training image of class {', '.join(single)}"] if single else [])
+    if single:
+        notes.append(f"only one training image of class {', '.join(single)}")
+    return notes

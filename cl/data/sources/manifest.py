@@ -1,4 +1,4 @@
-"""Which files of a folder are usable images: looked at once, remembered until a file changes."""
+"""Which files of a folder are usable images: checked once, and again only when a file changes."""
 
 import csv
 import hashlib
@@ -14,31 +14,39 @@ from tqdm import tqdm
 
 from cl.data.decode import BadImage, read_image
 
-ALONE = 500  # files that one process checks faster than several have started
+SERIAL_LIMIT = 500  # up to this many files, one process is faster than starting a pool
 
 
 class FileRecord(NamedTuple):
     size: int
-    changed: int  # mtime in ns
-    reason: str  # why it is no usable image, "" if it is one
+    mtime: int  # ns
+    reason: str  # why it is not a usable image, "" if it is one
 
 
 def bad_files(root: Path, files: Sequence[str]) -> dict[str, str]:
-    """The files that do not decode, with the reason. Files that the manifest knows unchanged are not read again."""
-    known = _load(root)
+    """The files that do not decode, and the reason. Files unchanged since the last check are not read again."""
+    records = _load(root)
     stamps = {name: stamp(root / name) for name in files}
-    new = [name for name in files if name not in known or known[name][:2] != stamps[name]]
-    if new:
-        quiet = not sys.stderr.isatty()
-        reasons = tqdm(_reasons(root, new), f"checking {root}", len(new), unit="image", disable=quiet, leave=False)
-        known = {name: seen for name, seen in known.items() if name in stamps}
-        known |= {name: FileRecord(*stamps[name], reason) for name, reason in zip(new, reasons, strict=True)}
-        _save(root, known)
-    return {name: known[name].reason for name in files if known[name].reason}
+    changed = [name for name in files if name not in records or records[name][:2] != stamps[name]]
+    if changed:
+        reasons = tqdm(
+            _reasons(root, changed),
+            desc=f"checking {root}",
+            total=len(changed),
+            leave=False,
+            unit="image",
+            disable=not sys.stderr.isatty(),
+        )
+        records = {name: record for name, record in records.items() if name in stamps}
+        for name, reason in zip(changed, reasons, strict=True):
+            size, mtime = stamps[name]
+            records[name] = FileRecord(size, mtime, reason)
+        _save(root, records)
+    return {name: records[name].reason for name in files if records[name].reason}
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change, by which a file is known again; -1 if there is none."""
+    """Size and modification time, which identify a file's content; -1 if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -48,15 +56,15 @@ def stamp(path: Path) -> tuple[int, int]:
 
 def _reasons(root: Path, names: Sequence[str]) -> Iterator[str]:
     paths = [root / name for name in names]
-    if len(paths) <= ALONE:
-        yield from map(reason_against, paths)
+    if len(paths) <= SERIAL_LIMIT:
+        yield from map(why_unusable, paths)
         return
     with ProcessPoolExecutor() as pool:
-        yield from pool.map(reason_against, paths, chunksize=64)
+        yield from pool.map(why_unusable, paths, chunksize=64)
 
 
-def reason_against(path: Path) -> str:
-    """Why a file is no usable image, "" if it is one."""
+def why_unusable(path: Path) -> str:
+    """The reason why a file is not a usable image, "" if it is one."""
     try:
         read_image(path)
     except BadImage as bad:
@@ -65,7 +73,7 @@ def reason_against(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """In the user's cache, for data folders are often read-only and never ours to write to."""
+    """In the user's cache: data folders are often read-only, and the program never writes to them."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl"
 
 
@@ -76,25 +84,25 @@ def manifest_path(root: Path) -> Path:
 def _load(root: Path) -> dict[str, FileRecord]:
     try:
         files = json.loads(manifest_path(root).read_text())["files"]
-        return {name: FileRecord(*seen) for name, seen in files.items()}
+        return {name: FileRecord(*record) for name, record in files.items()}
     except (OSError, ValueError, KeyError, TypeError):
-        return {}  # none yet, or none that can be used: all files are looked at again
+        return {}  # missing or damaged: all files are checked again
 
 
-def _save(root: Path, known: Mapping[str, FileRecord]) -> None:
-    """Written beside its place and moved there; a cache that cannot be written is no reason to stop."""
-    place = manifest_path(root)
-    beside = place.with_name(f"{place.name}.{os.getpid()}")
+def _save(root: Path, records: Mapping[str, FileRecord]) -> None:
+    """Write a temporary file and rename it; a cache folder that is not writable does not stop the run."""
+    path = manifest_path(root)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps({"folder": str(root.resolve()), "files": known}))
-        os.replace(beside, place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"folder": str(root.resolve()), "files": records}))
+        os.replace(temporary, path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_bad(path: Path, bad: Mapping[Path, str]) -> None:
-    """`bad_images.csv`: each file that was left out once, with its reason; no file if there are none."""
+    """Write `bad_images.csv`: each skipped file once, with the reason; nothing if no file was skipped."""
     if not bad:
         return
     with path.open("w", newline="", errors="backslashreplace") as file:

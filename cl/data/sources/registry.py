@@ -1,4 +1,4 @@
-"""The registry: which source the images of a data set come from, and what is known about their pixels."""
+"""The registry: the source of each data set's images, and the known mean and std of their pixels."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from cl.data.sources.digits import digits
 from cl.data.sources.folders import folders
 from cl.data.views.spec import Norm
 
-Source = Callable[[DataConfig, Norm | None], Splits]  # the norm is None where it has to be measured
+Source = Callable[[DataConfig, Norm | None], Splits]  # norm: None if it has to be measured
 SOURCES: Mapping[str, Source] = {"digits": digits, "archive": archive, "folders": folders}
 
 IMAGENET: Norm = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -24,7 +24,7 @@ NORMS: Mapping[str, Norm] = {  # of the training images' pixels, in colour
 
 
 def load(config: DataConfig) -> Splits:
-    """The data set that the flags name."""
+    """Load the data set that the flags name."""
     norm = NORMS.get(config.dataset) if config.in_channels == 3 else None
     splits = SOURCES[source_of(config)](config, norm)
     if config.limit_eval is not None and splits.val is not None:
