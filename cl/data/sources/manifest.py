@@ -101,7 +101,7 @@ def _save(root: Path, records: Mapping[str, FileRecord]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_bad(path: Path, bad: Mapping[Path, str]) -> None:
+def write_bad_images(path: Path, bad: Mapping[Path, str]) -> None:
     """Write `bad_images.csv`: each skipped file once, with the reason; nothing if no file was skipped."""
     if not bad:
         return

@@ -4,7 +4,7 @@ from typing import Any
 
 from cl.cli import Resolved
 from cl.data.datamodule import ImageData
-from cl.data.sources.manifest import write_bad
+from cl.data.sources.manifest import write_bad_images
 from cl.distributed import broadcast_from_rank_zero, rank
 from cl.run.folder.resume_point import StartingPoint, find_resume_point, remove_later_rows
 from cl.run.folder.run_folder import open_run_folder
@@ -33,4 +33,4 @@ def announce(resolved: Resolved[Any], plan: Plan, start: StartingPoint, data: Im
     """Print the banner and list the bad images, once for all processes."""
     if rank() == 0:
         print(banner(resolved, plan, start, weights), flush=True)
-        write_bad(start.folder / "bad_images.csv", data.splits.bad)
+        write_bad_images(start.folder / "bad_images.csv", data.splits.bad)
