@@ -145,7 +145,6 @@ def _run(folder: Path, program: str, flags: tuple[str, ...], variables: Mapping[
     sys.stderr = os.fdopen(2, "w", buffering=1)
     from tests.preload import PROGRAMS, cli, torch
 
-    multiprocessing.set_start_method("fork", force=True)  # a child would inherit this server's method for its workers
     torch.set_num_threads(1)
     sys.argv = [str(ROOT / program), *flags]
     cli.run(PROGRAMS[program])

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from threading import Thread
+from types import TracebackType
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -11,6 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from cl.batch import Batch
 from cl.data.executors.base import Executor
 from cl.data.sampler import EvalSampler, SampleKey, TrainSampler
+
+# Workers are children of the run, whose SIGTERM they obey: with "forkserver", Python 3.14's default, they would not be.
+WORKER_CONTEXT = "fork" if sys.platform == "linux" else None
 
 
 class EvalLoader:
@@ -88,13 +93,27 @@ def _reader(executor: Executor, sampler: TrainSampler | EvalSampler, workers: in
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_unchanged,
-        worker_init_fn=_ignore_job_signals,
+        worker_init_fn=_init_worker,
+        multiprocessing_context=WORKER_CONTEXT if workers > 0 else None,
         persistent_workers=persistent and workers > 0,
         pin_memory=executor.device.type == "cuda",
     )
 
 
-def _ignore_job_signals(worker: int) -> None:
+def _init_worker(worker: int) -> None:
+    sys.excepthook = _ignore_closed_connections
+    _ignore_job_signals()
+
+
+def _ignore_closed_connections(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """A run that stops does not fetch the tensors that were offered to it; torch's thread would print a traceback."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, traceback)
+
+
+def _ignore_job_signals() -> None:
     """Signals to a whole job reach its workers too: if they died, no step could finish and be saved."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
