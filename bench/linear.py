@@ -35,9 +35,9 @@ from cl.data.datamodule import ImageData, LoaderSettings
 from cl.data.sampler import RankSlice, TrainSampler
 from cl.data.sources.registry import load
 from cl.data.views.spec import linear_views
-from cl.evaluation.features import Labelled, features_of
+from cl.evaluation.features import Labelled, extract_features
 from cl.evaluation.offline.feature_grid import HeadTraining, train_heads
-from cl.evaluation.offline.label_split import held_out
+from cl.evaluation.offline.label_split import split_held_out
 from cl.nn.heads import linear_head
 from cl.optim.schedules import Budget, Schedule
 from cl.run.folder.load import load_pretrained
@@ -89,7 +89,7 @@ def one_by_one(
 ) -> float:
     """Accuracy of the pair that the held-out tenth picks, each pair trained alone, the picked one again on all."""
     rest, picking = (
-        Labelled(train.features[chosen], train.targets[chosen]) for chosen in held_out(train.targets.numpy())
+        Labelled(train.features[chosen], train.targets[chosen]) for chosen in split_held_out(train.targets.numpy())
     )
     found = [accuracy(alone(rest, head, pair, course), picking) for pair in pairs]
     return accuracy(alone(train, head, pairs[found.index(max(found))], course), val)
@@ -121,7 +121,7 @@ def features(config: Linear) -> tuple[Labelled, Labelled]:
     sets = data.splits.train, data.splits.val
     assert sets[1] is not None
     train, val = (
-        features_of(pretrained.backbone, data.eval_loader(each), torch.device("cpu")) for each in sets if each
+        extract_features(pretrained.backbone, data.eval_loader(each), torch.device("cpu")) for each in sets if each
     )
     data.teardown("fit")
     return train, val

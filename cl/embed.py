@@ -23,7 +23,7 @@ from cl.data.sources.listing import images_below
 from cl.data.sources.manifest import bad_files
 from cl.data.views.spec import linear_views
 from cl.errors import UserError
-from cl.evaluation.features import features_of
+from cl.evaluation.features import extract_features
 from cl.evaluation.neighbours import nearest_neighbours
 from cl.run.folder.atomic_files import write_atomically
 from cl.run.folder.load import LoadedBackbone, load_backbone
@@ -89,7 +89,7 @@ def features_of_images(backbone: LoadedBackbone, images: FileSet, feed: DataConf
     batches = data.eval_loader(images)
     quiet = not sys.stderr.isatty()
     shown = tqdm(batches, "embedding", total=len(batches), unit="batch", disable=quiet, leave=False)
-    features, _ = features_of(backbone, shown, device)
+    features, _ = extract_features(backbone, shown, device)
     data.teardown("embed")
     return features
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from cl.batch import Batch
-from cl.evaluation.features import features_of
-from cl.evaluation.offline.few_labels import few_labels_accuracies, labels_of_each_class
+from cl.evaluation.features import extract_features
+from cl.evaluation.offline.few_labels import few_labels_accuracies, sample_per_class
 from cl.evaluation.online.knn import knn_scores
 from cl.evaluation.online.metrics import EpochMeans, correct_within
 from cl.losses.cross_entropy import labelled_cross_entropy
@@ -73,7 +73,7 @@ def test_few_labels_are_drawn_from_each_class_and_scaled_by_what_was_drawn() -> 
     bank = torch.from_numpy(generator.normal(size=(83, 6)) + labels[:, None]).float()
     queries, targets = bank + 0.5, torch.from_numpy(labels)
     found = few_labels_accuracies(bank, targets, queries, targets, count=5)
-    drawn = [labels_of_each_class(labels, 5, draw) for draw in range(10)]
+    drawn = [sample_per_class(labels, 5, draw) for draw in range(10)]
     assert all(np.bincount(labels[each]).tolist() == [5, 5, 0, 0, 3] for each in drawn)
     assert len({tuple(each) for each in drawn}) == 10
     for accuracy, chosen in zip(found, drawn, strict=True):
@@ -118,9 +118,9 @@ def test_means_weigh_uneven_batches_and_leave_out_what_was_never_seen() -> None:
     means.add("loss", torch.tensor(6.0), 3)
     means.add("loss", torch.tensor(4.0), 1)
     means.add("accuracy", torch.tensor(0), torch.tensor(0))
-    assert means.compute(everywhere=False) == {"loss": 2.5}
+    assert means.compute(all_processes=False) == {"loss": 2.5}
     means.reset()
-    assert means.compute(everywhere=False) == {}
+    assert means.compute(all_processes=False) == {}
 
 
 def test_a_linear_head_starts_as_the_protocol_says() -> None:
@@ -136,7 +136,7 @@ def test_features_are_taken_in_evaluation_mode_which_is_put_back() -> None:
     network.train()
     images = torch.randn(1, 8, 3, 2, 2)
     batches = [Batch(torch.arange(8) + 8 * i, (images,), torch.arange(8)) for i in range(2)]
-    features, targets = features_of(network, batches, torch.device("cpu"))
+    features, targets = extract_features(network, batches, torch.device("cpu"))
     assert network.training
     assert features.shape == (16, 12)
     assert np.array_equal(targets.numpy(), np.tile(np.arange(8), 2))

@@ -30,9 +30,9 @@ from cl.data.views.spec import EvalSpec
 from cl.evaluation.features import Labelled
 from cl.evaluation.offline.cached_protocol import MirrorFeatures
 from cl.evaluation.offline.feature_grid import HeadTraining, train_best_head, train_heads
-from cl.evaluation.offline.feature_scores import feature_scores, with_label
+from cl.evaluation.offline.feature_scores import feature_scores, labelled_only
 from cl.evaluation.offline.frozen_check import check_unchanged, snapshot
-from cl.evaluation.offline.label_split import fraction_of_each_class, held_out
+from cl.evaluation.offline.label_split import fraction_per_class, split_held_out
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation, chosen_point
 from cl.nn.heads import linear_head
 from cl.optim.schedules import Budget, Schedule
@@ -132,7 +132,7 @@ def test_each_head_of_the_standard_grid_is_the_one_of_its_pair_alone() -> None:
 def test_the_picked_pair_is_trained_again_on_all_images() -> None:
     module, training = evaluation("--protocol", "cached", *GRID), HeadTraining(RunConfig(epochs=3), 32, 0.0, False)
     images, start = Labelled(torch.randn(200, 1, 32), TARGETS), module.head
-    rest, held = map(torch.from_numpy, held_out(TARGETS.numpy()))
+    rest, held = map(torch.from_numpy, split_held_out(TARGETS.numpy()))
     heads = train_heads(Labelled(images.features[rest], TARGETS[rest]), start, module.grid, training)
     guesses = [(images.features[held, 0] @ head[:, :-1].T + head[:, -1]).argmax(dim=1) for head in heads]
     accuracies = tuple((guess == TARGETS[held]).double().mean().item() for guess in guesses)
@@ -158,26 +158,26 @@ def test_of_equal_pairs_the_smallest_is_picked() -> None:
 
 def test_the_held_out_tenth_is_stratified_disjoint_and_always_the_same() -> None:
     targets = np.repeat([0, 1, 2, 7], [100, 50, 3, 1])
-    rest, held = held_out(targets)
+    rest, held = split_held_out(targets)
     assert sorted([*rest, *held]) == list(range(154))
     assert np.unique(targets[held], return_counts=True)[1].tolist() == [10, 5, 1]  # class 7 keeps its only image
     assert set(targets[rest]) == {0, 1, 2, 7}
-    assert np.array_equal(held_out(targets)[1], held)
+    assert np.array_equal(split_held_out(targets)[1], held)
     assert not np.array_equal(np.diff(held[:10]), np.full(9, held[1] - held[0]))  # drawn, not every tenth
 
 
 def test_a_fraction_has_its_share_of_each_class_and_an_image_of_every_one() -> None:
     targets = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [1000, 300, 4]))
-    chosen = fraction_of_each_class(targets, 0.01, seed=0)
+    chosen = fraction_per_class(targets, 0.01, seed=0)
     assert np.bincount(targets[chosen]).tolist() == [10, 3, 1]
-    assert np.array_equal(fraction_of_each_class(targets, 0.01, seed=0), chosen)
-    assert not np.array_equal(fraction_of_each_class(targets, 0.01, seed=1), chosen)
+    assert np.array_equal(fraction_per_class(targets, 0.01, seed=0), chosen)
+    assert not np.array_equal(fraction_per_class(targets, 0.01, seed=1), chosen)
 
 
 def test_validation_images_without_a_label_are_not_counted() -> None:
     labels = torch.arange(40) % 10
     bank = Labelled(torch.randn(40, 32), labels)
-    queries = with_label(Labelled(bank.features[:20], torch.where(torch.arange(20) < 10, labels[:20], -1)))
+    queries = labelled_only(Labelled(bank.features[:20], torch.where(torch.arange(20) < 10, labels[:20], -1)))
     expected = feature_scores(bank, Labelled(bank.features[:10], labels[:10]), few_shot=False)
     assert feature_scores(bank, queries, few_shot=False) == expected
 

@@ -8,7 +8,7 @@ import torch
 
 from cl.config.optim import OptimConfig, PretrainOptimConfig
 from cl.config.run import RunConfig
-from cl.optim import optimizer_of, with_schedule
+from cl.optim import build_optimizer, with_schedule
 from cl.optim.groups import Group
 from cl.optim.schedules import Budget, Schedule
 from tests import reference
@@ -23,7 +23,7 @@ def group(lr: float = 1.0, decay: float = 0.0, **about: bool) -> Group:
 def trace(config: OptimConfig, epochs: int = 5) -> list[float]:
     """The rate that each optimizer step really uses."""
     budget = Budget.of(RunConfig(epochs=epochs), 256, STEPS)
-    made = with_schedule(optimizer_of(config, [group(config.scaled_lr(256))]), Schedule.of(config, budget))
+    made = with_schedule(build_optimizer(config, [group(config.scaled_lr(256))]), Schedule.of(config, budget))
     rates = []
     for _ in range(budget.steps):
         rates.append(made["optimizer"].param_groups[0]["lr"])
@@ -68,7 +68,7 @@ def test_a_rehearsal_of_one_step_has_no_warm_up_however_long_the_typed_one() -> 
 
 
 def test_a_group_keeps_its_own_rate_and_decay_under_the_common_schedule() -> None:
-    optimizer = optimizer_of(OptimConfig(optimizer="adamw"), [group(0.2, 0.05), group(2.0)])
+    optimizer = build_optimizer(OptimConfig(optimizer="adamw"), [group(0.2, 0.05), group(2.0)])
     made = with_schedule(optimizer, Schedule("cosine", 10, 5))
     assert [each["weight_decay"] for each in optimizer.param_groups] == [0.05, 0.0]
     for step in range(10):
@@ -80,7 +80,7 @@ def test_a_group_keeps_its_own_rate_and_decay_under_the_common_schedule() -> Non
 
 def test_a_resumed_run_follows_its_own_horizon_not_the_saved_one() -> None:
     def made(epochs: int) -> dict[str, Any]:
-        return with_schedule(optimizer_of(OptimConfig(), [group()]), Schedule("cosine", epochs * STEPS, STEPS))
+        return with_schedule(build_optimizer(OptimConfig(), [group()]), Schedule("cosine", epochs * STEPS, STEPS))
 
     first, second = made(1)["lr_scheduler"]["scheduler"], made(3)["lr_scheduler"]["scheduler"]
     for _ in range(STEPS):
@@ -96,13 +96,13 @@ def test_a_resumed_run_follows_its_own_horizon_not_the_saved_one() -> None:
     ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
 )
 def test_each_optimizer_is_torchs(name: str, kind: type) -> None:
-    optimizer = optimizer_of(OptimConfig(optimizer=name), [group(0.2)])
+    optimizer = build_optimizer(OptimConfig(optimizer=name), [group(0.2)])
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["lr"] == 0.2
 
 
 def test_a_group_that_is_not_scheduled_keeps_its_rate_at_every_step() -> None:
-    optimizer = optimizer_of(OptimConfig(), [group(1.0), group(0.3, scheduled=False)])
+    optimizer = build_optimizer(OptimConfig(), [group(1.0), group(0.3, scheduled=False)])
     made = with_schedule(optimizer, Schedule("warmup_cosine", 10, 5, warmup=2))
     rates = []
     for _ in range(10):
@@ -114,7 +114,7 @@ def test_a_group_that_is_not_scheduled_keeps_its_rate_at_every_step() -> None:
 
 
 def test_reduce_lowers_the_rate_of_scheduled_groups_after_ten_epochs_without_a_lower_loss() -> None:
-    optimizer = optimizer_of(OptimConfig(), [group(1.0), group(0.3, scheduled=False)])
+    optimizer = build_optimizer(OptimConfig(), [group(1.0), group(0.3, scheduled=False)])
     made = with_schedule(optimizer, Schedule("reduce", 100, 1, floor=0.05, decay_rate=0.2))
     rates = []
     for epoch in range(40):
@@ -136,7 +136,7 @@ def test_lars_is_the_papers_three_steps_of_numpy(decay: float) -> None:
     expected = reference.lars(
         [w.detach().numpy() for w in weights], [[g.numpy() for g in step] for step in gradients], 0.4, decay
     )
-    optimizer = optimizer_of(config, [Group(weights, 0.4, decay)])
+    optimizer = build_optimizer(config, [Group(weights, 0.4, decay)])
     for step in gradients:
         for weight, gradient in zip(weights, step, strict=True):
             weight.grad = gradient.clone()
@@ -150,7 +150,7 @@ def test_clipped_lars_never_raises_the_rate() -> None:
     for clip, step in ((True, 0.1 * 1e-3), (False, 0.1 * 0.02 * 400 / 4e-3 * 1e-3)):
         config = PretrainOptimConfig(lars=True, lars_eta=0.02, lars_clip=clip, momentum=0)
         weight.data.fill_(100.0)
-        optimizer = optimizer_of(config, [Group([weight], 0.1, 0.0)])
+        optimizer = build_optimizer(config, [Group([weight], 0.1, 0.0)])
         weight.grad = torch.full((4, 4), 1e-3)
         optimizer.step()
         assert (100.0 - weight.data).mean().item() == pytest.approx(step, rel=0.05)
@@ -158,7 +158,7 @@ def test_clipped_lars_never_raises_the_rate() -> None:
 
 def test_lars_gives_what_is_not_adapted_a_plain_step_without_decay() -> None:
     weight = torch.nn.Parameter(torch.ones(2, 2))
-    optimizer = optimizer_of(PretrainOptimConfig(lars=True, momentum=0), [Group([weight], 0.1, 0.5, adapted=False)])
+    optimizer = build_optimizer(PretrainOptimConfig(lars=True, momentum=0), [Group([weight], 0.1, 0.5, adapted=False)])
     weight.grad = torch.full((2, 2), 3.0)
     optimizer.step()
     torch.testing.assert_close(weight.data, torch.full((2, 2), 0.7))

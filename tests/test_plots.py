@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cl.evaluation.pictures.curves_picture import read_rows, save_curves
-from cl.evaluation.pictures.embedding_picture import NAMED, pca, save_embedding, tsne
+from cl.evaluation.pictures.embedding_picture import MAX_CLASSES, pca, save_embedding, tsne
 from tests.conftest import TINY, Run
 
 FIRST_20 = [f"_a$ {i}" for i in range(20)]
@@ -103,7 +103,7 @@ def test_the_map_says_what_it_is_and_names_its_classes(
     looks = [(str(dots.get_facecolor()), str(dots.get_paths()[0].vertices)) for dots in axis.collections]
     assert len(set(looks)) == len(looks) == max(1, len(legend))
     assert sum(len(dots.get_offsets()) for dots in axis.collections) == images
-    assert len(legend) <= NAMED + 1
+    assert len(legend) <= MAX_CLASSES + 1
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])

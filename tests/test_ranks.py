@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cl import distributed
 from cl.config.methods import METHODS
-from cl.evaluation.features import in_order
+from cl.evaluation.features import gather_in_order
 from cl.evaluation.online.metrics import EpochMeans
 from cl.losses import barlow_twins_loss, nt_xent_loss
 from cl.losses.cross_entropy import labelled_cross_entropy
@@ -217,8 +217,8 @@ def uneven_parts() -> tuple[dict[str, float], list[int]]:
     if rank == 1:
         means.add("once", torch.tensor(3.0), 2)
     index = torch.arange(rank, 7, distributed.world_size())
-    (rows,) = in_order(index, index * 10)
-    return means.compute(everywhere=True), rows.tolist()
+    (rows,) = gather_in_order(index, index * 10)
+    return means.compute(all_processes=True), rows.tolist()
 
 
 def test_uneven_metrics_and_rows_come_together(pools: dict[int, Ranks]) -> None:

@@ -14,7 +14,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from cl.backbones import build_backbone
-from cl.backbones.loading import load_all_weights, start_from
+from cl.backbones.loading import load_all_weights, load_init_from
 from cl.cli import parse
 from cl.config.backbone import BackboneConfig
 from cl.config.programs import Linear
@@ -36,7 +36,7 @@ def started(source: str, **config: object) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     made = BackboneConfig("resnet18", init_from=source, **config)  # type: ignore[arg-type]
     backbone = build_backbone(made, 224)
-    start_from(backbone, made, 224, 3)
+    load_init_from(backbone, made, 224, 3)
     return backbone.state_dict()
 
 

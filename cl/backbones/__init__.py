@@ -10,8 +10,10 @@ from cl.config.backbone import BackboneConfig
 __all__ = ["Backbone", "build_backbone"]
 
 
-def build_backbone(config: BackboneConfig, crop_size: int, channels: int = 3, also: Mapping[str, int] = {}) -> Backbone:
+def build_backbone(
+    config: BackboneConfig, crop_size: int, channels: int = 3, other_sizes: Mapping[str, int] = {}
+) -> Backbone:
     """The network that the flags name, for views of `crop_size` pixels and of the sizes that other flags ask for."""
     if config.timm_name is None:
         return ResNetBackbone(config, crop_size, channels)  # takes every size
-    return timm_backbone(config.timm_name, crop_size, channels, also)
+    return timm_backbone(config.timm_name, crop_size, channels, other_sizes)

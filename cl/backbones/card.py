@@ -45,7 +45,7 @@ class Card:
         values = asdict(self) | {"metrics": numbers}
         return "{\n" + ",\n".join(f'  "{name}": {json.dumps(value)}' for name, value in values.items()) + "\n}\n"
 
-    def build(self, also: Mapping[str, int] = {}) -> Backbone:
+    def build(self, other_sizes: Mapping[str, int] = {}) -> Backbone:
         """The network that the card describes, with no weights yet."""
         made = BackboneConfig(self.encoder, stem=self.stem or "auto", width=self.width or 64)
-        return build_backbone(made, self.crop_size, self.in_channels, also)
+        return build_backbone(made, self.crop_size, self.in_channels, other_sizes)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cl.backbones.backbone import Backbone
 from cl.backbones.layouts import COUNTER, BackboneMatch, find_backbone, left_over
-from cl.backbones.timm import UNFIT, check_name, create
+from cl.backbones.timm import MODEL_ERRORS, check_name, create
 from cl.backbones.weight_files import read_weights
 from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
@@ -16,7 +16,7 @@ from cl.errors import UserError
 SHOWN = 3  # keys in a refusal
 
 
-def start_from(backbone: Backbone, config: BackboneConfig, crop_size: int, channels: int) -> str:
+def load_init_from(backbone: Backbone, config: BackboneConfig, crop_size: int, channels: int) -> str:
     """Load what `--init_from` names into `backbone`: every weight of it, or UserError. Says what was loaded."""
     named = config.init_from or ""
     if named == "torchvision" or named.startswith("timm/"):
@@ -82,7 +82,7 @@ def _published(named: str, config: BackboneConfig, crop_size: int, channels: int
 
             return get_model(config.encoder, weights="DEFAULT").state_dict()
         return create(named.removeprefix("timm/"), crop_size, channels, pretrained=True).state_dict()
-    except (OSError, *UNFIT) as error:
+    except (OSError, *MODEL_ERRORS) as error:
         reason = str(error).splitlines()[0][:100]
         raise UserError(
             f"--init_from: got {named}, which could not be downloaded ({reason}); expected a file"

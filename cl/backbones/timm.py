@@ -11,19 +11,24 @@ from cl.backbones.backbone import Backbone
 from cl.config.backbone import EncoderConfig
 from cl.errors import UserError
 
-UNFIT = (AssertionError, ArithmeticError, RuntimeError, ValueError)  # what networks raise for sizes they do not take
+MODEL_ERRORS = (
+    AssertionError,
+    ArithmeticError,
+    RuntimeError,
+    ValueError,
+)  # what networks raise for sizes they do not take
 
 
-def timm_backbone(name: str, crop_size: int, channels: int, also: Mapping[str, int]) -> Backbone:
-    """The network `name` for views of `crop_size` pixels; those and the sizes of `also`, by flag, are tried out."""
+def timm_backbone(name: str, crop_size: int, channels: int, other_sizes: Mapping[str, int]) -> Backbone:
+    """The network `name` for views of `crop_size` pixels; those and the sizes of `other_sizes`, by flag, are tried out."""
     flag = "crop_size"
     size = crop_size
     try:
         net = create(name, crop_size, channels).eval()
         features = _features(net, name, crop_size, channels)
-        for flag, size in also.items():  # noqa: B007  (the refusal names the flag)
+        for flag, size in other_sizes.items():  # noqa: B007  (the refusal names the flag)
             _features(net, name, size, channels)
-    except UNFIT as error:
+    except MODEL_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"--{flag}: got views of {size} pixels, expected ones that timm/{name} takes ({reason})"

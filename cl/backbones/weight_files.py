@@ -42,7 +42,7 @@ class Weights(NamedTuple):
 
     file: Path
     tensors: Mapping[str, Any]  # a state dict
-    about: Mapping[str, Any]  # what lies beside it
+    metadata: Mapping[str, Any]  # what lies beside it
 
 
 def read_weights(named: str, said: str) -> Weights:
@@ -59,10 +59,10 @@ def read_weights(named: str, said: str) -> Weights:
     if not there:
         raise UserError(f"{said}: got {named}, expected a run folder or a file of weights; there is no {file}")
     try:
-        tensors, about = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+        tensors, metadata = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
     except Exception as error:  # what torch raises for bytes that are no checkpoint is open: IndexError, EOFError, ...
         raise UserError(f"{said}: got {named}; {file} cannot be read as weights ({type(error).__name__})") from None
-    return Weights(file, tensors, about)
+    return Weights(file, tensors, metadata)
 
 
 def _safetensors(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

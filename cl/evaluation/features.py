@@ -28,15 +28,15 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     network.train(training)
 
 
-def features_of(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> Labelled:
+def extract_features(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> Labelled:
     """What `network` makes of the evaluation batches of all processes, in the order of the images."""
     with evaluating(network):
         moved = (batch.to(device) for batch in batches)
         found = [(batch.index, network(batch.views[0][0]), batch.target) for batch in moved]
-    return Labelled(*in_order(*(torch.cat(each) for each in zip(*found, strict=True))))
+    return Labelled(*gather_in_order(*(torch.cat(each) for each in zip(*found, strict=True))))
 
 
-def in_order(index: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+def gather_in_order(index: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
     """Rows [N_r, ...] of the images `index` [N_r] of each process -> [N, ...] in the order of all images."""
     order = gather_uneven(index).argsort()
     return tuple(gather_uneven(each)[order] for each in rows)

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from cl.backbones.loading import start_from
+from cl.backbones.loading import load_init_from
 from cl.config.programs import Pretrain
 from cl.methods.base import ContrastiveModule, StepOutput
 from cl.optim.schedules import Budget
@@ -22,4 +22,4 @@ def load_initial_weights(method: ContrastiveModule[Any], config: Pretrain) -> st
     """Load what --init_from names into the backbone; describes what was loaded, "" if nothing was named."""
     if not config.backbone.init_from:
         return ""
-    return start_from(method.backbone, config.backbone, config.views.crop_size, config.data.in_channels)
+    return load_init_from(method.backbone, config.backbone, config.views.crop_size, config.data.in_channels)

@@ -18,7 +18,7 @@ from cl.evaluation.online.metrics import MeasuredModule
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.nn.batch_norm import frozen_statistics
 from cl.nn.heads import linear_head
-from cl.optim import optimizer_of, with_schedule
+from cl.optim import build_optimizer, with_schedule
 from cl.optim.groups import Group
 from cl.optim.schedules import Budget, Schedule
 
@@ -132,5 +132,5 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
             Group(predictor, lr, decay, scheduled=optim.lr_scheduler_for_pred_head),
             Group(online, optim.scaled_classifier_lr(batch), weight_decay=0.0, adapted=False),
         ]
-        optimizer = optimizer_of(optim, [group for group in groups if group.parameters])
+        optimizer = build_optimizer(optim, [group for group in groups if group.parameters])
         return with_schedule(optimizer, Schedule.of(optim, self.budget))

@@ -12,7 +12,7 @@ from cl.optim.groups import Group, lars_groups, torch_groups
 from cl.optim.schedules import Schedule
 
 
-def optimizer_of(config: OptimConfig, groups: Sequence[Group]) -> Optimizer:
+def build_optimizer(config: OptimConfig, groups: Sequence[Group]) -> Optimizer:
     """The optimizer that the flags name."""
     if isinstance(config, PretrainOptimConfig) and config.lars:
         from timm.optim.lars import Lars

@@ -14,12 +14,12 @@ class Budget:
     global_batch: int
     steps_per_epoch: int
     steps: int
-    rehearsal: bool = False  # --fast_dev_run: one step, in which no warm-up has room
+    dry_run: bool = False  # --fast_dev_run: one step, in which no warm-up has room
 
     @classmethod
     def of(cls, run: RunConfig, global_batch: int, steps_per_epoch: int) -> "Budget":
         if run.fast_dev_run:
-            return cls(global_batch, 1, 1, rehearsal=True)
+            return cls(global_batch, 1, 1, dry_run=True)
         steps = steps_per_epoch * run.epochs
         return cls(global_batch, steps_per_epoch, min(steps, run.max_steps or steps))
 
@@ -43,7 +43,7 @@ class Schedule:
 
     @classmethod
     def of(cls, config: OptimConfig, budget: Budget) -> "Schedule":
-        warms_up = config.scheduler == "warmup_cosine" and not budget.rehearsal
+        warms_up = config.scheduler == "warmup_cosine" and not budget.dry_run
         warmup = config.warmup_steps(budget.steps_per_epoch, budget.steps) if warms_up else 0
         floor = config.min_lr / config.lr if config.lr else 0.0
         decay = config.lr_decay_steps, config.lr_decay_rate

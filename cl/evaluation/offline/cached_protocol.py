@@ -13,9 +13,9 @@ from cl.config.programs import Linear
 from cl.data.datamodule import ImageData
 from cl.data.images import ImageSet
 from cl.distributed import rank
-from cl.evaluation.features import Labelled, features_of
+from cl.evaluation.features import Labelled, extract_features
 from cl.evaluation.offline.feature_grid import HeadTraining, train_best_head
-from cl.evaluation.offline.feature_scores import feature_scores, head_accuracy, with_label
+from cl.evaluation.offline.feature_scores import feature_scores, head_accuracy, labelled_only
 from cl.evaluation.offline.label_split import evaluation_sets
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation, chosen_point
 
@@ -61,7 +61,7 @@ def evaluate_cached(linear: LinearEvaluation, data: ImageData, config: Linear) -
 
     scores = {}
     if val is not None:
-        queries = with_label(_features(linear.backbone, val, data))
+        queries = labelled_only(_features(linear.backbone, val, data))
         if len(queries.targets):
             row |= head_accuracy(linear, queries)
             bank = Labelled(features.features[:, 0], features.targets)
@@ -77,7 +77,7 @@ def _features(network: nn.Module, images: ImageSet, data: ImageData) -> Labelled
     loader = data.eval_loader(images)
     hidden = rank() > 0 or not sys.stdout.isatty()
     bar = tqdm(loader, "features", len(loader), leave=False, unit="batch", disable=hidden, file=sys.stdout)
-    return features_of(network, bar, data.settings.device)
+    return extract_features(network, bar, data.settings.device)
 
 
 def _print_seconds(what: str, seconds: float) -> None:

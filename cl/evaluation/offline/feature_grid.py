@@ -17,7 +17,7 @@ from cl.config.run import RunConfig
 from cl.data.sampler import RankSlice, TrainSampler
 from cl.data.views.draws import hash_words
 from cl.evaluation.features import Labelled
-from cl.evaluation.offline.label_split import held_out
+from cl.evaluation.offline.label_split import split_held_out
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.optim.schedules import Budget, Schedule
@@ -46,7 +46,7 @@ def train_best_head(linear: LinearEvaluation, train: Labelled, training: HeadTra
     """
     bank = Labelled(train.features[:, 0], train.targets)
     if len(linear.grid) > 1:
-        rest, held = map(torch.from_numpy, held_out(train.targets.cpu().numpy()))
+        rest, held = map(torch.from_numpy, split_held_out(train.targets.cpu().numpy()))
         heads = train_heads(Labelled(train.features[rest], train.targets[rest]), linear.head, linear.grid, training)
         guesses = logits_of(heads, with_ones(bank.features[held])).argmax(dim=2)
         right = guesses == bank.targets[held, None]

@@ -7,7 +7,7 @@ import torch
 
 from cl.data.loader import EvalLoader
 from cl.distributed import broadcast_from_rank_zero
-from cl.evaluation.features import Labelled, features_of
+from cl.evaluation.features import Labelled, extract_features
 from cl.evaluation.offline.few_labels import LABELS, few_labels_accuracies
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.evaluation.online.knn import knn_scores
@@ -55,7 +55,7 @@ def head_accuracy(linear: LinearEvaluation, queries: Labelled) -> dict[str, floa
     }
 
 
-def with_label(images: Labelled) -> Labelled:
+def labelled_only(images: Labelled) -> Labelled:
     """The images that have one."""
     return Labelled(images.features[images.targets >= 0], images.targets[images.targets >= 0])
 
@@ -71,8 +71,8 @@ class ValidateOnce:
         trainer = linear.trainer
         if trainer.current_epoch + 1 != trainer.max_epochs and not trainer.should_stop:
             return {}
-        bank = features_of(linear.backbone, self.bank, linear.device)
-        queries = with_label(features_of(linear.backbone, self.queries, linear.device))
+        bank = extract_features(linear.backbone, self.bank, linear.device)
+        queries = labelled_only(extract_features(linear.backbone, self.queries, linear.device))
         if not len(queries.targets):
             return {}
         accuracy = head_accuracy(linear, queries) if len(linear.grid) > 1 else {}  # one head alone: after each epoch

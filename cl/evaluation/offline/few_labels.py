@@ -11,7 +11,7 @@ LABELS = (1, 5, 10)
 DRAWS = 10
 
 
-def labels_of_each_class(targets: Ints, count: int, draw: int) -> Ints:
+def sample_per_class(targets: Ints, count: int, draw: int) -> Ints:
     """Indices of `count` images of each class in `targets` [N], or of all where there are fewer; class by class."""
     generator = np.random.default_rng(draw)
     of_each = [np.flatnonzero(targets == label) for label in np.unique(targets)]
@@ -36,7 +36,7 @@ def few_labels_accuracies(bank: Tensor, labels: Tensor, queries: Tensor, targets
     x, y, seen, right = (each.cpu().numpy() for each in (bank, labels, queries, targets))
     found = []
     for draw in range(DRAWS):
-        chosen = labels_of_each_class(y, count, draw)
+        chosen = sample_per_class(y, count, draw)
         scale = StandardScaler().fit(x[chosen])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -17,7 +17,7 @@ from cl.errors import UserError
 HELD_OUT = 0.1  # of the training images choose a point of the grid, always the same ones
 
 
-def fraction_of_each_class(targets: Ints, fraction: float, seed: int, spare: int = 0) -> Ints:
+def fraction_per_class(targets: Ints, fraction: float, seed: int, spare: int = 0) -> Ints:
     """Indices, ascending, of a `fraction` of each class in `targets` [N]: at least one, and at most all but `spare`."""
     order = np.argsort(hash_words(0x5A4E, seed, np.arange(len(targets))), kind="stable")
     by_class = order[np.argsort(targets[order], kind="stable")]
@@ -53,14 +53,14 @@ def with_label_fraction(splits: Splits, fraction: float, seed: int) -> Splits:
     """`splits` with a fraction of the training images of each class, and a note if that is not all."""
     if fraction == 1:
         return splits
-    train = subset_of(splits.train, fraction_of_each_class(splits.train.targets, fraction, seed))
+    train = subset_of(splits.train, fraction_per_class(splits.train.targets, fraction, seed))
     note = f"--label_fraction {fraction:g} leaves {len(train)} of {len(splits.train)} training images"
     return replace(splits, train=train, notes=(*splits.notes, note))
 
 
-def held_out(targets: Ints) -> tuple[Ints, Ints]:
+def split_held_out(targets: Ints) -> tuple[Ints, Ints]:
     """Indices of what a grid is trained on, and of the stratified tenth (seed 0) that chooses; no class is used up."""
-    held = fraction_of_each_class(targets, HELD_OUT, seed=0, spare=1)
+    held = fraction_per_class(targets, HELD_OUT, seed=0, spare=1)
     if not len(held):
         raise UserError("--lr: got a grid, but no class has a second image to choose with; expected one rate and decay")
     return np.setdiff1d(np.arange(len(targets)), held), held
@@ -72,7 +72,7 @@ class GridData(ImageData):
     def __init__(self, splits: Splits, settings: LoaderSettings) -> None:
         super().__init__(splits, settings)
         self.all_train = self.splits.train
-        rest, held = (subset_of(self.all_train, chosen) for chosen in held_out(self.all_train.targets))
+        rest, held = (subset_of(self.all_train, chosen) for chosen in split_held_out(self.all_train.targets))
         self.splits = replace(self.splits, train=rest)
         self.held = held
         self.sampler = TrainSampler(

@@ -15,7 +15,7 @@ from cl.evaluation.online.metrics import MeasuredModule
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.losses.precision import full_precision
 from cl.nn.heads import linear_head
-from cl.optim import optimizer_of, with_schedule
+from cl.optim import build_optimizer, with_schedule
 from cl.optim.groups import Group
 from cl.optim.schedules import Budget, Schedule
 
@@ -110,7 +110,7 @@ class LinearEvaluation(MeasuredModule):
         if self.config.finetune:
             rate = first.scaled_lr(batch) * self.config.backbone_lr_factor
             groups.append(Group(list(self.backbone.parameters()), rate, first.weight_decay))
-        return with_schedule(optimizer_of(first, groups), Schedule.of(first, self.budget))
+        return with_schedule(build_optimizer(first, groups), Schedule.of(first, self.budget))
 
 
 def chosen_point(linear: LinearEvaluation) -> dict[str, float]:

@@ -11,12 +11,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cl.batch import Batch
-from cl.evaluation.features import evaluating, in_order
+from cl.evaluation.features import evaluating, gather_in_order
 from cl.evaluation.online.metrics import MeasuredModule
 
-IMAGES = 4096  # at most: enough for a rank of hundreds, and seconds even on a CPU
+HEALTH_IMAGES = 4096  # at most: enough for a rank of hundreds, and seconds even on a CPU
 FIRST_STEPS = 50  # no verdict before so many steps
-FEWEST = 16  # no verdict from fewer images
+MIN_IMAGES = 16  # no verdict from fewer images
 PREFIX = "health/"  # of the columns of metrics.csv
 
 
@@ -72,7 +72,7 @@ class Verdict:
 
 def verdict_on(found: Health, images: int, dim: int, step: int, steps: int) -> Verdict | None:
     """The verdict after `step` of `steps` optimizer steps; None while there is too little to go by."""
-    if step < FIRST_STEPS or images < FEWEST:
+    if step < FIRST_STEPS or images < MIN_IMAGES:
         return None
     seen = f"std x sqrt(d) {found.std:.2f}, rank {found.rank:.1f} of {dim}"
     if not (found.std >= 0.1 and found.rank >= 2):  # NaN is no better
@@ -93,7 +93,7 @@ class ProjectionHealth:
         with evaluating(module):
             batches = (batch.to(module.device) for batch in self.views)
             found = [(batch.index, *map(self.embed, batch.views[0][:2])) for batch in batches]
-        z1, z2 = in_order(*(torch.cat(each) for each in zip(*found, strict=True)))
+        z1, z2 = gather_in_order(*(torch.cat(each) for each in zip(*found, strict=True)))
         if len(z1) < 2:
             return {}
         return {f"{PREFIX}{name}": value for name, value in health(z1, z2)._asdict().items()}

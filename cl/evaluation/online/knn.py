@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cl.data.loader import EvalLoader
 from cl.distributed import sum_over_ranks
-from cl.evaluation.features import Labelled, features_of
+from cl.evaluation.features import Labelled, extract_features
 from cl.evaluation.online.metrics import MeasuredModule
 
 CHUNK = 1024  # queries at a time: all of ImageNet against its bank would take 4 GB
@@ -59,7 +59,7 @@ class OnlineKNN:
     def __call__(self, module: MeasuredModule) -> dict[str, float]:
         if not self._due(module.trainer):
             return {}
-        bank = features_of(module, self.bank, module.device)
+        bank = extract_features(module, self.bank, module.device)
         queries = _labelled(module.validation)
         right = torch.zeros(2, dtype=torch.float64, device=module.device)  # right answers, and of how many
         if queries is not None:

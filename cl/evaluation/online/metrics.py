@@ -36,10 +36,10 @@ class EpochMeans:
         added = torch.stack([total, weight])
         self._sums[name] = self._sums[name].to(added) + added if name in self._sums else added
 
-    def compute(self, everywhere: bool = True) -> dict[str, float]:
+    def compute(self, all_processes: bool = True) -> dict[str, float]:
         """The means so far, of all processes (each has to call this) or of this one; without names of no weight."""
         sums: dict[str, tuple[float, float]] = {}
-        for each in gather_dicts(self.state()) if everywhere else [self.state()]:
+        for each in gather_dicts(self.state()) if all_processes else [self.state()]:
             for name, (total, weight) in each.items():
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = before[0] + total, before[1] + weight

@@ -10,14 +10,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cl.batch import Batch
-from cl.evaluation.features import features_of
+from cl.evaluation.features import extract_features
 
-SHOWN = 2000  # images at most: t-SNE takes ten seconds for them
-FEWEST = 100  # images for t-SNE, whose perplexity of 30 looks at 90 neighbours
+EMBEDDING_IMAGES = 2000  # images at most: t-SNE takes ten seconds for them
+MIN_IMAGES = 100  # images for t-SNE, whose perplexity of 30 looks at 90 neighbours
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")  # Okabe and Ito's, no yellow
 MARKERS = ("o", "^", "x")  # each in all colours
-NAMED = 20  # classes in the legend; the others are grey
-LONGEST = 24  # characters of a class name
+MAX_CLASSES = 20  # classes in the legend; the others are grey
+MAX_NAME = 24  # characters of a class name
 
 
 def pca(features: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def save_embedding(features: Tensor, targets: Tensor, classes: Sequence[str], im
     from matplotlib.figure import Figure
 
     unit = F.normalize(features.float().cpu().nan_to_num(), dim=1)
-    name, project = ("t-SNE", tsne) if len(unit) >= FEWEST else ("PCA", pca)
+    name, project = ("t-SNE", tsne) if len(unit) >= MIN_IMAGES else ("PCA", pca)
     points = project(unit)
     targets = targets.cpu()
     figure = Figure(figsize=(7.5, 5), layout="constrained")
@@ -52,10 +52,10 @@ def save_embedding(features: Tensor, targets: Tensor, classes: Sequence[str], im
     axis.set_title(f"{name} of the backbone's features, {len(points)} {images} images", fontsize=11)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_color("0.8")
-    named = targets[targets >= 0].unique().tolist()[:NAMED]
+    named = targets[targets >= 0].unique().tolist()[:MAX_CLASSES]
     looks = [(mark, colour) for mark in MARKERS for colour in COLOURS][: len(named)]
     groups = [(targets == target, *look) for target, look in zip(named, looks, strict=True)]
-    labels = [os.fsencode(classes[target]).decode(errors="replace")[:LONGEST] for target in named]
+    labels = [os.fsencode(classes[target]).decode(errors="replace")[:MAX_NAME] for target in named]
     others = ~torch.isin(targets, targets.new_tensor(named))
     if others.any():
         groups = [(others, "o", "0.85" if named else COLOURS[0]), *groups]
@@ -80,6 +80,6 @@ class SaveEmbedding(Callback):
         self.path = path
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        features, targets = features_of(pl_module, self.loader, pl_module.device)
+        features, targets = extract_features(pl_module, self.loader, pl_module.device)
         if trainer.is_global_zero:
             save_embedding(features, targets, self.classes, self.images, self.path)

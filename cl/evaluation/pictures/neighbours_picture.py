@@ -11,13 +11,13 @@ from torch import Tensor
 
 from cl.batch import Batch
 from cl.data.images import ImageSet
-from cl.evaluation.features import features_of
+from cl.evaluation.features import extract_features
 from cl.evaluation.pictures.tile import show_tile
 
 ROWS = 6
 NEIGHBOURS = 7  # columns beside the image itself
 TILE = 96  # pixels
-SEARCHED = 2000  # training images among which neighbours are searched
+NEIGHBOUR_IMAGES = 2000  # training images among which neighbours are searched
 
 
 def save_neighbours(images: ImageSet, features: Tensor, classes: Sequence[str], path: Path) -> None:
@@ -58,6 +58,6 @@ class SaveNeighbours(Callback):
         self.path = path
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        features, _ = features_of(pl_module, self.loader, pl_module.device)
+        features, _ = extract_features(pl_module, self.loader, pl_module.device)
         if trainer.is_global_zero:
             save_neighbours(self.images, features, self.classes, self.path)

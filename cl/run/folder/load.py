@@ -73,7 +73,7 @@ def _others(weights: Weights, config: Linear, said: str) -> Pretrained:
 
 def card_in(weights: Weights, said: str) -> Card | None:
     """The card of an export or of a checkpoint of ours, None for others' files; UserError if it cannot be read."""
-    written = {name: weights.about[name] for name in ("cl", "card") if name in weights.about}
+    written = {name: weights.metadata[name] for name in ("cl", "card") if name in weights.metadata}
     if not written:
         return None
     try:

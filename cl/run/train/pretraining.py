@@ -10,12 +10,12 @@ from cl.cli import Resolved
 from cl.config.programs import Pretrain
 from cl.data.datamodule import ImageData
 from cl.data.images import ImageSet, stratified
-from cl.evaluation.online.health import IMAGES, CollapseAlarm, ProjectionHealth
+from cl.evaluation.online.health import HEALTH_IMAGES, CollapseAlarm, ProjectionHealth
 from cl.evaluation.online.knn import TEMPERATURE, K, OnlineKNN
 from cl.evaluation.online.metrics import MeasureEpoch, Measurement, epoch_means
 from cl.evaluation.pictures.curves_picture import SaveCurves
-from cl.evaluation.pictures.embedding_picture import SHOWN, SaveEmbedding
-from cl.evaluation.pictures.neighbours_picture import SEARCHED, SaveNeighbours
+from cl.evaluation.pictures.embedding_picture import EMBEDDING_IMAGES, SaveEmbedding
+from cl.evaluation.pictures.neighbours_picture import NEIGHBOUR_IMAGES, SaveNeighbours
 from cl.evaluation.pictures.views_picture import SaveViews
 from cl.methods import ContrastiveModule
 from cl.run.folder.closing import closing_table, next_command
@@ -48,8 +48,8 @@ def collapse_alarm(config: Pretrain, data: ImageData, plan: Plan) -> CollapseAla
 def pictures(config: Pretrain, data: ImageData, folder: Path) -> list[Callback]:
     """Views of the first batch, curves while it trains, neighbours and the embedding at the end."""
     splits = data.splits
-    searched = _at_most(SEARCHED, splits.train, config)
-    shown = _at_most(SHOWN, splits.val or splits.train, config)
+    searched = _at_most(NEIGHBOUR_IMAGES, splits.train, config)
+    shown = _at_most(EMBEDDING_IMAGES, splits.val or splits.train, config)
     split = "validation" if splits.val else "training"
     return [
         SaveCurves(folder / "metrics.csv", folder / "curves.png"),
@@ -81,7 +81,7 @@ def closing_text(
 
 
 def _health_images(config: Pretrain, data: ImageData) -> ImageSet:
-    return _at_most(IMAGES, data.splits.val or data.splits.train, config)
+    return _at_most(HEALTH_IMAGES, data.splits.val or data.splits.train, config)
 
 
 def _at_most(count: int, images: ImageSet, config: Pretrain) -> ImageSet:

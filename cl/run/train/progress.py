@@ -72,7 +72,7 @@ class Progress(Callback):
         self._batch_ended = time.perf_counter()
         assert isinstance(pl_module, MeasuredModule)
         if not self._bar.disable and self._batch_ended - self._refreshed > REFRESH:
-            self._bar.set_postfix_str(self._line(pl_module.means.compute(everywhere=False)), refresh=False)
+            self._bar.set_postfix_str(self._line(pl_module.means.compute(all_processes=False)), refresh=False)
             self._refreshed = self._batch_ended
         self._bar.update()
 
