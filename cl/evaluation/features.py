@@ -1,4 +1,4 @@
-"""Images through a frozen network."""
+"""Run images through a frozen network."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from cl.distributed import gather_uneven
 
 
 class Labelled(NamedTuple):
-    """Features [N, ...] of images, and their targets [N]."""
+    """Features [N, ...] of images and their targets [N]."""
 
     features: Tensor
     targets: Tensor
@@ -20,7 +20,7 @@ class Labelled(NamedTuple):
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and the mode that it was in afterwards."""
+    """Evaluation mode without gradients; the previous mode is restored afterwards."""
     training = network.training
     network.eval()
     with torch.no_grad():
@@ -29,14 +29,15 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def extract_features(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> Labelled:
-    """What `network` makes of the evaluation batches of all processes, in the order of the images."""
+    """The outputs of `network` for the evaluation batches of all processes, in image order."""
     with evaluating(network):
-        moved = (batch.to(device) for batch in batches)
-        found = [(batch.index, network(batch.views[0][0]), batch.target) for batch in moved]
-    return Labelled(*gather_in_order(*(torch.cat(each) for each in zip(*found, strict=True))))
+        on_device = (batch.to(device) for batch in batches)
+        outputs = [(batch.index, network(batch.views[0][0]), batch.target) for batch in on_device]
+    index, features, targets = (torch.cat(column) for column in zip(*outputs, strict=True))
+    return Labelled(*gather_in_order(index, features, targets))
 
 
-def gather_in_order(index: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
-    """Rows [N_r, ...] of the images `index` [N_r] of each process -> [N, ...] in the order of all images."""
+def gather_in_order(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    """Gather columns [N_r, ...] of the images `index` [N_r] from all processes -> [N, ...] in image order."""
     order = gather_uneven(index).argsort()
-    return tuple(gather_uneven(each)[order] for each in rows)
+    return tuple(gather_uneven(column)[order] for column in columns)

@@ -1,4 +1,4 @@
-"""`--protocol cached`: each training image and its mirror through the backbone once, then a grid of heads on these."""
+"""`--protocol cached`: extract the features of the training images and their mirrors once, then train heads on them."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ from cl.evaluation.offline.linear_evaluation import LinearEvaluation, chosen_poi
 
 
 class MirrorFeatures(nn.Module):
-    """Images [B, C, H, W] -> features [B, V, F]: of the image, and with `mirrors` of its mirror image too."""
+    """Images [B, C, H, W] -> features [B, V, F] of the image and, with `mirrors`, of its mirror image (V = 2)."""
 
     def __init__(self, backbone: Backbone, mirrors: bool) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class MirrorFeatures(nn.Module):
 
 @dataclass(frozen=True)
 class CachedResult:
-    """What the protocol measured, and how long its parts took."""
+    """The row of metrics, and the time that each part took."""
 
     row: dict[str, float]  # of metrics.csv
     features_seconds: float
@@ -44,24 +44,26 @@ class CachedResult:
 
 
 def evaluate_cached(linear: LinearEvaluation, data: ImageData, config: Linear) -> CachedResult:
-    """Train `linear`'s heads on the features of the training images, choose the best one, and validate it."""
+    """Train the heads of `linear` on the features of the training images, choose the best one and validate it."""
     train, val = evaluation_sets(data, config)
     linear.to(data.settings.device)
     mirrors = config.views.flip_prob > 0
-    began = time.perf_counter()
-    features = _features(MirrorFeatures(linear.backbone, mirrors), train, data)
-    features_seconds = time.perf_counter() - began
+    start = time.perf_counter()
+    features = _extract(MirrorFeatures(linear.backbone, mirrors), train, data)
+    features_seconds = time.perf_counter() - start
     images = f"{len(train)} training images" + (" and their mirrors" if mirrors else "")
     _print_seconds(f"features of {images}", features_seconds)
 
-    training = HeadTraining(config.run, data.global_batch, config.views.flip_prob, config.data.last_batch_fill)
+    training = HeadTraining(
+        config.run, batch=data.global_batch, flip_prob=config.views.flip_prob, fill=config.data.last_batch_fill
+    )
     row = train_best_head(linear, features, training)
-    heads_seconds = time.perf_counter() - began - features_seconds
-    _print_seconds(f"{len(linear.grid)} heads of {linear.budget.epochs} epochs", heads_seconds)
+    heads_seconds = time.perf_counter() - start - features_seconds
+    _print_seconds(f"{len(linear.grid)} heads, {linear.budget.epochs} epochs", heads_seconds)
 
     scores = {}
     if val is not None:
-        queries = labelled_only(_features(linear.backbone, val, data))
+        queries = labelled_only(_extract(linear.backbone, val, data))
         if len(queries.targets):
             row |= head_accuracy(linear, queries)
             bank = Labelled(features.features[:, 0], features.targets)
@@ -69,17 +71,22 @@ def evaluate_cached(linear: LinearEvaluation, data: ImageData, config: Linear) -
     linear.row = row | chosen_point(linear) | scores
     data.teardown("fit")
     forwarded = features.features.shape[:2].numel()
-    return CachedResult(linear.row, features_seconds, heads_seconds, forwarded / features_seconds)
+    return CachedResult(
+        linear.row,
+        features_seconds=features_seconds,
+        heads_seconds=heads_seconds,
+        images_per_second=forwarded / features_seconds,
+    )
 
 
-def _features(network: nn.Module, images: ImageSet, data: ImageData) -> Labelled:
-    """With a bar on a terminal."""
+def _extract(network: nn.Module, images: ImageSet, data: ImageData) -> Labelled:
+    """Extract features, with a progress bar on a terminal."""
     loader = data.eval_loader(images)
     hidden = rank() > 0 or not sys.stdout.isatty()
     bar = tqdm(loader, "features", len(loader), leave=False, unit="batch", disable=hidden, file=sys.stdout)
     return extract_features(network, bar, data.settings.device)
 
 
-def _print_seconds(what: str, seconds: float) -> None:
+def _print_seconds(label: str, seconds: float) -> None:
     if rank() == 0:
-        print(f"{what}: {seconds:.1f} s", flush=True)
+        print(f"{label}: {seconds:.1f} s", flush=True)

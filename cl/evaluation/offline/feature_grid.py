@@ -1,6 +1,6 @@
-"""Linear heads for a grid of rates and decays, trained together on features that are computed once.
+"""Linear heads for a grid of learning rates and weight decays, trained together on features that are computed once.
 
-Every head is what torch's SGD would make of it alone; one batched product makes a grid little dearer than one head.
+Each head ends up as torch's SGD would train it alone; with batched products a grid costs little more than one head.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,17 +22,17 @@ from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.optim.schedules import Budget, Schedule
 
-_MIRROR = 0x3144  # keeps the hash of the mirrored images apart from the others
+_MIRROR = 0x3144  # a separate hash stream, for the choice of the mirrored images
 
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How long heads are trained, and on which batches: those of one process, whatever the number of processes."""
+    """How long heads are trained, and on which batches. Every process trains all heads on the same global batches."""
 
     run: RunConfig
-    batch: int
+    batch: int  # global
     flip_prob: float
-    fill: bool
+    fill: bool  # the last batch of an epoch
 
     def sampler(self, images: int) -> TrainSampler:
         return TrainSampler(images, min(self.batch, images), self.run.seed, RankSlice(0, 1), self.fill)
@@ -40,17 +40,19 @@ class HeadTraining:
 
 @torch.no_grad()
 def train_best_head(linear: LinearEvaluation, train: Labelled, training: HeadTraining) -> dict[str, float]:
-    """Choose a point on the held-out tenth, if there are several, and train its head on all of `train`.
+    """Choose a point of the grid on the held-out tenth, if there are several, and train its head on all of `train`.
 
     Returns the loss and the training accuracy of that head.
     """
     bank = Labelled(train.features[:, 0], train.targets)
     if len(linear.grid) > 1:
-        rest, held = map(torch.from_numpy, split_held_out(train.targets.cpu().numpy()))
-        heads = train_heads(Labelled(train.features[rest], train.targets[rest]), linear.head, linear.grid, training)
-        guesses = logits_of(heads, with_ones(bank.features[held])).argmax(dim=2)
-        right = guesses == bank.targets[held, None]
-        linear.choose(tuple(right.double().mean(dim=0).tolist()))
+        train_rows, held_rows = map(torch.from_numpy, split_held_out(train.targets.cpu().numpy()))
+        heads = train_heads(
+            Labelled(train.features[train_rows], train.targets[train_rows]), linear.head, linear.grid, training
+        )
+        predicted = head_logits(heads, append_ones(bank.features[held_rows])).argmax(dim=2)
+        correct = predicted == bank.targets[held_rows, None]
+        linear.choose(tuple(correct.double().mean(dim=0).tolist()))
     (head,) = train_heads(train, linear.head, [linear.grid[linear.best]], training)
     linear.head.weight.copy_(head[:, :-1])
     linear.head.bias.copy_(head[:, -1])
@@ -60,31 +62,31 @@ def train_best_head(linear: LinearEvaluation, train: Labelled, training: HeadTra
     return linear.means.compute()
 
 
-def gradient_of(heads: Tensor, x: Tensor, target: Tensor) -> Tensor:
+def head_gradients(heads: Tensor, x: Tensor, target: Tensor) -> Tensor:
     """The gradient of each head's mean cross-entropy, [G, C, F + 1].
 
     Args:
         heads: [G, C, F + 1]; the last column is the bias.
-        x: [B, F + 1] features, the last of them 1.
+        x: [B, F + 1] features; the last one is 1.
         target: [B] int64 in [0, C).
     """
-    error = logits_of(heads, x).softmax(dim=2) - F.one_hot(target, heads.shape[1])[:, None]
+    error = head_logits(heads, x).softmax(dim=2) - F.one_hot(target, heads.shape[1])[:, None]
     return (error.flatten(1).T @ x).view_as(heads) / len(x)
 
 
-def logits_of(heads: Tensor, x: Tensor) -> Tensor:
-    """[B, G, C] of heads [G, C, F + 1] and features [B, F + 1]."""
+def head_logits(heads: Tensor, x: Tensor) -> Tensor:
+    """[B, G, C] from heads [G, C, F + 1] and features [B, F + 1]."""
     return (x @ heads.flatten(0, 1).T).unflatten(1, heads.shape[:2])
 
 
-def with_ones(features: Tensor) -> Tensor:
-    """[..., F] -> [..., F + 1]: what the bias is multiplied with."""
+def append_ones(features: Tensor) -> Tensor:
+    """[..., F] -> [..., F + 1]: the factor of the bias."""
     return F.pad(features, (0, 1), value=1.0)
 
 
 def train_heads(images: Labelled, head: nn.Linear, grid: Sequence[OptimConfig], training: HeadTraining) -> Tensor:
-    """Heads [G, C, F + 1] that start as `head`, one for each point, after SGD on features [N, V, F] of V flips."""
-    x = with_ones(images.features)
+    """Train a copy of `head` for each point of the grid by SGD on features [N, V, F] of V flips -> [G, C, F + 1]."""
+    x = append_ones(images.features)
     targets = images.targets
     sampler = training.sampler(len(targets))
     budget = Budget.of(training.run, sampler.batch_size, len(sampler))
@@ -95,13 +97,13 @@ def train_heads(images: Labelled, head: nn.Linear, grid: Sequence[OptimConfig], 
     decays = x.new_tensor([point.weight_decay for point in grid])[:, None, None]
     for step, (index, flip) in enumerate(islice(_batches(sampler, training), budget.steps)):
         chosen = x[index, flip % x.shape[1]]
-        velocity.mul_(grid[0].momentum).add_(gradient_of(heads, chosen, targets[index])).addcmul_(decays, heads)
+        velocity.mul_(grid[0].momentum).add_(head_gradients(heads, chosen, targets[index])).addcmul_(decays, heads)
         heads.addcmul_(rates * schedule(step), velocity, value=-1)
     return heads
 
 
 def _batches(sampler: TrainSampler, training: HeadTraining) -> Iterator[tuple[Tensor, Tensor]]:
-    """Indices [B] and whether each is mirrored [B], epoch after epoch."""
+    """Endless batches of indices [B] and flips [B], 1 for a mirrored image."""
     for epoch in count():
         sampler.epoch = epoch
         words = hash_words(_MIRROR, training.run.seed, epoch, np.arange(sampler.images))

@@ -1,4 +1,4 @@
-"""What frozen features are worth on the validation images: by nearest neighbours, and by a few labels."""
+"""Validation accuracy of frozen features by nearest neighbours and by probes on a few labels."""
 
 import statistics
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ def knn_metric(k: int, temperature: float) -> str:
 
 
 def few_labels_metric(labels: int) -> str:
-    """The mean of the draws; their standard deviation is this and `_std`."""
+    """The column with the mean over the draws; their standard deviation has the suffix `_std`."""
     return f"few_shot_{labels}/val_top1"
 
 
 def feature_scores(bank: Labelled, queries: Labelled, few_shot: bool) -> dict[str, float]:
-    """Accuracies of kNN and, with `few_shot`, of probes on few labels; features [N, F] and [Q, F], all with a label."""
+    """Accuracies of kNN and, with `few_shot`, of few-label probes; features [N, F] and [Q, F], all labelled."""
     scores = {}
     for k in NEIGHBOURS:
         for temperature in TEMPERATURES:
@@ -45,7 +45,7 @@ def _few_labels(bank: Labelled, queries: Labelled, labels: int) -> Sequence[floa
 
 
 def head_accuracy(linear: LinearEvaluation, queries: Labelled) -> dict[str, float]:
-    """Validation accuracy of the best head: top-1, and top-5 where there are more than five classes."""
+    """Validation accuracy of the best head: top-1, and top-5 if there are more than five classes."""
     with torch.no_grad():
         logits = linear.head(queries.features)
     return {
@@ -56,12 +56,12 @@ def head_accuracy(linear: LinearEvaluation, queries: Labelled) -> dict[str, floa
 
 
 def labelled_only(images: Labelled) -> Labelled:
-    """The images that have one."""
+    """The images that have a label."""
     return Labelled(images.features[images.targets >= 0], images.targets[images.targets >= 0])
 
 
 class ValidateOnce:
-    """A measurement after the last epoch. For a grid it is the only time that the validation images are used."""
+    """A measurement after the last epoch, the only one of a grid that uses the validation images."""
 
     def __init__(self, bank: EvalLoader, queries: EvalLoader) -> None:
         self.bank = bank
@@ -75,5 +75,5 @@ class ValidateOnce:
         queries = labelled_only(extract_features(linear.backbone, self.queries, linear.device))
         if not len(queries.targets):
             return {}
-        accuracy = head_accuracy(linear, queries) if len(linear.grid) > 1 else {}  # one head alone: after each epoch
+        accuracy = head_accuracy(linear, queries) if len(linear.grid) > 1 else {}  # a single head: in every epoch
         return accuracy | feature_scores(bank, queries, linear.config.few_shot)

@@ -1,20 +1,20 @@
-"""The promise of every evaluation of frozen features: the backbone is the checkpoint's, to the last bit."""
+"""Check that an evaluation of frozen features leaves the backbone unchanged, to the bit."""
 
 import torch
 from torch import Tensor, nn
 
 
 def snapshot(backbone: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers as they are now, on the CPU."""
+    """A copy of all parameters and buffers, on the CPU."""
     return {name: value.detach().cpu().clone() for name, value in backbone.state_dict().items()}
 
 
 def check_unchanged(backbone: nn.Module, before: dict[str, Tensor]) -> None:
-    """RuntimeError unless every parameter and buffer has the bits that it had; a NaN is equal to itself here."""
+    """Raise RuntimeError unless every parameter and buffer has the same bits as in `before`; NaN equals itself here."""
     after = snapshot(backbone)
     changed = sorted(name for name in before.keys() | after.keys() if not _same(before.get(name), after.get(name)))
     if changed:
-        raise RuntimeError(f"the frozen backbone is not the checkpoint's any more: {', '.join(changed)}")
+        raise RuntimeError(f"the frozen backbone no longer matches the checkpoint: {', '.join(changed)}")
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:

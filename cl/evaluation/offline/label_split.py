@@ -1,4 +1,4 @@
-"""Parts of the training images: the fraction of each class that has labels, and the tenth that chooses a point."""
+"""Subsets of the training images: the labelled fraction of each class, and the held-out tenth for a grid."""
 
 from dataclasses import replace
 
@@ -14,30 +14,30 @@ from cl.data.views.draws import Ints, hash_words
 from cl.data.views.spec import Norm, linear_views
 from cl.errors import UserError
 
-HELD_OUT = 0.1  # of the training images choose a point of the grid, always the same ones
+HELD_OUT = 0.1  # of the training images choose the best point of a grid; the same images in every run
 
 
 def fraction_per_class(targets: Ints, fraction: float, seed: int, spare: int = 0) -> Ints:
-    """Indices, ascending, of a `fraction` of each class in `targets` [N]: at least one, and at most all but `spare`."""
+    """Ascending indices of a `fraction` of each class in `targets` [N]: at least one image, at most all but `spare`."""
     order = np.argsort(hash_words(0x5A4E, seed, np.arange(len(targets))), kind="stable")
     by_class = order[np.argsort(targets[order], kind="stable")]
     _, counts = np.unique(targets, return_counts=True)
     chosen = []
     for members in np.split(by_class, counts.cumsum()[:-1]):
-        wanted = max(1, round(fraction * len(members)))
-        chosen.append(members[: min(wanted, len(members) - spare)])
+        count = max(1, round(fraction * len(members)))
+        chosen.append(members[: min(count, len(members) - spare)])
     return np.sort(np.concatenate(chosen))
 
 
 def subset_of(images: ImageSet, chosen: Ints) -> ImageSet:
-    """Some of `images`; a subset of a subset is made of the original set, which loaders know best."""
+    """The `chosen` images; a subset of a subset refers to the original set, which loaders handle best."""
     return Subset(images.images, images.chosen[chosen]) if isinstance(images, Subset) else Subset(images, chosen)
 
 
 def labelled_splits(splits: Splits, config: Linear, norm: Norm | None, crop_size: int | None) -> Splits:
-    """What linear evaluation trains on: labelled images, normalised as for the backbone, a fraction of each class.
+    """The labelled fraction of the images that linear evaluation trains on, normalised as for the backbone.
 
-    `norm` and `crop_size` are those of the backbone's own training; None where they are unknown.
+    `norm` and `crop_size` are those of the backbone's pretraining; None if they are unknown.
     """
     splits = splits.labelled()
     if not splits.classes:
@@ -50,7 +50,7 @@ def labelled_splits(splits: Splits, config: Linear, norm: Norm | None, crop_size
 
 
 def with_label_fraction(splits: Splits, fraction: float, seed: int) -> Splits:
-    """`splits` with a fraction of the training images of each class, and a note if that is not all."""
+    """`splits` with a fraction of the training images of each class, and a note about it unless it is 1."""
     if fraction == 1:
         return splits
     train = subset_of(splits.train, fraction_per_class(splits.train.targets, fraction, seed))
@@ -59,24 +59,23 @@ def with_label_fraction(splits: Splits, fraction: float, seed: int) -> Splits:
 
 
 def split_held_out(targets: Ints) -> tuple[Ints, Ints]:
-    """Indices of what a grid is trained on, and of the stratified tenth (seed 0) that chooses; no class is used up."""
+    """Indices for training a grid, and of the stratified tenth (seed 0) for choosing; each class stays in the first."""
     held = fraction_per_class(targets, HELD_OUT, seed=0, spare=1)
     if not len(held):
-        raise UserError("--lr: got a grid, but no class has a second image to choose with; expected one rate and decay")
+        raise UserError("--lr: got a grid, but no class has a second image to hold out; expected one rate and decay")
     return np.setdiff1d(np.arange(len(targets)), held), held
 
 
 class GridData(ImageData):
-    """Trains on nine tenths of the training images; what it validates on is the tenth that chooses."""
+    """Training loaders for a grid: trains on nine tenths of the training images and validates on the held-out tenth."""
 
     def __init__(self, splits: Splits, settings: LoaderSettings) -> None:
         super().__init__(splits, settings)
         self.all_train = self.splits.train
-        rest, held = (subset_of(self.all_train, chosen) for chosen in split_held_out(self.all_train.targets))
-        self.splits = replace(self.splits, train=rest)
-        self.held = held
+        train, self.held = (subset_of(self.all_train, chosen) for chosen in split_held_out(self.all_train.targets))
+        self.splits = replace(self.splits, train=train)
         self.sampler = TrainSampler(
-            len(rest), settings.data.batch_size, settings.seed, settings.rank_slice, settings.data.last_batch_fill
+            len(train), settings.data.batch_size, settings.seed, settings.rank_slice, settings.data.last_batch_fill
         )
 
     def val_dataloader(self) -> EvalLoader:
@@ -84,13 +83,13 @@ class GridData(ImageData):
 
 
 def evaluation_data(splits: Splits, config: Linear, rank_slice: RankSlice, device: torch.device) -> ImageData:
-    """The loaders of an evaluation; those of a grid hold out the tenth that chooses."""
+    """The loaders of an evaluation; for a grid with the held-out tenth."""
     settings = LoaderSettings(config.data, linear_views(config.views), config.run.seed, rank_slice, device)
     return GridData(splits, settings) if config.holds_out else ImageData(splits, settings)
 
 
 def evaluation_sets(data: ImageData, config: Linear) -> tuple[ImageSet, ImageSet | None]:
-    """All training images, also the held-out ones, and the validation images; a batch of each under --fast_dev_run."""
+    """All training images, held-out ones included, and the validation images; one batch each under --fast_dev_run."""
     train = data.all_train if isinstance(data, GridData) else data.splits.train
     val = data.splits.val
     if not config.run.fast_dev_run:

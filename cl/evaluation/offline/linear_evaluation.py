@@ -1,4 +1,4 @@
-"""Linear evaluation by the standard protocol: how well a linear classifier does on the features of augmented views."""
+"""Linear evaluation by the standard protocol: train linear classifiers on the features of augmented views."""
 
 import copy
 from typing import Any, Self
@@ -19,14 +19,14 @@ from cl.optim import build_optimizer, with_schedule
 from cl.optim.groups import Group
 from cl.optim.schedules import Budget, Schedule
 
-_linear = full_precision(F.linear)  # a head that diverges must not overflow in half precision and stop the others
+_linear = full_precision(F.linear)  # a diverging head must not overflow in half precision and stop the others
 
 
 class LinearEvaluation(MeasuredModule):
-    """A linear head for each point of the grid, all from the same start, on one forward pass of the backbone.
+    """A linear head for each point of the grid; all start equal and share one forward pass of the backbone.
 
-    The backbone is frozen, with batch norm in evaluation mode, unless it is fine-tuned. Loss and training accuracy are
-    those of the `best` head: the first one until a later epoch shows a better one.
+    The backbone is frozen, with batch norm in evaluation mode, unless it is fine-tuned. The logged loss and training
+    accuracy are those of the `best` head: the first one until a validation finds a better one.
     """
 
     def __init__(self, backbone: Backbone, classes: int, config: Linear, budget: Budget) -> None:
@@ -40,7 +40,7 @@ class LinearEvaluation(MeasuredModule):
         self.name = "finetuned" if self.config.finetune else "offline_linear"
         self.best = 0  # index of the chosen point
         self.accuracies = (0.0,) * len(self.grid)  # of each point, on the held-out images
-        self.train()  # Lightning keeps the modes that it finds
+        self.train()  # Lightning leaves modes as they are
 
     @property
     def head(self) -> nn.Linear:
@@ -68,26 +68,26 @@ class LinearEvaluation(MeasuredModule):
         best = logits[:, self.best].detach()
         self.means.add("loss", labelled_cross_entropy(best, batch.target)[1], (batch.target >= 0).sum())
         self.add_accuracy(f"{self.name}/train", best, batch.target)
-        return mean * heads  # the sum: each head has the gradient that it would have alone
+        return mean * heads  # the sum over heads: each head gets the gradient that it would get alone
 
     def on_validation_epoch_start(self) -> None:
-        self._right = torch.zeros(len(self.heads) + 1, device=self.device, dtype=torch.float64)
+        self._correct = torch.zeros(len(self.heads) + 1, device=self.device, dtype=torch.float64)  # per head; images
 
     def validation_step(self, batch: Batch, _: int) -> None:
         logits = self(batch.views[0][0])
         if len(self.heads) == 1:
             self.add_accuracy(f"{self.name}/val", logits[:, 0], batch.target)
         else:
-            right = (logits.argmax(dim=2) == batch.target[:, None]).sum(dim=0)
-            self._right += torch.cat([right, right.new_tensor([len(logits)])])
+            correct = (logits.argmax(dim=2) == batch.target[:, None]).sum(dim=0)
+            self._correct += torch.cat([correct, correct.new_tensor([len(logits)])])
 
     def on_validation_epoch_end(self) -> None:
         if len(self.heads) > 1:
-            *right, images = sum_over_ranks(self._right).tolist()
-            self.choose(tuple(each / images for each in right))
+            *correct, images = sum_over_ranks(self._correct).tolist()
+            self.choose(tuple(count / images for count in correct))
 
     def choose(self, accuracies: tuple[float, ...]) -> None:
-        """Take the point with the highest of the held-out `accuracies`; of several the first, which is the smallest."""
+        """Choose the point with the highest held-out accuracy; ties go to the first point, which is the smallest."""
         self.accuracies = accuracies
         self.best = accuracies.index(max(accuracies))
 
@@ -114,7 +114,7 @@ class LinearEvaluation(MeasuredModule):
 
 
 def chosen_point(linear: LinearEvaluation) -> dict[str, float]:
-    """A measurement: rate and decay of a grid's best head, and its accuracy on the held-out images."""
+    """A measurement: learning rate, weight decay and held-out accuracy of a grid's best head."""
     if len(linear.grid) == 1:
         return {}
     point = linear.grid[linear.best]

@@ -1,4 +1,4 @@
-"""Is the embedding alive? A collapsed network has a fine loss (SimSiam's goes to -1), so other numbers have to tell."""
+"""Detect a collapsed embedding. The loss does not show it (SimSiam's goes to -1), so other numbers are measured."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -14,29 +14,29 @@ from cl.batch import Batch
 from cl.evaluation.features import evaluating, gather_in_order
 from cl.evaluation.online.metrics import MeasuredModule
 
-HEALTH_IMAGES = 4096  # at most: enough for a rank of hundreds, and seconds even on a CPU
-FIRST_STEPS = 50  # no verdict before so many steps
-MIN_IMAGES = 16  # no verdict from fewer images
+HEALTH_IMAGES = 4096  # at most: enough for a rank of hundreds, and takes seconds even on a CPU
+MIN_STEPS = 50  # no verdict before
+MIN_IMAGES = 16  # no verdict with fewer
 PREFIX = "health/"  # of the columns of metrics.csv
 
 
 class Health(NamedTuple):
-    """What projections of two views say about a representation."""
+    """Diagnostics of the projections of two views."""
 
     std: float  # mean over dimensions, times sqrt(D): 1 if directions are spread evenly, 0 if all are equal
-    rank: float  # effective rank, of at most min(N, D)
-    alignment: float  # mean squared distance of the two views of an image
+    rank: float  # effective rank, at most min(N, D)
+    alignment: float  # mean squared distance between the two views of an image
     uniformity: float  # log of the mean Gaussian potential between images; lower is more spread out
-    positive_cosine: float  # mean, between the two views of an image
-    negative_cosine: float  # mean, between different images
+    positive_cosine: float  # mean over pairs of views of the same image
+    negative_cosine: float  # mean over pairs of different images
 
 
 def health(z1: Tensor, z2: Tensor) -> Health:
     """Diagnostics of the l2-normalised projections of two views of the same images.
 
-    The standard deviation is SimSiam's (arXiv 2011.10566, section 4.1), the rank RankMe (arXiv 2210.02885, eq. 1: the
-    exponential of the entropy of the singular values), alignment (exponent 2) and uniformity (t = 2) are those of
-    arXiv 2005.10242. Rank, standard deviation, uniformity and negatives are of the first view.
+    The standard deviation is SimSiam's (arXiv 2011.10566, section 4.1). The rank is RankMe (arXiv 2210.02885, eq. 1):
+    the exponential of the entropy of the singular values. Alignment (exponent 2) and uniformity (t = 2) are those of
+    arXiv 2005.10242. Rank, standard deviation, uniformity and negative cosine use the first view only.
 
     Args:
         z1: [N, D] projections, N at least 2, any scale; normalised here.
@@ -63,23 +63,23 @@ def health(z1: Tensor, z2: Tensor) -> Health:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the numbers mean, in a line; `alarm` if something is wrong, `collapsed` if nothing can be saved."""
+    """What the numbers mean, in one line; `alarm` if something is wrong, `collapsed` if the run cannot recover."""
 
     text: str
     alarm: bool = False
     collapsed: bool = False
 
 
-def verdict_on(found: Health, images: int, dim: int, step: int, steps: int) -> Verdict | None:
-    """The verdict after `step` of `steps` optimizer steps; None while there is too little to go by."""
-    if step < FIRST_STEPS or images < MIN_IMAGES:
+def verdict_on(measured: Health, images: int, dim: int, step: int, steps: int) -> Verdict | None:
+    """The verdict after `step` of `steps` optimizer steps; None if there are too few steps or images."""
+    if step < MIN_STEPS or images < MIN_IMAGES:
         return None
-    seen = f"std x sqrt(d) {found.std:.2f}, rank {found.rank:.1f} of {dim}"
-    if not (found.std >= 0.1 and found.rank >= 2):  # NaN is no better
-        return Verdict(f"collapsed: {seen}; the usual cure is a lower --lr", alarm=True, collapsed=True)
-    if step > steps / 10 and found.rank < 0.02 * min(images, dim):
-        return Verdict(f"partial collapse: rank {found.rank:.0f} of {dim}", alarm=True)
-    return Verdict(f"no collapse: {seen}")
+    numbers = f"std x sqrt(d) {measured.std:.2f}, rank {measured.rank:.1f} of {dim}"
+    if not (measured.std >= 0.1 and measured.rank >= 2):  # NaN counts as collapsed
+        return Verdict(f"collapsed: {numbers}; try a lower --lr", alarm=True, collapsed=True)
+    if step > steps / 10 and measured.rank < 0.02 * min(images, dim):
+        return Verdict(f"partial collapse: rank {measured.rank:.0f} of {dim}", alarm=True)
+    return Verdict(f"no collapse: {numbers}")
 
 
 class ProjectionHealth:
@@ -92,24 +92,25 @@ class ProjectionHealth:
     def __call__(self, module: MeasuredModule) -> dict[str, float]:
         with evaluating(module):
             batches = (batch.to(module.device) for batch in self.views)
-            found = [(batch.index, *map(self.embed, batch.views[0][:2])) for batch in batches]
-        z1, z2 = gather_in_order(*(torch.cat(each) for each in zip(*found, strict=True)))
+            outputs = [(batch.index, *map(self.embed, batch.views[0][:2])) for batch in batches]
+        index, z1, z2 = (torch.cat(column) for column in zip(*outputs, strict=True))
+        z1, z2 = gather_in_order(index, z1, z2)
         if len(z1) < 2:
             return {}
         return {f"{PREFIX}{name}": value for name, value in health(z1, z2)._asdict().items()}
 
 
 def health_of(row: Mapping[str, float]) -> Health | None:
-    """What `ProjectionHealth` measured, from the row of an epoch."""
+    """The measurement of `ProjectionHealth` in the row of an epoch; None if it is missing."""
     values = [row.get(f"{PREFIX}{name}") for name in Health._fields]
     return None if None in values else Health(*values)  # type: ignore[arg-type]
 
 
 class CollapseAlarm(Callback):
-    """A line when the verdict becomes, or ceases to be, an alarm; with `stop` a collapse ends the run."""
+    """Print the verdict when it becomes an alarm or stops being one; with `stop` a collapse ends the run."""
 
     def __init__(self, images: int, dim: int, steps: int, stop: bool) -> None:
-        self.images = images  # whose health is measured
+        self.images = images  # that are measured
         self.dim = dim  # of their projections
         self.steps = steps  # of the whole run
         self.stop = stop
@@ -118,7 +119,7 @@ class CollapseAlarm(Callback):
 
     @property
     def text(self) -> str:
-        """The newest verdict, "" before there is one."""
+        """The latest verdict, or "" before the first."""
         return self.verdict.text if self.verdict else ""
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,12 +130,12 @@ class CollapseAlarm(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MeasuredModule)
-        found = health_of(pl_module.row)
-        if found is None:
+        measured = health_of(pl_module.row)
+        if measured is None:
             return
-        alarmed = self.verdict is not None and self.verdict.alarm
-        self.verdict = verdict_on(found, self.images, self.dim, trainer.global_step, self.steps)
-        if self.verdict is not None and self.verdict.alarm != alarmed and trainer.is_global_zero:
+        was_alarm = self.verdict is not None and self.verdict.alarm
+        self.verdict = verdict_on(measured, self.images, self.dim, step=trainer.global_step, steps=self.steps)
+        if self.verdict is not None and self.verdict.alarm != was_alarm and trainer.is_global_zero:
             print(self.verdict.text, flush=True)
         self.stopped = self.stop and self.verdict is not None and self.verdict.collapsed
         trainer.should_stop = trainer.should_stop or self.stopped

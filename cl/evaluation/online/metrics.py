@@ -1,4 +1,4 @@
-"""Counting right answers and averaging them over an epoch."""
+"""Accuracies and epoch means."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,18 +13,18 @@ from cl.evaluation.features import Labelled
 
 
 def correct_within(logits: Tensor, target: Tensor, k: int) -> Tensor:
-    """Scalar: how many rows of `logits` [B, C] have `target` [B] among their k largest. Target -1 is never right."""
-    best = logits.topk(k, dim=1).indices
-    return (best == target[:, None]).any(dim=1).sum()
+    """Scalar: the number of rows of `logits` [B, C] with `target` [B] among their k largest; -1 is never correct."""
+    predicted = logits.topk(k, dim=1).indices
+    return (predicted == target[:, None]).any(dim=1).sum()
 
 
 def format_metric(name: str, value: float) -> str:
-    """An accuracy in percent, anything else with three digits."""
+    """An accuracy in percent, any other number with three digits."""
     return f"{100 * value:.1f} %" if "_top" in name else f"{value:.3g}"
 
 
 class EpochMeans:
-    """Weighted means of an epoch, by name, kept on the device: adding does not wait for it."""
+    """Weighted means over an epoch, by name; sums stay on the device, so that adding never waits for it."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -33,30 +33,30 @@ class EpochMeans:
         """`total` is a sum over `weight` items."""
         total = total.detach().double()
         weight = weight.double() if isinstance(weight, Tensor) else total.new_full((), weight)
-        added = torch.stack([total, weight])
-        self._sums[name] = self._sums[name].to(added) + added if name in self._sums else added
+        pair = torch.stack([total, weight])
+        self._sums[name] = self._sums[name].to(pair) + pair if name in self._sums else pair
 
     def compute(self, all_processes: bool = True) -> dict[str, float]:
-        """The means so far, of all processes (each has to call this) or of this one; without names of no weight."""
+        """The means so far, of all processes (each must call this) or of this one; names without weight are skipped."""
         sums: dict[str, tuple[float, float]] = {}
-        for each in gather_dicts(self.state()) if all_processes else [self.state()]:
-            for name, (total, weight) in each.items():
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = before[0] + total, before[1] + weight
+        for state in gather_dicts(self.state()) if all_processes else [self.state()]:
+            for name, (total, weight) in state.items():
+                previous = sums.get(name, (0.0, 0.0))
+                sums[name] = previous[0] + total, previous[1] + weight
         return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
 
     def state(self) -> dict[str, tuple[float, float]]:
-        """Sum and weight of each name, of this process."""
-        return {name: tuple(added.tolist()) for name, added in self._sums.items()}
+        """Sum and weight by name, for this process."""
+        return {name: tuple(pair.tolist()) for name, pair in self._sums.items()}
 
     def copy(self) -> dict[str, Tensor]:
-        return dict(self._sums)  # sums are replaced, never changed
+        return dict(self._sums)  # a shallow copy will do: `add` never changes a tensor in place
 
     def restore(self, sums: dict[str, Tensor]) -> None:
         self._sums = sums
 
     def load(self, state: Mapping[str, Sequence[float]]) -> None:
-        self._sums = {name: torch.tensor(added, dtype=torch.float64) for name, added in state.items()}
+        self._sums = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in state.items()}
 
     def reset(self) -> None:
         self._sums.clear()
@@ -68,41 +68,41 @@ class MeasuredModule(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.means = EpochMeans()
-        self.row: dict[str, float] = {}  # of the last epoch that ended
-        self.validation: list[Labelled] = []  # this epoch's, of this process, batch by batch; for kNN
+        self.row: dict[str, float] = {}  # of the last finished epoch
+        self.validation: list[Labelled] = []  # this process's validation batches of this epoch, for kNN
 
     def on_train_epoch_start(self) -> None:
         self.means.reset()
         self.validation.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["epoch_sums"] = gather_dicts(self.means.state())  # apart: the order of a sum changes its bits
+        checkpoint["epoch_sums"] = gather_dicts(self.means.state())  # one per rank: the order of a sum changes its bits
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.means.load(checkpoint["epoch_sums"][rank()])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        if not isinstance(scheduler, ReduceLROnPlateau):  # `MeasureEpoch` steps that one
+        if not isinstance(scheduler, ReduceLROnPlateau):  # which `MeasureEpoch` steps
             scheduler.step()
 
     def add_accuracy(self, prefix: str, logits: Tensor, target: Tensor) -> None:
-        """Count `logits` [B, C] into `prefix`_top1, and _top5 where there are more than five classes."""
+        """Add the accuracy of `logits` [B, C] to `prefix`_top1, and to _top5 if there are more than five classes."""
         labelled = (target >= 0).sum()
         for k in (1, 5):
             if k == 1 or logits.shape[1] > k:
                 self.means.add(f"{prefix}_top{k}", correct_within(logits, target, k), labelled)
 
 
-Measurement = Callable[[Any], Mapping[str, float]]  # of a MeasuredModule whose epoch has ended; all processes call it
+Measurement = Callable[[Any], Mapping[str, float]]  # of a MeasuredModule after its epoch; all processes call it
 
 
 def epoch_means(module: MeasuredModule) -> dict[str, float]:
-    """Loss and accuracies that were counted batch by batch."""
+    """Loss and accuracies averaged over the epoch's batches."""
     return module.means.compute()
 
 
 class MeasureEpoch(Callback):
-    """Makes the row of an epoch: every measurement in order. Then the loggers and the plateau schedule get it.
+    """Make the row of an epoch from the measurements, in order, then log it and step the plateau schedule.
 
     Lightning would log and step the schedule after the checkpoint is written; a resumed run would miss both.
     """

@@ -1,4 +1,4 @@
-"""`curves.png`: how a pretraining went, from the rows of its metrics.csv."""
+"""`curves.png`: training curves from the rows of metrics.csv."""
 
 import csv
 import time
@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 Rows = Sequence[Mapping[str, float]]
 
-PANELS = {  # title -> column of metrics.csv -> its name in the legend
+PANELS = {  # title -> column of metrics.csv -> its label in the legend
     "training loss": {"loss": ""},
     "accuracy, %": {
         "online_linear/train_top1": "online, training views",
@@ -20,43 +20,43 @@ PANELS = {  # title -> column of metrics.csv -> its name in the legend
     "effective rank of the projections": {"health/rank": ""},
     "learning rate": {"lr": ""},
 }
-LOOKS = (("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#000000", ":", "^"))  # to be told apart without colour, too
-MARKED = 30  # points at most: more markers would be a smear
-PAUSE = 60  # seconds between pictures of a training that goes on: one takes half a second
+STYLES = (("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#000000", ":", "^"))  # distinguishable without colour, too
+MAX_MARKERS = 30  # a line with more points has no markers: they would overlap
+REDRAW_SECONDS = 60  # between pictures during training: each takes half a second
 
 
 def read_rows(metrics: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv; what an epoch did not measure is absent."""
+    """The rows of a metrics.csv; a row lacks the columns that its epoch did not measure."""
     with metrics.open(newline="") as file:
         return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
 
 
 def save_curves(rows: Rows, path: Path) -> None:
-    """A panel for each of PANELS that was measured."""
+    """Draw each of PANELS that has a measured column."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     measured = {name for row in rows for name in row}
     panels = {title: lines for title, lines in PANELS.items() if measured & lines.keys()}
-    height = (len(panels) + 1) // 2
-    figure = Figure(figsize=(8.5, 0.2 + 2.5 * height), layout="constrained")
+    grid_rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(8.5, 0.2 + 2.5 * grid_rows), layout="constrained")
     for number, (title, lines) in enumerate(panels.items(), start=1):
-        axis = figure.add_subplot(height, 2, number)
+        axis = figure.add_subplot(grid_rows, 2, number)
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(color="0.9")
         axis.spines[["top", "right"]].set_visible(False)
-        _draw_lines(axis, rows, lines, 100 if "%" in title else 1)
+        _draw_lines(axis, rows, lines, scale=100 if "%" in title else 1)
     figure.savefig(path, dpi=100)
 
 
 def _draw_lines(axis: Any, rows: Rows, lines: Mapping[str, str], scale: int) -> None:
-    """A line for each measured column; it passes over the epochs that have no value."""
-    for (name, label), (colour, dashes, marker) in zip(lines.items(), LOOKS, strict=False):
+    """A line for each measured column; epochs without a value are skipped."""
+    for (name, label), (colour, dashes, marker) in zip(lines.items(), STYLES, strict=False):
         epochs = [row["epoch"] for row in rows if name in row]
         values = [scale * row[name] for row in rows if name in row]
-        marker = marker if len(values) <= MARKED else ""
+        marker = marker if len(values) <= MAX_MARKERS else ""
         if values:
             axis.plot(epochs, values, dashes, color=colour, marker=marker, markersize=4, label=label)
     if len(lines) > 1:
@@ -64,18 +64,18 @@ def _draw_lines(axis: Any, rows: Rows, lines: Mapping[str, str], scale: int) -> 
 
 
 class SaveCurves(Callback):
-    """`curves.png` after the training, and of a long one now and then before that."""
+    """Save `curves.png` at the end of training, and from time to time during a long one."""
 
     def __init__(self, metrics: Path, path: Path) -> None:
         self.metrics = metrics
         self.path = path
-        self._drawn = time.monotonic()
+        self._last_drawn = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if time.monotonic() - self._drawn > PAUSE and self.metrics.exists():
+        if time.monotonic() - self._last_drawn > REDRAW_SECONDS and self.metrics.exists():
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             save_curves(read_rows(self.metrics), self.path)
-            self._drawn = time.monotonic()
+            self._last_drawn = time.monotonic()

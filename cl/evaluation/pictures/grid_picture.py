@@ -1,4 +1,4 @@
-"""The picture of a grid: how accurate each pair of rate and decay was. matplotlib is imported when it is drawn."""
+"""`linear_grid.png`: the accuracy of each pair of learning rate and weight decay."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,26 +6,25 @@ from pathlib import Path
 from cl.config.optim import OptimConfig
 
 
-def save_grid(pairs: Sequence[OptimConfig], accuracies: Sequence[float], picked: int, path: Path) -> None:
-    """Accuracy on the images that picked, over rate and decay, in percent; the pair that was picked has a frame."""
+def save_grid(grid: Sequence[OptimConfig], accuracies: Sequence[float], best: int, path: Path) -> None:
+    """Draw the held-out accuracy in percent over rate and decay; a frame marks the `best` point of the grid."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    rates = sorted({pair.lr for pair in pairs})
-    decays = sorted({pair.weight_decay for pair in pairs})
+    rates = sorted({point.lr for point in grid})
+    decays = sorted({point.weight_decay for point in grid})
     percent = [[100 * accuracies[r * len(decays) + d] for r in range(len(rates))] for d in range(len(decays))]
     figure = Figure(figsize=(max(4.5, 1.6 + 0.75 * len(rates)), 1.5 + 0.55 * len(decays)), layout="constrained")
     axis = figure.subplots()
-    axis.imshow(percent, cmap="cividis", aspect="auto", origin="lower")  # one hue order for all kinds of sight
+    axis.imshow(percent, cmap="cividis", aspect="auto", origin="lower")  # readable with any colour vision
     middle = (min(map(min, percent)) + max(map(max, percent))) / 2
     for d, row in enumerate(percent):
         for r, value in enumerate(row):
-            axis.text(
-                r, d, f"{value:.1f}", ha="center", va="center", size=11, color="black" if value > middle else "white"
-            )
-    below, left = picked % len(decays), picked // len(decays)
+            colour = "black" if value > middle else "white"
+            axis.text(r, d, f"{value:.1f}", ha="center", va="center", size=11, color=colour)
+    best_rate, best_decay = divmod(best, len(decays))
+    corner = best_rate - 0.46, best_decay - 0.44
     for colour, width in (("white", 6), ("black", 3)):  # one of them stands out against any cell
-        corner = left - 0.46, below - 0.44
         axis.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, edgecolor=colour, linewidth=width))
     axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     axis.set_yticks(range(len(decays)), [f"{decay:g}" for decay in decays])

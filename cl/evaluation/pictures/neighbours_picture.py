@@ -1,4 +1,4 @@
-"""`neighbours.png`: a few training images, and those that the backbone finds most similar."""
+"""`neighbours.png`: a few training images and their nearest neighbours in feature space."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,13 +15,13 @@ from cl.evaluation.features import extract_features
 from cl.evaluation.pictures.tile import show_tile
 
 ROWS = 6
-NEIGHBOURS = 7  # columns beside the image itself
+NEIGHBOURS = 7  # columns next to the image itself
 TILE = 96  # pixels
 NEIGHBOUR_IMAGES = 2000  # training images among which neighbours are searched
 
 
 def save_neighbours(images: ImageSet, features: Tensor, classes: Sequence[str], path: Path) -> None:
-    """A few of `images` in the first column, and in each row the images whose `features` [N, F] are nearest to it."""
+    """Draw a few of `images` in the first column, each followed by its nearest neighbours by `features` [N, F]."""
     from matplotlib.figure import Figure
 
     unit = F.normalize(features.float(), dim=1).cpu()
@@ -34,22 +34,23 @@ def save_neighbours(images: ImageSet, features: Tensor, classes: Sequence[str], 
         for column, axis in enumerate(axes):
             index = order[column]
             label = classes[images.targets[index]] if images.targets[index] >= 0 else ""
-            near = f"{float(unit[index] @ unit[order[0]]):.2f}" if column else "image"
-            axis.set_title(os.fsencode(f"{near} {label}".strip()).decode(errors="replace"), fontsize=8)
+            similarity = f"{float(unit[index] @ unit[order[0]]):.2f}" if column else "image"
+            axis.set_title(os.fsencode(f"{similarity} {label}".strip()).decode(errors="replace"), fontsize=8)
             show_tile(_square(images.read(index)), axis)
     figure.savefig(path, dpi=80)
 
 
 def _square(image: Tensor) -> Tensor:
-    """The centre of a uint8 image at the size of a tile, in [0, 1]."""
+    """The central square of a uint8 image, at most TILE pixels wide, in [0, 1]."""
     side = min(image.shape[1:])
-    left, top = (image.shape[2] - side) // 2, (image.shape[1] - side) // 2
+    left = (image.shape[2] - side) // 2
+    top = (image.shape[1] - side) // 2
     square = image[None, :, top : top + side, left : left + side].float()
     return F.interpolate(square, TILE, mode="area")[0] / 255 if side > TILE else square[0] / 255
 
 
 class SaveNeighbours(Callback):
-    """`neighbours.png` after the training: what the backbone finds alike, with or without labels."""
+    """Save `neighbours.png` at the end of training; it needs no labels."""
 
     def __init__(self, images: ImageSet, loader: Iterable[Batch], classes: Sequence[str], path: Path) -> None:
         self.images = images

@@ -14,11 +14,11 @@ COLUMNS = 10
 
 
 def save_views(batch: Batch, images: ImageSet, norm: Norm, path: Path) -> None:
-    """A grid of the first images of a training batch: the image on top, its views as the network sees them below."""
+    """Draw the first images of a training batch, each above its views as the network sees them."""
     from matplotlib.figure import Figure
 
     index = batch.index[:COLUMNS].tolist()
-    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in norm)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in norm)
     views = [view[: len(index)].cpu() * std + mean for same_size in batch.views for view in same_size]
     rows = [("image", [images.read(i).float() / 255 for i in index])]
     rows += [(f"view {number}", list(view)) for number, view in enumerate(views, start=1)]
@@ -32,7 +32,7 @@ def save_views(batch: Batch, images: ImageSet, norm: Norm, path: Path) -> None:
 
 
 class SaveViews(Callback):
-    """`views.png` from the first batch that is really trained on."""
+    """Save `views.png` from the first batch of the training."""
 
     def __init__(self, images: ImageSet, norm: Norm, path: Path) -> None:
         self.images = images
