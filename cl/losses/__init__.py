@@ -1,4 +1,4 @@
-"""The losses: pure functions of tensors."""
+"""The losses, as pure functions of tensors."""
 
 from cl.losses.barlow_twins import barlow_twins_loss
 from cl.losses.nt_xent import nt_xent_loss

@@ -1,4 +1,4 @@
-"""Cross-entropy of similarities, a block of rows at a time: nothing of size N^2 is ever kept."""
+"""Cross-entropy of similarities, one block of rows at a time: no N x N tensor is ever stored."""
 
 from typing import Any
 
@@ -7,64 +7,64 @@ from torch import Tensor
 
 from cl.distributed import rank
 
-BLOCK = 2**22  # similarities at a time: 16 MB in float32, which a cache holds better than more
+BLOCK = 2**22  # similarities at a time: 16 MB in float32; larger blocks fit caches less well
 
 
-def mean_cross_entropy(z: Tensor, everyone: Tensor, group: Tensor, positives: Tensor, temperature: float) -> Tensor:
-    """Mean over rows of log sum_{j != i} exp(s_ij) - mean_{p in P(i)} s_ip, differentiable in `z` and `everyone`.
+def mean_cross_entropy(z: Tensor, z_all: Tensor, group: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    """Mean over rows of log sum_{j != i} exp(s_ij) - mean_{p in P(i)} s_ip, differentiable in `z` and `z_all`.
 
-    s_ij = <z_i, everyone_j> / temperature; P(i) has the others of i's group, and a row without one counts as 0. Loss
-    and gradient come from one pass: the exponentials of a block enter both gradients while they are there, and the
-    positives of a group enter by their sum.
+    s_ij = <z_i, z_all_j> / temperature; P(i) holds the other rows of i's group, and a row with empty P(i) counts as 0.
+    Loss and gradient come from one pass: both gradients use the exponentials of a block while they exist, and the
+    positives enter by the sum of their group.
 
     Args:
         z: [N, D] this process's rows.
-        everyone: [W N, D] the rows of all processes in the order of ranks, `z` among them.
+        z_all: [W N, D] the rows of all processes in the order of ranks, including `z`.
         group: [W N] int64 in [0, W N).
-        positives: [W N] int64, the others in each row's group.
+        positives: [W N] int64, the number of other rows in each row's group.
         temperature: above 0.
 
     Returns:
         Scalar.
     """
-    return _MeanCrossEntropy.apply(z, everyone, group, positives, temperature)
+    return _MeanCrossEntropy.apply(z, z_all, group, positives, temperature)
 
 
 class _MeanCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, everyone: Tensor, group: Tensor, positives: Tensor, temperature: float) -> Tensor:
-        own = slice(rank() * len(z), (rank() + 1) * len(z))
-        group_of = group[own]
-        others = positives[own, None]
-        weight = (others > 0).to(z.dtype) / len(z)  # [N, 1]
+    def forward(ctx: Any, z: Tensor, z_all: Tensor, group: Tensor, positives: Tensor, temperature: float) -> Tensor:
+        local = slice(rank() * len(z), (rank() + 1) * len(z))
+        local_group = group[local]
+        local_positives = positives[local, None]
+        weight = (local_positives > 0).to(z.dtype) / len(z)  # [N, 1]
         scaled = z / temperature
-        pull = weight / others.clamp(min=1) / temperature
-        friends = _sums(everyone, group)[group_of] - z
-        loss = -(pull * z * friends).sum()
-        grad_z = pull * (z - friends)
-        grad_everyone = -_sums(pull * z, group_of, len(group))[group]
-        rows = max(1, min(len(z), BLOCK // len(everyone)))
-        buffer = z.new_empty(rows, len(everyone))
+        pull = weight / local_positives.clamp(min=1) / temperature  # of each positive
+        positive_sum = _group_sums(z_all, group)[local_group] - z
+        loss = -(pull * z * positive_sum).sum()
+        grad_z = pull * (z - positive_sum)
+        grad_all = -_group_sums(pull * z, local_group, len(group))[group]
+        rows = max(1, min(len(z), BLOCK // len(z_all)))
+        buffer = z.new_empty(rows, len(z_all))
         for begin in range(0, len(z), rows):
             block = slice(begin, min(begin + rows, len(z)))
-            exponential = torch.mm(scaled[block], everyone.T, out=buffer[: block.stop - begin])
-            exponential[:, own.start + begin :].diagonal().fill_(torch.finfo(z.dtype).min)  # itself
+            exponential = torch.mm(scaled[block], z_all.T, out=buffer[: block.stop - begin])
+            exponential[:, local.start + begin :].diagonal().fill_(torch.finfo(z.dtype).min)  # each row with itself
             largest = exponential.amax(dim=1, keepdim=True)
             sums = exponential.sub_(largest).exp_().sum(dim=1, keepdim=True)
             loss += (weight[block] * (sums.log() + largest)).sum()
-            share = weight[block] / sums
-            grad_z[block].addcmul_(exponential @ everyone, share / temperature)
-            grad_everyone.addmm_(exponential.T, scaled[block] * share)
-        ctx.save_for_backward(grad_z, grad_everyone)
+            softmax_weight = weight[block] / sums
+            grad_z[block].addcmul_(exponential @ z_all, softmax_weight / temperature)
+            grad_all.addmm_(exponential.T, scaled[block] * softmax_weight)
+        ctx.save_for_backward(grad_z, grad_all)
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        grad_z, grad_everyone = ctx.saved_tensors
-        return gradients[0] * grad_z, gradients[0] * grad_everyone, None, None, None
+        grad_z, grad_all = ctx.saved_tensors
+        return gradients[0] * grad_z, gradients[0] * grad_all, None, None, None
 
 
-def _sums(rows: Tensor, group: Tensor, groups: int | None = None) -> Tensor:
-    """[groups, D] the sum of the rows of each group."""
+def _group_sums(rows: Tensor, group: Tensor, groups: int | None = None) -> Tensor:
+    """[groups, D] the sum of the rows of each group; by default as many groups as rows."""
     return rows.new_zeros(groups or len(rows), rows.shape[1]).index_add_(0, group, rows)

@@ -8,15 +8,15 @@ from cl.losses.precision import full_precision
 
 @full_precision
 def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """NT-Xent and SupCon in one form: pull together what shares an id, push apart the rest.
+    """NT-Xent and SupCon in one form: attract rows with the same id, repel all others.
 
     For anchor i, with similarities s_ij = <z_i, z_j> / temperature of l2-normalised rows, all others A(i) = {j != i}
     and positives P(i) = {p in A(i): ids_p = ids_i}:
 
         l_i = -1/|P(i)| * sum_{p in P(i)} (s_ip - log sum_{a in A(i)} exp(s_ia))
 
-    Instance ids, each twice, make it NT-Xent (SimCLR, arXiv 2002.05709, eq. 1); class ids make it L_out of SupCon
-    (arXiv 2004.11362, eq. 2), without the reference code's factor temperature / base_temperature.
+    With instance ids, each occurring twice, this is NT-Xent (SimCLR, arXiv 2002.05709, eq. 1); with class ids it is
+    L_out of SupCon (arXiv 2004.11362, eq. 2), without the reference code's factor temperature / base_temperature.
 
     Args:
         z: [N, D] projections of all views (N = V B), any scale; half types are promoted to float32, float64 stays.
@@ -24,11 +24,11 @@ def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
         temperature: above 0.
 
     Returns:
-        Scalar: the mean of l_i over this process's N anchors; an anchor without a positive counts as 0. Its others are
-        those of all processes, and the mean over processes is the loss of the global batch.
+        Scalar: the mean of l_i over this process's N anchors; an anchor without a positive counts as 0. A(i) and P(i)
+        span all processes, and the mean over processes is the loss of the global batch.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not match.
     """
     if z.ndim != 2 or ids.shape != z.shape[:1]:
         raise ValueError(f"z is {list(z.shape)} and ids is {list(ids.shape)}, expected [N, D] and [N]")

@@ -1,4 +1,4 @@
-"""The methods: heads and one training step each, on the base that does everything else."""
+"""The methods: each has heads and a training step; the base does everything else."""
 
 import importlib
 from typing import Any
@@ -12,14 +12,14 @@ __all__ = ["ContrastiveModule", "StepOutput", "build_method", "load_initial_weig
 
 
 def build_method(config: Pretrain, classes: int, budget: Budget) -> ContrastiveModule[Any]:
-    """The method that the flags name, imported here and not before."""
+    """Build the method that the flags name; its module is imported here."""
     module, name = config.method.implementation.split(":")
     method: type[ContrastiveModule[Any]] = vars(importlib.import_module(module))[name]
     return method(config, classes, budget)
 
 
 def load_initial_weights(method: ContrastiveModule[Any], config: Pretrain) -> str:
-    """Load what --init_from names into the backbone; describes what was loaded, "" if nothing was named."""
+    """Load the weights of --init_from into the backbone and describe them; "" without the flag."""
     if not config.backbone.init_from:
         return ""
     return load_init_from(method.backbone, config.backbone, config.views.crop_size, config.data.in_channels)

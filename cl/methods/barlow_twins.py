@@ -13,7 +13,7 @@ from cl.optim.schedules import Budget
 
 
 class BarlowTwins(ContrastiveModule[BarlowTwinsConfig]):
-    """Each dimension of the projection agrees between views and with no other dimension (arXiv 2103.03230)."""
+    """Projection dimensions agree between views and are uncorrelated with each other (arXiv 2103.03230)."""
 
     views_together = False
 
@@ -24,10 +24,10 @@ class BarlowTwins(ContrastiveModule[BarlowTwinsConfig]):
 
     def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
         z = [self.projector(f) for views in features for f in views]  # V of [B, D]
-        # The correlation of (v, g) is that of (g, v) transposed and has the same loss.
+        # (v, g) has the transposed correlation matrix of (g, v), hence the same loss.
         pairs = Counter(tuple(sorted(pair)) for pair in view_pairs(features))
         losses = [
-            times * barlow_twins_loss(z[g], z[v], self.method.lamb, self.method.scale_loss)
-            for (g, v), times in pairs.items()
+            count * barlow_twins_loss(z[g], z[v], lamb=self.method.lamb, scale=self.method.scale_loss)
+            for (g, v), count in pairs.items()
         ]
         return StepOutput(torch.stack(losses).sum() / pairs.total())

@@ -1,5 +1,5 @@
 from abc import abstractmethod
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import torch
@@ -27,14 +27,14 @@ M = TypeVar("M", bound=MethodConfig)
 
 class StepOutput(NamedTuple):
     loss: Tensor  # scalar, mean over this process's images
-    metrics: dict[str, Tensor] = {}  # scalars, likewise; the base logs them
+    metrics: dict[str, Tensor] = {}  # scalars, also means over this process's images; the base logs them
 
 
 def view_pairs(features: tuple[Tensor, ...]) -> list[tuple[int, int]]:
-    """Which view (v) is compared with which full-size view (g): all (g, v) with g != v, views numbered in order.
+    """All pairs (g, v), g != v, of a full-size view g as the target and any view v, numbered in order.
 
-    Small crops are never what others are compared with (SwAV, arXiv 2006.09882, section 3.2). Two full-size views give
-    (0, 1) and (1, 0): the two terms of a symmetric loss.
+    Small crops are never targets (SwAV, arXiv 2006.09882, section 3.2). Two full-size views give (0, 1) and (1, 0):
+    the two terms of a symmetric loss.
     """
     views = sum(map(len, features))
     return [(g, v) for g in range(len(features[0])) for v in range(views) if v != g]
@@ -43,8 +43,8 @@ def view_pairs(features: tuple[Tensor, ...]) -> list[tuple[int, int]]:
 class ContrastiveModule(MeasuredModule, Generic[M]):
     """Backbone, online linear head, optimizer, schedule. A method adds its heads and returns its loss from `step`."""
 
-    views_together: ClassVar[bool] = True  # one forward for all views of a resolution, else one for each view
-    projector: nn.Module  # a method's own; what diagnostics look at
+    views_together: ClassVar[bool] = True  # one forward pass for all views of a resolution, else one per view
+    projector: nn.Module  # set by the method; diagnostics use its outputs
 
     def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
         super().__init__()
@@ -52,11 +52,11 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         self.budget = budget
         self.method = cast(M, config.method)
         views = config.views
-        small = {"multicrop with --small_crop_size": views.small_crop_size} if views.multicrop else {}
-        self.backbone = build_backbone(config.backbone, views.crop_size, config.data.in_channels, small)
+        small_crops = {"multicrop with --small_crop_size": views.small_crop_size} if views.multicrop else {}
+        self.backbone = build_backbone(config.backbone, views.crop_size, config.data.in_channels, small_crops)
         self.online_head = linear_head(self.backbone.num_features, classes) if classes else None
-        self.predictor: nn.Module | None = None  # a method's, if it has one
-        self.last_lr = 0.0  # of the newest optimizer step
+        self.predictor: nn.Module | None = None  # set by a method that has one
+        self.last_lr = 0.0  # of the last optimizer step
 
     @abstractmethod
     def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
@@ -80,17 +80,22 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         return output.loss + self._online_loss(self.online_head, features[0].detach(), batch.target)
 
     def _encode(self, views: Tensor) -> Tensor:
-        """[V, B, C, H, W] -> [V, B, F], under --exact_negatives a batch at a time whose activations are not kept."""
-        parts = views.chunk(self.config.batches_per_loss, dim=1)
-        if len(parts) == 1:
+        """[V, B, C, H, W] -> [V, B, F]; under --exact_negatives one batch at a time, recomputed in backward."""
+        chunks = views.chunk(self.config.batches_per_loss, dim=1)
+        if len(chunks) == 1:
             return self._forward_views(views)
-        again = lambda: (nullcontext(), frozen_statistics(self.backbone))  # noqa: E731  (a repetition is no new batch)
-        return torch.cat(
-            [checkpoint(self._forward_views, part, use_reentrant=False, context_fn=again) for part in parts], dim=1
-        )
+        features = [
+            checkpoint(self._forward_views, chunk, use_reentrant=False, context_fn=self._recomputation_contexts)
+            for chunk in chunks
+        ]
+        return torch.cat(features, dim=1)
+
+    def _recomputation_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For the forward pass and its recomputation, which must not update the running statistics again."""
+        return nullcontext(), frozen_statistics(self.backbone)
 
     def _forward_views(self, views: Tensor) -> Tensor:
-        """[V, B, C, H, W] -> [V, B, F]. In one forward, batch norm sees all views of a resolution together."""
+        """[V, B, C, H, W] -> [V, B, F]; with `views_together`, batch norm sees all views of a resolution together."""
         if not self.views_together:
             return torch.stack([self(view) for view in views])
         features = self(rearrange(views, "v b c h w -> (v b) c h w"))
@@ -112,7 +117,7 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
             self.add_accuracy("online_linear/val", self.online_head(features), batch.target)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Randomness inside the network (dropout) is a function of the step, so that a resumed run draws the same.
+        # Randomness inside the network (dropout) depends only on seed, step and rank: a resumed run draws the same.
         step_seed = (self.config.run.seed * 1_000_003 + self.trainer.current_epoch) * 1_000_003 + batch_idx
         torch.manual_seed((step_seed * 65_537 + rank()) % 2**63)
 
@@ -124,11 +129,11 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         batch = self.budget.global_batch
         predictor = list(self.predictor.parameters()) if self.predictor is not None else []
         online = list(self.online_head.parameters()) if self.online_head is not None else []
-        apart = {id(p) for p in predictor + online}
+        separate = {id(p) for p in predictor + online}
         lr = optim.scaled_lr(batch)
         decay = optim.weight_decay
         groups = [
-            Group([p for p in self.parameters() if id(p) not in apart], lr, decay),
+            Group([p for p in self.parameters() if id(p) not in separate], lr, decay),
             Group(predictor, lr, decay, scheduled=optim.lr_scheduler_for_pred_head),
             Group(online, optim.scaled_classifier_lr(batch), weight_decay=0.0, adapted=False),
         ]

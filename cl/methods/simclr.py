@@ -12,7 +12,7 @@ from cl.optim.schedules import Budget
 
 
 class SimCLR(ContrastiveModule[SimCLRConfig]):
-    """Each view has to find the other views of its image among all views of the batch (arXiv 2002.05709)."""
+    """Each view identifies the other views of its image among all views of the batch (arXiv 2002.05709)."""
 
     def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
         super().__init__(config, classes, budget)

@@ -11,7 +11,7 @@ from cl.optim.schedules import Budget
 
 
 class SimSiam(ContrastiveModule[SimSiamConfig]):
-    """Each view predicts the projection of the other, which is held still (arXiv 2011.10566)."""
+    """Each view predicts the projection of the other, which gets no gradient (arXiv 2011.10566)."""
 
     views_together = False
     predictor: nn.Module
@@ -24,6 +24,6 @@ class SimSiam(ContrastiveModule[SimSiamConfig]):
 
     def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
         z = [self.projector(f) for views in features for f in views]  # V of [B, D]
-        p = [self.predictor(each) for each in z]
+        p = [self.predictor(projection) for projection in z]
         losses = [negative_cosine_similarity(p[v], z[g]) for g, v in view_pairs(features)]
         return StepOutput(torch.stack(losses).mean())

@@ -1,10 +1,10 @@
-"""The small networks on top of a backbone. A linear layer in front of a batch norm has no bias: the norm removes it."""
+"""The heads on top of a backbone. A linear layer before a batch norm has no bias: the norm would remove it."""
 
 from torch import nn
 
 
 def simclr_projector(features: int, hidden: int, outputs: int, batch_norm: bool = False) -> nn.Sequential:
-    """Linear, ReLU, linear (arXiv 2002.05709, section 2.1); its reference code adds batch norm to both layers."""
+    """Linear, ReLU, linear (arXiv 2002.05709, section 2.1); the reference code adds batch norm to both layers."""
     if not batch_norm:
         return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
     last = nn.BatchNorm1d(outputs)
@@ -18,7 +18,7 @@ def barlow_twins_projector(features: int, hidden: int, outputs: int) -> nn.Seque
 
 
 def simsiam_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Three linear layers, each with batch norm, the last one without affine (arXiv 2011.10566 and its code)."""
+    """Three linear layers, each with batch norm, the last one not affine (arXiv 2011.10566 and its code)."""
     last = nn.Linear(hidden, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False)
     return nn.Sequential(*_layer(features, hidden), *_layer(hidden, hidden), *last)
 
@@ -33,7 +33,7 @@ def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def linear_head(features: int, classes: int) -> nn.Linear:
-    """A linear classifier that starts at weights N(0, 0.01) and bias 0 (MoCo, SimSiam, Barlow Twins)."""
+    """A linear classifier, initialised with weights N(0, 0.01) and bias 0 (MoCo, SimSiam, Barlow Twins)."""
     head = nn.Linear(features, classes)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)

@@ -1,6 +1,6 @@
-"""Optimizers with their schedules, as Lightning's `configure_optimizers` wants them."""
+"""Optimizers and schedules, in the form that Lightning's `configure_optimizers` returns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +13,16 @@ from cl.optim.schedules import Schedule
 
 
 def build_optimizer(config: OptimConfig, groups: Sequence[Group]) -> Optimizer:
-    """The optimizer that the flags name."""
+    """Build the optimizer that the flags name."""
     if isinstance(config, PretrainOptimConfig) and config.lars:
         from timm.optim.lars import Lars
 
-        eta = config.lars_eta
-        clip = config.lars_clip
-        return Lars(lars_groups(groups), momentum=config.momentum, trust_coeff=eta, trust_clip=clip)
+        return Lars(
+            lars_groups(groups),
+            momentum=config.momentum,
+            trust_coeff=config.lars_eta,
+            trust_clip=config.lars_clip,
+        )
     if config.optimizer == "sgd":
         return torch.optim.SGD(torch_groups(groups), momentum=config.momentum)
     if config.optimizer == "adam":
@@ -28,14 +31,26 @@ def build_optimizer(config: OptimConfig, groups: Sequence[Group]) -> Optimizer:
 
 
 def with_schedule(optimizer: Optimizer, schedule: Schedule) -> dict[str, Any]:
-    """Optimizer and schedule for Lightning; a group that is not `scheduled` keeps its rate."""
+    """Optimizer and schedule for Lightning; a group that is not `scheduled` keeps its learning rate."""
     groups = optimizer.param_groups
     if schedule.kind == "reduce":
-        # The one schedule with a state: `MeasuredModule` steps it after each epoch, before the checkpoint is written.
+        # The only schedule with state: `MeasureEpoch` steps it after each epoch, before the checkpoint is written.
         floors = [group["lr"] * (schedule.floor if group["scheduled"] else 1.0) for group in groups]
         plateau = ReduceLROnPlateau(optimizer, factor=schedule.decay_rate, min_lr=floors)
         config = {"scheduler": plateau, "monitor": "loss", "strict": False}  # Lightning never sees the loss
         return {"optimizer": optimizer, "lr_scheduler": config}
-    # Plain functions: of another callable LambdaLR saves the fields, and a resumed run gets the old horizon.
-    factors = [(lambda step: schedule(step)) if group["scheduled"] else (lambda step: 1.0) for group in groups]
+    factors = [_factor(schedule) if group["scheduled"] else _constant for group in groups]
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
+
+
+def _factor(schedule: Schedule) -> Callable[[int], float]:
+    """`schedule` as a plain function: LambdaLR saves the fields of any other callable, hence the horizon."""
+
+    def factor(step: int) -> float:
+        return schedule(step)
+
+    return factor
+
+
+def _constant(step: int) -> float:
+    return 1.0

@@ -1,4 +1,4 @@
-"""Parameter groups: what learns at which rate, as data on the group."""
+"""Parameter groups, each with its learning rate, weight decay and kind of step."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -7,35 +7,41 @@ from torch import nn
 
 
 class Group(NamedTuple):
-    """Parameters that learn alike."""
+    """Parameters with the same optimizer settings."""
 
     parameters: Sequence[nn.Parameter]
-    lr: float  # at its peak, scaled to the global batch
+    lr: float  # the peak, scaled to the global batch
     weight_decay: float
-    scheduled: bool = True  # False: the rate stays as it is, as SimSiam's predictor wants it
-    adapted: bool = True  # False: LARS gives it a plain SGD step
+    scheduled: bool = True  # False: the learning rate is constant, as for SimSiam's predictor
+    adapted: bool = True  # False: LARS takes plain SGD steps
 
 
 def torch_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
-    """What torch's optimizers take."""
-    return [
-        {"params": list(each.parameters), "lr": each.lr, "weight_decay": each.weight_decay, "scheduled": each.scheduled}
-        for each in groups
-    ]
+    """Parameter groups for torch's optimizers."""
+    return [_torch_group(group) for group in groups]
+
+
+def _torch_group(group: Group) -> dict[str, Any]:
+    return {
+        "params": list(group.parameters),
+        "lr": group.lr,
+        "weight_decay": group.weight_decay,
+        "scheduled": group.scheduled,
+    }
 
 
 def lars_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
-    """What timm's Lars takes: biases and norms in groups of their own, with plain steps and without decay (SimCLR).
+    """Parameter groups for timm's Lars: biases and norms apart, with plain steps and no weight decay (SimCLR).
 
-    Each group says whether it is adapted: by itself Lars silently stops to adapt where the decay is 0.
+    `always_adapt` is set for every group: by default Lars silently does not adapt groups whose decay is 0.
     """
     split = []
     for group in groups:
         matrices = [p for p in group.parameters if p.ndim > 1 and group.adapted]
         plain = [p for p in group.parameters if p.ndim <= 1 or not group.adapted]
-        for parameters, adapted in ((matrices, True), (plain, False)):
-            if parameters:
-                decay = group.weight_decay if adapted else 0.0
-                (made,) = torch_groups([group._replace(parameters=parameters, weight_decay=decay)])
-                split.append(made | {"always_adapt": adapted})
+        if matrices:
+            split.append(_torch_group(group._replace(parameters=matrices)) | {"always_adapt": True})
+        if plain:
+            without_decay = group._replace(parameters=plain, weight_decay=0.0)
+            split.append(_torch_group(without_decay) | {"always_adapt": False})
     return split

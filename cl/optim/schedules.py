@@ -1,4 +1,4 @@
-"""Learning rates over time, as closed forms of the step: nothing to save, nothing to replay after a resume."""
+"""Learning-rate schedules as closed forms of the step: there is no state to save, and none to replay on resume."""
 
 import math
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from cl.config.run import RunConfig
 
 @dataclass(frozen=True)
 class Budget:
-    """How wide and how long a training is: images per step over all processes, steps per epoch, steps in all."""
+    """The size of a training: images per step over all processes, steps per epoch, total steps."""
 
     global_batch: int
     steps_per_epoch: int
     steps: int
-    dry_run: bool = False  # --fast_dev_run: one step, in which no warm-up has room
+    dry_run: bool = False  # --fast_dev_run: one step, which leaves no room for a warm-up
 
     @classmethod
     def of(cls, run: RunConfig, global_batch: int, steps_per_epoch: int) -> "Budget":
@@ -25,39 +25,44 @@ class Budget:
 
     @property
     def epochs(self) -> int:
-        """Epochs that are begun."""
+        """Epochs, counting an incomplete last one."""
         return -(-self.steps // self.steps_per_epoch)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The factor on a peak learning rate at each optimizer step of a run of `horizon` steps."""
+    """The factor on the peak learning rate at each optimizer step of a run of `horizon` steps."""
 
     kind: str
     horizon: int
     steps_per_epoch: int
-    warmup: int = 0  # steps of linear warm-up, of warmup_cosine only
-    floor: float = 0.0  # where a cosine ends, as a factor
+    warmup: int = 0  # steps of linear warm-up; warmup_cosine only
+    floor: float = 0.0  # the smallest factor: min_lr / lr
     decay_epochs: tuple[int, ...] = ()
     decay_rate: float = 0.1
 
     @classmethod
     def of(cls, config: OptimConfig, budget: Budget) -> "Schedule":
-        warms_up = config.scheduler == "warmup_cosine" and not budget.dry_run
-        warmup = config.warmup_steps(budget.steps_per_epoch, budget.steps) if warms_up else 0
-        floor = config.min_lr / config.lr if config.lr else 0.0
-        decay = config.lr_decay_steps, config.lr_decay_rate
-        return cls(config.scheduler, budget.steps, budget.steps_per_epoch, warmup, floor, *decay)
+        has_warmup = config.scheduler == "warmup_cosine" and not budget.dry_run
+        return cls(
+            kind=config.scheduler,
+            horizon=budget.steps,
+            steps_per_epoch=budget.steps_per_epoch,
+            warmup=config.warmup_steps(budget.steps_per_epoch, budget.steps) if has_warmup else 0,
+            floor=config.min_lr / config.lr if config.lr else 0.0,
+            decay_epochs=config.lr_decay_steps,
+            decay_rate=config.lr_decay_rate,
+        )
 
     def __call__(self, step: int) -> float:
         epoch = step // self.steps_per_epoch
         if self.kind == "step":
-            return self.decay_rate ** sum(epoch >= at for at in self.decay_epochs)
+            return self.decay_rate ** sum(epoch >= decay_epoch for decay_epoch in self.decay_epochs)
         if self.kind == "exponential":
             return self.decay_rate**epoch
         if self.kind == "none":
             return 1.0
         if step < self.warmup:
             return (step + 1) / self.warmup
-        done = min(1.0, (step - self.warmup) / max(1, self.horizon - self.warmup))
-        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
+        progress = min(1.0, (step - self.warmup) / max(1, self.horizon - self.warmup))
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * progress)) / 2
