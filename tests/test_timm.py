@@ -49,7 +49,7 @@ def test_a_vision_transformer_takes_the_crop_size_and_small_crops() -> None:
 @pytest.mark.parametrize(
     ("name", "sizes", "says"),
     [
-        (VIT, (8,), "--crop_size: got views of 8 pixels, expected ones that timm/vit_tiny_patch16_224 takes"),
+        (VIT, (8,), "--crop_size: got views of 8 pixels, expected a size that timm/vit_tiny_patch16_224 accepts"),
         (VIT, (32, 24), "--multicrop with --small_crop_size: got views of 24 pixels"),
         (MIXER, (64, 32), "--multicrop with --small_crop_size: got views of 32 pixels"),
         (CONVNEXT, (8,), "--crop_size: got views of 8 pixels"),
@@ -82,10 +82,10 @@ def test_a_file_that_timm_wrote_is_loaded_whole(name: str) -> None:
 
 def test_weights_for_other_images_or_of_a_deeper_network_are_refused() -> None:
     weights = timm.create_model(VIT).state_dict()
-    with pytest.raises(UserError, match=r"1 have another shape \(pos_embed\); another --crop_size"):
+    with pytest.raises(UserError, match=r"1 have a different shape \(pos_embed\); try another --crop_size"):
         load_all_weights(built(VIT, 32), weights, "--x: got x", f"timm/{VIT}")
     deeper = timm.create_model(VIT, img_size=32, depth=13).state_dict()
-    with pytest.raises(UserError, match=r"12 belong to no layer of it \(blocks.12"):
+    with pytest.raises(UserError, match=r"12 belong to layers that it lacks \(blocks.12"):
         load_all_weights(built(VIT, 32), deeper, "--x: got x", f"timm/{VIT}")
 
 

@@ -234,8 +234,8 @@ def test_objects_that_hold_values_are_passed_over_without_their_package(
 @pytest.mark.parametrize(
     ("kind", "encoder", "flags", "says"),
     [
-        ("resnet34", "resnet18", [], "belong to no layer of it (layer1.2.conv1.weight, "),
-        ("numbered resnet34", "resnet18", [], "belong to no layer of it (layer1.2.conv1.weight, "),
+        ("resnet34", "resnet18", [], "belong to layers that it lacks (layer1.2.conv1.weight, "),
+        ("numbered resnet34", "resnet18", [], "belong to layers that it lacks (layer1.2.conv1.weight, "),
         ("resnet18", "resnet50", [], "are missing (layer1.0.conv3.weight, "),
         ("resnet18", "resnet18", ["--in_channels", "1"], "takes 3 channels, expected --in_channels 3"),
         ("resnet18", "timm/resnet50", [], "are missing (layer1.0.conv3.weight, "),
@@ -314,7 +314,7 @@ def test_anything_else_is_refused_in_one_line(
     assert err.startswith(f"error: {FLAGS[program][-1]}: got {named}")
     says = {
         "missing key.pth": "1 are missing",
-        "other shape.pth": "1 have another shape",
+        "other shape.pth": "1 have a different shape",
         "empty folder": "there is no",
     }
     assert says.get(kind, "cannot be read as weights") in err

@@ -13,7 +13,7 @@ __all__ = ["Backbone", "build_backbone"]
 def build_backbone(
     config: BackboneConfig, crop_size: int, channels: int = 3, other_sizes: Mapping[str, int] = {}
 ) -> Backbone:
-    """The network that the flags name, for views of `crop_size` pixels and of the sizes that other flags ask for."""
+    """Build the network that the flags name for views of `crop_size` pixels, and of `other_sizes` (by flag)."""
     if config.timm_name is None:
-        return ResNetBackbone(config, crop_size, channels)  # takes every size
+        return ResNetBackbone(config, crop_size, channels)  # takes any size
     return timm_backbone(config.timm_name, crop_size, channels, other_sizes)

@@ -2,6 +2,6 @@ from torch import nn
 
 
 class Backbone(nn.Module):
-    """Images [B, C, H, W] -> features [B, num_features]; its weights have the names of torchvision or timm."""
+    """Images [B, C, H, W] -> features [B, num_features]; weights are named as in torchvision or timm."""
 
     num_features: int

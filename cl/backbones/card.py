@@ -1,4 +1,4 @@
-"""What a user of a backbone has to know beside its weights."""
+"""The card of a backbone: what its users need to know besides the weights."""
 
 import json
 import math
@@ -14,25 +14,25 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Card:
-    """`backbone.json`; `backbone.safetensors` carries it as well, so that it may travel alone."""
+    """`backbone.json`; also stored in `backbone.safetensors`, which is therefore complete by itself."""
 
     encoder: str
     stem: str | None  # small or large; None for timm's networks
     width: int | None  # likewise
     in_channels: int
     crop_size: int  # side of the full-size views in pixels
-    resize: int  # of the short side, before evaluation crops the centre
+    resize: int  # short side in pixels, before the centre crop in evaluation
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    classes: tuple[str, ...]  # of the training images, in the order of their labels
+    classes: tuple[str, ...]  # of the training images, in label order
     method: str
     metrics: Mapping[str, float | None]  # of the last epoch
-    cl: str  # the version that wrote it
+    cl: str  # version of this package that wrote the card
     format: int = FORMAT
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """ValueError, TypeError or KeyError where it is no card of this format."""
+        """Parse a card; raise ValueError, TypeError or KeyError if `text` is not one in this format."""
         values = json.loads(text)
         if values["format"] != FORMAT:
             raise ValueError(f"format {values['format']}, expected {FORMAT}")
@@ -40,12 +40,12 @@ class Card:
         return cls(**{**values, **lists})
 
     def to_json(self) -> str:
-        """A field a line. A number that is none becomes null, for JSON has no NaN."""
-        numbers = {name: x if x is not None and math.isfinite(x) else None for name, x in self.metrics.items()}
-        values = asdict(self) | {"metrics": numbers}
+        """One field per line. Numbers that are not finite become null, since JSON has no NaN."""
+        metrics = {name: x if x is not None and math.isfinite(x) else None for name, x in self.metrics.items()}
+        values = asdict(self) | {"metrics": metrics}
         return "{\n" + ",\n".join(f'  "{name}": {json.dumps(value)}' for name, value in values.items()) + "\n}\n"
 
     def build(self, other_sizes: Mapping[str, int] = {}) -> Backbone:
-        """The network that the card describes, with no weights yet."""
-        made = BackboneConfig(self.encoder, stem=self.stem or "auto", width=self.width or 64)
-        return build_backbone(made, self.crop_size, self.in_channels, other_sizes)
+        """Build the network that the card describes, without loading weights."""
+        config = BackboneConfig(self.encoder, stem=self.stem or "auto", width=self.width or 64)
+        return build_backbone(config, self.crop_size, self.in_channels, other_sizes)

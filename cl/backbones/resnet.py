@@ -1,4 +1,4 @@
-"""torchvision's ResNets without the classifier, with a stem for small images and a width."""
+"""torchvision's ResNets without the classifier, with an optional stem for small images and any width."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
 
 
 class ResNetBackbone(ResNet, Backbone):
-    """Images [B, C, H, W] -> features [B, num_features]. Weights have torchvision's names and start."""
+    """Images [B, C, H, W] -> features [B, num_features]. Weights have torchvision's names and initialisation."""
 
     def __init__(self, config: BackboneConfig, crop_size: int, channels: int) -> None:
         block, layers = LAYERS[config.encoder]
@@ -33,11 +33,11 @@ class ResNetBackbone(ResNet, Backbone):
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.bn1 = nn.BatchNorm2d(config.width)
 
-    def _make_layer(self, block: Any, planes: int, *rest: Any, **stride: Any) -> nn.Sequential:
-        """A stage of torchvision's, at this network's width (torchvision's stages have 64, 128, 256 and 512 planes)."""
+    def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> nn.Sequential:
+        """A torchvision stage at this network's width (torchvision's stages have 64, 128, 256 and 512 planes)."""
         if planes == 64:
             self.inplanes = self.stage_width
-        return super()._make_layer(block, planes * self.stage_width // 64, *rest, **stride)
+        return super()._make_layer(block, planes * self.stage_width // 64, blocks, stride=stride, dilate=dilate)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)

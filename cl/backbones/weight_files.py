@@ -1,4 +1,4 @@
-"""Files of weights, ours and others': read without running anything that is in them."""
+"""Read weight files, our own and others', without executing code in them."""
 
 import argparse
 import collections
@@ -14,22 +14,22 @@ from safetensors import safe_open
 from cl.config.resume import LAST
 from cl.errors import UserError
 
-EXPORT = "backbone.safetensors"  # what a run leaves at its end
+EXPORT = "backbone.safetensors"  # written at the end of a run
 
 
-class _Inert:
-    """Stands for an object that we have no use for; nothing of its class is imported or called."""
+class _Placeholder:
+    """Replaces an object that is not needed; its class is neither imported nor called."""
 
     def __init__(self, *state: Any) -> None: ...
 
     def __setstate__(self, state: Any) -> None: ...
 
 
-# Beside the tensors SupContrast stores its flags, solo-learn its omegaconf; `weights_only` alone refuses both files.
-# What these names stand for holds values and runs nothing.
-VALUES: list[Any] = [argparse.Namespace, collections.defaultdict, typing.Any, list, dict, int, float, str, bool]
-VALUES += [
-    (_Inert, name)
+# Besides tensors, SupContrast stores its flags and solo-learn its omegaconf; `weights_only` alone refuses both files.
+# These types only hold values; none of them executes code.
+SAFE_TYPES: list[Any] = [argparse.Namespace, collections.defaultdict, typing.Any, list, dict, int, float, str, bool]
+SAFE_TYPES += [
+    (_Placeholder, name)
     for name in (
         "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "omegaconf.dictconfig.DictConfig",
         "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode",
@@ -38,43 +38,47 @@ VALUES += [
 
 
 class Weights(NamedTuple):
-    """What a file holds."""
+    """The contents of a weight file."""
 
     file: Path
     tensors: Mapping[str, Any]  # a state dict
-    metadata: Mapping[str, Any]  # what lies beside it
+    metadata: Mapping[str, Any]  # everything else
 
 
-def read_weights(named: str, said: str) -> Weights:
-    """A run folder's newest checkpoint, else its export, or a file; `said` is the flag that a UserError names."""
-    folder = Path(named)
+def read_weights(source: str, flag: str) -> Weights:
+    """Read a file, or a run folder's last checkpoint, else its export; UserError names `flag`."""
+    path = Path(source)
     try:
-        file = folder
-        if folder.is_dir():
-            file = folder / (EXPORT if (folder / EXPORT).is_file() and not (folder / LAST).is_file() else LAST)
-        there = file.is_file()
+        file = _file_in(path) if path.is_dir() else path
+        exists = file.is_file()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{said}: got {named}, which cannot be looked up ({reason})") from None
-    if not there:
-        raise UserError(f"{said}: got {named}, expected a run folder or a file of weights; there is no {file}")
+        raise UserError(f"{flag}: got {source}, which cannot be looked up ({reason})") from None
+    if not exists:
+        raise UserError(f"{flag}: got {source}, expected a run folder or a weight file; there is no {file}")
     try:
-        tensors, metadata = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
-    except Exception as error:  # what torch raises for bytes that are no checkpoint is open: IndexError, EOFError, ...
-        raise UserError(f"{said}: got {named}; {file} cannot be read as weights ({type(error).__name__})") from None
+        tensors, metadata = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    except Exception as error:  # torch raises all kinds of errors for other files: IndexError, EOFError, ...
+        raise UserError(f"{flag}: got {source}; {file} cannot be read as weights ({type(error).__name__})") from None
     return Weights(file, tensors, metadata)
 
 
-def _safetensors(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _file_in(folder: Path) -> Path:
+    has_only_export = (folder / EXPORT).is_file() and not (folder / LAST).is_file()
+    return folder / (EXPORT if has_only_export else LAST)
+
+
+def _read_safetensors(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     with safe_open(file, "pt") as opened:
         return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
 
 
-def _pickled(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    with warnings.catch_warnings(), torch.serialization.safe_globals(VALUES):
-        warnings.simplefilter("ignore")  # torch warns of what it then refuses
+def _read_pickle(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    with warnings.catch_warnings(), torch.serialization.safe_globals(SAFE_TYPES):
+        warnings.simplefilter("ignore")  # torch warns before it refuses
         content = torch.load(file, "cpu", weights_only=True)
     if not isinstance(content, dict):
         raise TypeError(f"expected a dict, got a {type(content).__name__}")
-    places = (content.get(name) for name in ("state_dict", "model"))  # Lightning, MoCo; SupContrast, Barlow Twins
-    return next((place for place in places if isinstance(place, Mapping)), content), content
+    nested = (content.get(name) for name in ("state_dict", "model"))  # Lightning, MoCo; SupContrast, Barlow Twins
+    tensors = next((value for value in nested if isinstance(value, Mapping)), content)
+    return tensors, content
