@@ -72,7 +72,8 @@ class GridData(ImageData):
     def __init__(self, splits: Splits, settings: LoaderSettings) -> None:
         super().__init__(splits, settings)
         self.all_train = self.splits.train
-        train, self.held = (subset_of(self.all_train, chosen) for chosen in split_held_out(self.all_train.targets))
+        train, held = (subset_of(self.all_train, chosen) for chosen in split_held_out(self.all_train.targets))
+        self.held = held
         self.splits = replace(self.splits, train=train)
         self.sampler = TrainSampler(
             len(train), settings.data.batch_size, settings.seed, settings.rank_slice, settings.data.last_batch_fill
