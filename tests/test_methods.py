@@ -138,12 +138,17 @@ def test_supcon_without_labels_is_simclr() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_two_views_are_forwarded_as_in_the_paper(name: str) -> None:
-    """SimCLR's batch norm sees both views together, Barlow Twins' and SimSiam's one view at a time."""
+def test_a_method_forwards_its_views_together_or_one_by_one(name: str) -> None:
     module, sizes = build(name), []
-    module.backbone.conv1.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    module.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     module.training_step(batch(), 0)
-    assert sizes == ([32] if name in ("simclr", "supcon") else [16, 16])
+    assert sizes == ([32] if module.views_together else [16, 16])
+
+
+def test_batch_norm_sees_the_views_that_it_sees_in_the_papers() -> None:
+    """SimCLR's and SupCon's both views together, Barlow Twins' and SimSiam's one view at a time."""
+    together = {name: build(name).views_together for name in ("simclr", "supcon", "barlow_twins", "simsiam")}
+    assert together == {"simclr": True, "supcon": True, "barlow_twins": False, "simsiam": False}
 
 
 def layers(module: nn.Module) -> list[str]:

@@ -89,7 +89,7 @@ def _download(source: str, config: BackboneConfig, crop_size: int, channels: int
             return get_model(config.encoder, weights="DEFAULT").state_dict()
         return create(source.removeprefix("timm/"), crop_size, channels, pretrained=True).state_dict()
     except (OSError, *MODEL_ERRORS) as error:
-        reason = str(error).splitlines()[0][:100]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:100]
         raise UserError(
             f"--init_from: got {source}, which could not be downloaded ({reason}); expected a weight file"
         ) from None

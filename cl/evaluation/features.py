@@ -23,9 +23,11 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; the previous mode is restored afterwards."""
     training = network.training
     network.eval()
-    with torch.no_grad():
-        yield
-    network.train(training)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(training)
 
 
 def extract_features(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> Labelled:

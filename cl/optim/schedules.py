@@ -14,12 +14,12 @@ class Budget:
     global_batch: int
     steps_per_epoch: int
     steps: int
-    dry_run: bool = False  # --fast_dev_run: one step, which leaves no room for a warm-up
+    fast_dev_run: bool = False  # one step, which leaves no room for a warm-up
 
     @classmethod
     def of(cls, run: RunConfig, global_batch: int, steps_per_epoch: int) -> "Budget":
         if run.fast_dev_run:
-            return cls(global_batch, 1, 1, dry_run=True)
+            return cls(global_batch, 1, 1, fast_dev_run=True)
         steps = steps_per_epoch * run.epochs
         return cls(global_batch, steps_per_epoch, min(steps, run.max_steps or steps))
 
@@ -43,7 +43,7 @@ class Schedule:
 
     @classmethod
     def of(cls, config: OptimConfig, budget: Budget) -> "Schedule":
-        has_warmup = config.scheduler == "warmup_cosine" and not budget.dry_run
+        has_warmup = config.scheduler == "warmup_cosine" and not budget.fast_dev_run
         return cls(
             kind=config.scheduler,
             horizon=budget.steps,

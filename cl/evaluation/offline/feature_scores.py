@@ -10,11 +10,8 @@ from cl.distributed import broadcast_from_rank_zero
 from cl.evaluation.features import Labelled, extract_features
 from cl.evaluation.offline.few_labels import LABELS, few_labels_accuracies
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
-from cl.evaluation.online.knn import knn_scores
+from cl.evaluation.online.knn import EVALUATION_KS, EVALUATION_TEMPERATURES, knn_scores
 from cl.evaluation.online.metrics import correct_within
-
-NEIGHBOURS = (20, 200)
-TEMPERATURES = (0.07, 0.1)
 
 
 def knn_metric(k: int, temperature: float) -> str:
@@ -29,8 +26,8 @@ def few_labels_metric(labels: int) -> str:
 def feature_scores(bank: Labelled, queries: Labelled, few_shot: bool) -> dict[str, float]:
     """Accuracies of kNN and, with `few_shot`, of few-label probes; features [N, F] and [Q, F], all labelled."""
     scores = {}
-    for k in NEIGHBOURS:
-        for temperature in TEMPERATURES:
+    for k in EVALUATION_KS:
+        for temperature in EVALUATION_TEMPERATURES:
             votes = knn_scores(bank.features, bank.targets, queries.features, k, temperature)
             scores[knn_metric(k, temperature)] = float((votes.argmax(dim=1) == queries.targets).double().mean())
     for labels in LABELS if few_shot else ():

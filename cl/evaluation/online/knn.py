@@ -13,8 +13,11 @@ from cl.evaluation.features import Labelled, extract_features
 from cl.evaluation.online.metrics import MeasuredModule
 
 CHUNK = 1024  # queries at a time: all of ImageNet against its bank would take 4 GB
-K = 200  # reported with the accuracy: accuracies for different k or temperatures do not compare (lightly#1824)
+# Reported with the accuracy: accuracies for different k or temperatures do not compare (lightly#1824).
+K = 200  # during pretraining
 TEMPERATURE = 0.1
+EVALUATION_KS = (20, 200)  # in main_linear, each with each of the temperatures
+EVALUATION_TEMPERATURES = (0.07, 0.1)
 
 
 def knn_scores(bank: Tensor, labels: Tensor, queries: Tensor, k: int = K, temperature: float = TEMPERATURE) -> Tensor:

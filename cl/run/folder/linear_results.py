@@ -6,9 +6,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from cl.evaluation.offline.feature_scores import NEIGHBOURS, TEMPERATURES, few_labels_metric, knn_metric
+from cl.evaluation.offline.feature_scores import few_labels_metric, knn_metric
 from cl.evaluation.offline.few_labels import LABELS
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
+from cl.evaluation.online.knn import EVALUATION_KS, EVALUATION_TEMPERATURES
 from cl.evaluation.online.metrics import format_metric
 from cl.evaluation.pictures.grid_picture import save_grid
 from cl.run.folder.closing import closing_table, write_summary
@@ -44,8 +45,8 @@ def scores_table(metrics: Mapping[str, float], bank: int) -> str:
     """kNN and few-label accuracies of frozen features, each with its settings."""
     rows = {
         f"kNN (k {min(k, bank)}, T {temperature:g}, cosine)": format_metric(name, metrics[name])
-        for k in NEIGHBOURS
-        for temperature in TEMPERATURES
+        for k in EVALUATION_KS
+        for temperature in EVALUATION_TEMPERATURES
         if (name := knn_metric(k, temperature)) in metrics
     }
     for labels in LABELS:
