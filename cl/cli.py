@@ -1,4 +1,4 @@
-"""From argv to frozen configs. Imports neither torch nor anything that does, so that help and refusals come at once."""
+"""Turn argv into frozen configs. Does not import torch, directly or indirectly, so help and refusals are immediate."""
 
 import argparse
 import difflib
@@ -7,125 +7,130 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
-from cl.config.flags import Field, add_flags, as_typed, convert, fields_of
+from cl.config.flags import Config, Field, add_flags, as_typed, convert, fields_of
 from cl.config.methods import DEFAULT, METHODS
 from cl.config.programs import Linear, Origins, Parts, Pretrain, config_parts, preset_layers, resolve_values
 from cl.config.resume import Resume, resume_of
 from cl.errors import INTERRUPTED, NOT_WRITTEN, Stopped, UserError
 
 P = TypeVar("P", Pretrain, Linear)
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+Words = str | list[str]  # a flag's value as typed; a list if the flag takes several
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 HELP = {"-h", "--help"}
-AUTO_BATCH = "batch_size auto"  # among what was typed: no value, but a question to --dry_run
 
 
 @dataclass(frozen=True)
 class Resolved(Generic[P]):
-    """A program's config, and where each of its values came from."""
+    """A program's config, and the origin of each value."""
 
     config: P
     origins: Origins
     argv: tuple[str, ...]
-    auto_batch: bool = False  # --batch_size auto: what --dry_run is asked
-    resume: Resume | None = None  # the run that goes on
+    auto_batch: bool = False  # --batch_size auto was typed: --dry_run searches for the largest batch
+    resume: Resume | None = None  # the run to resume
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Call `main` with the command line; what is no bug is one line and an exit code (cl/errors.py)."""
-    for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8, and a message must not die of one
+    """Call `main` with the command line; report expected errors as one line and an exit code (cl/errors.py)."""
+    for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8, and printing one must not raise
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    first = os.environ.get("RANK", "0") == "0"  # of several processes one says it
+    is_first = os.environ.get("RANK", "0") == "0"  # only one of several processes prints
     try:
         return main(sys.argv[1:])
     except UserError as error:
-        said = f"error: {error}".replace("\n", " ") if first else ""  # what was typed may have lines
+        line = f"error: {error}".replace("\n", " ") if is_first else ""  # typed values may contain newlines
         code = 2
     except Stopped as stop:
-        said = f"stopped: {stop}" if str(stop) else ""
+        line = f"stopped: {stop}" if str(stop) else ""
         code = stop.code
     except KeyboardInterrupt:
-        said = "stopped: Ctrl-C" if first else ""
+        line = "stopped: Ctrl-C" if is_first else ""
         code = INTERRUPTED
     except RuntimeError as error:
-        said = _death_of_another(str(error))
+        line = _lost_process(str(error))
         code = 1
-        if not said:
+        if not line:
             raise
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in WRITE_ERRORS:
             raise
-        said = f"stopped: {error.filename or 'a file'} cannot be written ({error.strerror})"
+        line = f"stopped: {error.filename or 'a file'} cannot be written ({error.strerror})"
         code = NOT_WRITTEN
-    if said:
-        print(said, file=sys.stderr)
+    if line:
+        print(line, file=sys.stderr)
     sys.exit(code)
 
 
-def _death_of_another(error: str) -> str:
-    """What torch raises, wherever the program is at, when a process that it needs is gone; "" for other errors."""
+def _lost_process(error: str) -> str:
+    """The line to print if torch raised `error` because another process died; "" for other errors."""
     worker = re.match("DataLoader worker .*(exited unexpectedly|killed by signal: Killed)", error)
     if worker:
-        return f"stopped: {worker[0]}; if memory ran out, a smaller --num_workers or --batch_size helps"
+        return f"stopped: {worker[0]}; if memory ran out, reduce --num_workers or --batch_size"
     return "stopped: another process of the run has ended" if re.search("Connection .*by peer", error) else ""
 
 
 def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
-    """The config that `argv` asks for; UserError if argv alone shows that it cannot be."""
+    """Resolve `argv` to a config; raise UserError for every mistake that argv alone reveals."""
     resume = resume_of(argv)
-    method = _chosen_method(argv, resume) if program is Pretrain else None
+    method = _method_name(argv, resume) if program is Pretrain else None
     parts = config_parts(program, method)
     if not HELP.isdisjoint(argv):
         _print_help(program, argv, parts, method)
         sys.exit(0)
-    parser = _parser(program, parts)
-    _refuse_unknown(argv, parser, parts)
-    typed = _typed(parser, argv, parts)
+    parser = _build_parser(program, parts)
+    fields = _fields_by_name(parts)
+    _refuse_unknown_flags(argv, parser, parts)
+    words = _words_by_field(parser, argv, fields)
+    auto_batch = words.get("batch_size") == "auto"
+    if auto_batch:
+        del words["batch_size"]
+    typed = _convert_words(words, fields)
     if "method" in typed:
-        typed["method"] = method  # also where --supervised made it supcon
-    auto_batch = typed.pop(AUTO_BATCH, False)
+        typed["method"] = method  # with --supervised, whatever the order
     layers = preset_layers(program, typed, method)
     if resume is not None:
-        declared = _fields(parts)
-        resume.refuse_changes(typed, declared)
-        layers = resume.layers(typed, declared) | ({} if resume.begun else layers)
+        resume.refuse_changes(typed, fields)
+        resumed = resume.layers(typed, fields)
+        layers = resumed if resume.begun else resumed | layers
     values, origins = resolve_values(parts, layers)
     if auto_batch and not values["run"]["dry_run"]:
-        raise UserError("--batch_size: got auto, expected an integer; --batch_size auto --dry_run finds the largest")
-    built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
+        raise UserError(
+            "--batch_size: got auto, expected an integer; --batch_size auto --dry_run finds the largest that fits"
+        )
+    configs: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
     if program is Pretrain:
-        built["backbone"].refuse_typed(typed)
-    return Resolved(program(**built), origins, tuple(argv), auto_batch, resume)
+        configs["backbone"].refuse_typed(typed)
+    return Resolved(program(**configs), origins, tuple(argv), auto_batch, resume)
 
 
-def _fields(parts: Parts) -> dict[str, Field]:
-    """All declared flags by name."""
-    return {declared.name: declared for part in parts.values() for declared in fields_of(part)}
+def _fields_by_name(parts: Parts) -> dict[str, Field]:
+    return {field.name: field for part in parts.values() for field in fields_of(part)}
 
 
 def _print_help(program: type[P], argv: Sequence[str], parts: Parts, method: str | None) -> None:
-    """Every flag with the value that it has when it is not typed, as far as `argv` can be read."""
-    typed = _typed_values(_parser(program, parts), [word for word in argv if word not in HELP], parts)
+    """Print every flag with its default for this `argv`, ignoring mistakes in it."""
+    typed = _valid_values(_build_parser(program, parts), [word for word in argv if word not in HELP], parts)
     presets = {name: layer for name, layer in preset_layers(program, typed, method).items() if name != "typed"}
     values, origins = resolve_values(parts, presets)
     defaults = {name: as_typed(value) for part in values.values() for name, value in part.items()}
     defaults |= {name: f"{defaults[name]}: {origin}" for name, origin in origins.items() if origin != "default"}
-    _parser(program, parts, defaults).print_help()
+    _build_parser(program, parts, defaults).print_help()
 
 
-def _typed_values(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -> dict[str, Any]:
-    """What was typed and is valid: help must not depend on the rest."""
-    declared = _fields(parts)
+def _valid_values(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -> dict[str, Any]:
+    """The typed values that are valid; the others are ignored."""
+    fields = _fields_by_name(parts)
     typed = {}
     with suppress(UserError):
         for name, words in vars(parser.parse_known_intermixed_args(list(argv))[0]).items():
             with suppress(UserError):
-                typed[name] = convert(declared[name], words)
+                typed[name] = convert(fields[name], words)
     return typed
 
 
@@ -134,83 +139,92 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def _script(program: type) -> str:
-    return "main_contrastive.py" if program is Pretrain else "main_linear.py"
-
-
-def _chosen_method(argv: Sequence[str], resume: Resume | None) -> str:
-    """The method, which decides which flags there are. --supervised makes SupCon of SimCLR."""
+def _method_name(argv: Sequence[str], resume: Resume | None) -> str:
+    """The method, which must be known before its flags can be parsed; --supervised turns SimCLR into SupCon."""
+    default = str(resume.values.get("method", DEFAULT)) if resume else DEFAULT
     early = _Parser(allow_abbrev=False, add_help=False)
-    early.add_argument("--method", default=str(resume.values.get("method", DEFAULT)) if resume else DEFAULT)
+    early.add_argument("--method", default=default)
     early.add_argument("--supervised", action="store_true")
     typed, _ = early.parse_known_args(list(argv))
     if typed.method not in METHODS:
-        nearest = _nearest(typed.method, METHODS)
-        raise UserError(f"--method: got {typed.method}, expected one of {', '.join(METHODS)}{nearest}")
+        hint = _suggestion(typed.method, METHODS)
+        raise UserError(f"--method: got {typed.method}, expected one of {', '.join(METHODS)}{hint}")
     if not typed.supervised:
         return str(typed.method)
     supervised = METHODS[typed.method].supervised
     if supervised is None:
-        able = " or ".join(name for name, config in METHODS.items() if config.supervised)
-        raise UserError(f"--supervised: got it with --method {typed.method}, expected --method {able}")
+        supported = " or ".join(name for name, config in METHODS.items() if config.supervised)
+        raise UserError(f"--supervised: got it with --method {typed.method}, expected --method {supported}")
     return supervised
 
 
-def _parser(program: type, parts: Parts, defaults: Mapping[str, str] = {}) -> "_Parser":
-    """A parser of all flags of a program; `defaults` has what --help says of each flag's default."""
-    script = _script(program)
+def _build_parser(program: type, parts: Parts, defaults: Mapping[str, str] = {}) -> _Parser:
+    """A parser of all the program's flags; `defaults` maps field names to the text that --help shows as the default."""
+    script = "main_contrastive.py" if program is Pretrain else "main_linear.py"
     parser = _Parser(prog=script, usage=f"{script} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False)
-    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own does not know -1e-3
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own does not match -1e-3
     for name, part in parts.items():
-        add_flags(parser, part, (part.__doc__ or name).split(". ")[0].rstrip("."), defaults)
+        title = (part.__doc__ or name).split(". ")[0].rstrip(".")
+        add_flags(parser, part, title, defaults)
     parser.add_argument_group("help").add_argument(
-        "-h", "--help", action="store_true", default=argparse.SUPPRESS, help="values for the given data set and method"
+        "-h",
+        "--help",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show all flags with their defaults for this data set and method",
     )
     return parser
 
 
-def _refuse_unknown(argv: Sequence[str], parser: argparse.ArgumentParser, parts: Parts) -> None:
-    """A typo, an abbreviation or another method's flag, with the nearest right one."""
-    known = set(parser._option_string_actions)
+def _refuse_unknown_flags(argv: Sequence[str], parser: argparse.ArgumentParser, parts: Parts) -> None:
+    """Raise UserError for a typo, an abbreviation or another method's flag, and suggest the nearest valid flag."""
+    valid = set(parser._option_string_actions)
     for word in argv:
-        spelling = word.split("=")[0]
-        if not re.match("--?[a-zA-Z]", spelling) or spelling in known:
+        flag = word.split("=")[0]
+        if not re.match("--?[a-zA-Z]", flag) or flag in valid:
             continue
-        owners = [name for name, config in METHODS.items() if any(spelling in _spellings(d) for d in fields_of(config))]
+        owners = [name for name, config in METHODS.items() if flag in _spellings(config)]
         if owners and "method" in parts:
-            raise UserError(f"{spelling}: a flag of --method {' or '.join(owners)}, not of this run's method")
-        nearest = _nearest("--" + spelling.lstrip("-"), known)
-        raise UserError(f"{spelling}: no such flag{nearest}; --help lists them all")
+            raise UserError(f"{flag}: a flag of --method {' or '.join(owners)}, not of this run's method")
+        hint = _suggestion("--" + flag.lstrip("-"), valid)
+        raise UserError(f"{flag}: no such flag{hint}; --help lists them all")
 
 
-def _spellings(declared: Field) -> tuple[str, ...]:
-    return (f"--{declared.name}", *declared.flag.aliases, *declared.flag.shorthands)
+def _spellings(config: type[Config]) -> set[str]:
+    """All spellings of a config's flags, without the --no_ forms."""
+    fields = fields_of(config)
+    return {
+        spelling for field in fields for spelling in (f"--{field.name}", *field.flag.aliases, *field.flag.shorthands)
+    }
 
 
-def _nearest(word: str, known: Sequence[str] | set[str] | Mapping[str, object]) -> str:
-    """A suggestion: the flag that `word` abbreviates, else the most similar one."""
-    starts = [each for each in sorted(known) if each.startswith(word)]
-    near = starts or difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f", did you mean {near[0]}?" if near else ""
+def _suggestion(word: str, valid: Iterable[str]) -> str:
+    """A "did you mean" clause: the first of `valid` that starts with `word`, else the most similar one, else ""."""
+    names = sorted(valid)
+    matches = [name for name in names if name.startswith(word)]
+    matches = matches or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f", did you mean {matches[0]}?" if matches else ""
 
 
-def _typed(parser: argparse.ArgumentParser, argv: Sequence[str], parts: Parts) -> dict[str, Any]:
-    """What was typed, as values by field name."""
+def _words_by_field(
+    parser: argparse.ArgumentParser, argv: Sequence[str], fields: Mapping[str, Field]
+) -> dict[str, Words]:
+    """The typed words by field name, in the order of typing."""
     namespace, extra = parser.parse_known_intermixed_args(list(argv))
-    declared = _fields(parts)
-    missing = [name for name, d in declared.items() if d.flag.positional and name not in namespace]
+    missing = [name for name, field in fields.items() if field.flag.positional and name not in namespace]
+    example = f"{parser.prog} digits resnet18"
     if missing:
-        raise UserError(f"{' and '.join(missing)}: not given, expected before the flags: {parser.prog} digits resnet18")
+        raise UserError(f"{' and '.join(missing)}: not given, expected before the flags: {example}")
     if extra:
-        raise UserError(
-            f"{' '.join(extra)}: not a flag's value, expected two words before the flags: {parser.prog} digits resnet18"
-        )
+        raise UserError(f"{' '.join(extra)}: not a flag's value, expected two words before the flags: {example}")
+    return vars(namespace)
+
+
+def _convert_words(words: Mapping[str, Words], fields: Mapping[str, Field]) -> dict[str, Any]:
+    """Values by field name; a field removes earlier ones that it overrides."""
     typed: dict[str, Any] = {}
-    for name, words in vars(namespace).items():  # in the order of typing
-        if (name, words) == ("batch_size", "auto"):
-            typed[AUTO_BATCH] = True
-            continue
-        typed[name] = convert(declared[name], words)
-        for other in declared[name].flag.overrides:
-            typed.pop(other, None)
+    for name, value in words.items():
+        typed[name] = convert(fields[name], value)
+        for overridden in fields[name].flag.overrides:
+            typed.pop(overridden, None)
     return typed

@@ -190,7 +190,7 @@ def test_a_worker_that_the_system_kills_ends_the_run_with_a_word_on_memory(tmp_p
         code, err = ended(run)
     assert (code, err.count("\n")) == (1, 1), err
     assert err.startswith("stopped: DataLoader worker (pid")  # "is killed" or "exited unexpectedly"
-    assert "a smaller --num_workers" in err
+    assert "reduce --num_workers" in err
 
 
 @pytest.mark.parametrize("several", [["--num_workers", "2"], ["--devices", "2", "--num_workers", "0"]])
