@@ -159,7 +159,7 @@ def _method_name(argv: Sequence[str], resume: Resume | None) -> str:
 
 
 def _build_parser(program: type, parts: Parts, defaults: Mapping[str, str] = {}) -> _Parser:
-    """A parser of all the program's flags; `defaults` maps field names to the text that --help shows as the default."""
+    """A parser of all the program's flags; `defaults` maps field names to the default that --help shows."""
     script = "main_contrastive.py" if program is Pretrain else "main_linear.py"
     parser = _Parser(prog=script, usage=f"{script} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False)
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own does not match -1e-3

@@ -93,7 +93,7 @@ BY_ARGV: list[Case] = [  # program, flags, what the line must say
     (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--optimizer", "adam"], ["--optimizer: got adam", "sgd"]),
     (LINEAR, [*DIGITS, *RUN, "--lr", "1", "2", "--scheduler", "reduce"], ["--scheduler: got reduce with a grid"]),
     (LINEAR, [*DIGITS, *RUN, "--lr", "1", "2", "--min_lr", "0.1"], ["--min_lr: got 0.1 with a grid"]),
-    (LINEAR, [*DIGITS, *RUN, "--lr", "0.1", "-1"], ["--lr: got 0.1 -1", "a number or several at least 0"]),
+    (LINEAR, [*DIGITS, *RUN, "--lr", "0.1", "-1"], ["--lr: got 0.1 -1", "one or more numbers at least 0"]),
     (LINEAR, [*DIGITS, *RUN, "--label_fraction", "10"], ["--label_fraction: got 10", "at most 1"]),
     (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--lr", "1", "--scheduler", "reduce"], ["got reduce"]),
     (PRETRAIN, [*DIGITS, "--in_channels", "2"], ["--in_channels: got 2", "1 or 3"]),

@@ -1,1 +1,1 @@
-"""Every flag of the programs, as frozen dataclasses. Nothing here imports torch."""
+"""All flags of the programs, as frozen dataclasses. Nothing here imports torch."""

@@ -6,13 +6,13 @@ from cl.config.flags import Config, Flag
 from cl.errors import UserError
 
 RESNETS = ("resnet18", "resnet50")
-RESNETS_ONLY = ("stem", "width", "zero_init_residual")  # fields that say nothing about timm's networks
-SMALL_IMAGE = 64  # pixels: up to here the 224-pixel stem would throw most of the image away
+RESNETS_ONLY = ("stem", "width", "zero_init_residual")  # fields that do not apply to timm's networks
+SMALL_IMAGE = 64  # pixels: at or below this, the stem for 224 pixels would discard most of the image
 
 
 @dataclass(frozen=True)
 class EncoderConfig(Config):
-    """The network whose features are wanted."""
+    """The backbone."""
 
     encoder: Annotated[str, Flag("backbone: resnet18, resnet50 (torchvision's) or timm/NAME", positional=True)] = (
         "resnet18"
@@ -25,13 +25,13 @@ class EncoderConfig(Config):
 
     @property
     def timm_name(self) -> str | None:
-        """timm's name of the network, None for torchvision's."""
+        """The network's name in timm; None for torchvision's networks."""
         return self.encoder.removeprefix("timm/") if self.encoder.startswith("timm/") else None
 
 
 @dataclass(frozen=True)
 class BackboneConfig(EncoderConfig):
-    """How the network is built, and what it starts from."""
+    """The backbone and its initial weights."""
 
     stem: Annotated[
         str,
@@ -41,7 +41,7 @@ class BackboneConfig(EncoderConfig):
         ),
     ] = "auto"
     width: Annotated[
-        int, Flag("channels of the first stage; 64 is the usual, 16 a quarter of it", low=1, high=4096)
+        int, Flag("channels of the first stage; 64 is standard, 16 a quarter of that", low=1, high=4096)
     ] = 64
     init_from: Annotated[str | None, Flag("weights to start from: a run folder, a file, torchvision, or timm/NAME")] = (
         None
@@ -49,7 +49,7 @@ class BackboneConfig(EncoderConfig):
     zero_init_residual: Annotated[bool, Flag("start each residual branch at zero")] = False
 
     def refuse_typed(self, typed: Collection[str]) -> None:
-        """UserError for a typed flag that only ResNets have; a preset may well set one."""
+        """Raise UserError if a flag of ResNets only was typed for another network; presets may set one."""
         for flag in RESNETS_ONLY:
             if self.timm_name is not None and flag in typed:
                 raise UserError(f"--{flag}: got it with {self.encoder}, expected it with {' or '.join(RESNETS)} only")

@@ -10,22 +10,22 @@ DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet",
 
 @dataclass(frozen=True)
 class DataConfig(Config):
-    """Which images, and how they reach the device."""
+    """Images, and how they are loaded."""
 
     dataset: Annotated[str, Flag("data set", choices=DATASETS, positional=True)] = "digits"
     data_folder: Annotated[str | None, Flag("folder that --train_dir and --val_dir are relative to", resume="free")] = (
         None
     )
-    train_dir: Annotated[str | None, Flag("folder of training images, one folder a class", resume="free")] = None
-    val_dir: Annotated[str | None, Flag("folder of validation images, one folder a class", resume="free")] = None
-    labels: Annotated[str | None, Flag("CSV file of names and labels, for a flat folder", resume="free")] = None
+    train_dir: Annotated[str | None, Flag("folder of training images, one folder per class", resume="free")] = None
+    val_dir: Annotated[str | None, Flag("folder of validation images, one folder per class", resume="free")] = None
+    labels: Annotated[str | None, Flag("CSV file of file names and labels, for a flat folder", resume="free")] = None
     in_channels: Annotated[int, Flag("3 for colour, 1 for grey", low=1, high=3)] = 3
-    limit_eval: Annotated[int | None, Flag("validate on so many images, a fixed stratified choice", low=1)] = None
+    limit_eval: Annotated[int | None, Flag("validate on this many images, a fixed stratified subset", low=1)] = None
     batch_size: Annotated[int, Flag("images per process and step", low=2)] = 256
     num_workers: Annotated[
         int | None,
         Flag(
-            "loader processes per training process, 0 for none; by default a core is left free",
+            "loader processes per training process, 0 for none; by default one core is left free",
             low=0,
             high=1024,
             resume="free",
@@ -34,27 +34,27 @@ class DataConfig(Config):
     loader: Annotated[
         str,
         Flag(
-            "who makes the views: fast (workers crop, the device does the rest; small sets lie on the device), "
+            "what makes the views: fast (workers crop, the device does the rest; small data sets stay on the device), "
             "torchvision (workers do everything: the reference) or dali",
             choices=("fast", "torchvision", "dali"),
             shorthands={"--dali": "dali"},
         ),
     ] = "fast"
     dali_device: Annotated[
-        str | None, Flag("where DALI decodes; by default the GPU that trains, else the CPU", choices=("gpu", "cpu"))
+        str | None, Flag("where DALI decodes; by default on the training GPU, else on the CPU", choices=("gpu", "cpu"))
     ] = None
     cache: Annotated[
         str,
         Flag(
-            "read copies with a short side of at most 256 pixels, as JPEG or as they are in memory; written once",
+            "read copies with a short side of at most 256 pixels, stored once as JPEG or as raw pixels",
             choices=("none", "jpeg256", "raw256"),
         ),
     ] = "none"
-    cache_dir: Annotated[str | None, Flag("folder of those copies; by default in the user's cache", resume="free")] = (
-        None
-    )
-    last_batch_fill: Annotated[bool, Flag("see every image in every epoch, filling up the last batch")] = False
-    bad_images: Annotated[str, Flag("what to do about files that do not decode", choices=("skip", "error"))] = "skip"
+    cache_dir: Annotated[
+        str | None, Flag("folder of the copies of --cache; by default in the user's cache", resume="free")
+    ] = None
+    last_batch_fill: Annotated[bool, Flag("use every image in every epoch and fill up the last batch")] = False
+    bad_images: Annotated[str, Flag("what to do with files that do not decode", choices=("skip", "error"))] = "skip"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,5 +62,5 @@ class DataConfig(Config):
             raise UserError("--in_channels: got 2, expected 1 or 3")
 
     def workers(self) -> int:
-        """Loader processes: more than eight are seldom needed, and each has its memory."""
+        """Loader processes; the default is at most eight: more are seldom needed, and each takes memory."""
         return self.num_workers if self.num_workers is not None else min(8, (os.cpu_count() or 2) - 1)

@@ -1,4 +1,4 @@
-"""Frozen dataclass <-> argparse group <-> plain dict. A field is declared once, as `name: Annotated[type, Flag(...)]`.
+"""Frozen dataclass <-> argparse group <-> plain dict. Each field is declared once: `name: Annotated[type, Flag(...)]`.
 
 lr: Annotated[float, Flag("learning rate per 256 images", above=0)] = 0.3
 """
@@ -8,7 +8,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from cl.errors import UserError
@@ -16,7 +16,7 @@ from cl.errors import UserError
 
 @dataclass(frozen=True)
 class Flag:
-    """What a field's type cannot say: help, range, spellings, and what typing it takes back."""
+    """What a field's type does not express: help, range, spellings, and the fields that it overrides."""
 
     help: str
     low: float = -math.inf  # inclusive
@@ -24,20 +24,26 @@ class Flag:
     high: float = math.inf  # inclusive
     choices: Collection[str] = ()
     aliases: tuple[str, ...] = ()
-    shorthands: Mapping[str, str] = field(default_factory=dict)  # {"--dali": "dali"}: a flag that stands for a value
+    shorthands: Mapping[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # {"--dali": "dali"}: a flag that sets this value
     positional: bool = False
-    overrides: tuple[str, ...] = ()  # fields that say the same in another way: the last one typed wins
-    resume: Literal["same", "free"] = "same"  # free: may be typed anew when a run goes on
+    overrides: tuple[str, ...] = ()  # fields that set the same thing: the last one typed wins
+    resume: Literal["same", "free"] = "same"  # free: may change when a run is resumed
+
+
+_ONE = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+_SEVERAL = {int: "one or more integers", float: "one or more numbers", str: "one or more words"}
 
 
 @dataclass(frozen=True)
 class Field:
-    """One declared flag: name, plain type, default and Flag."""
+    """A declared flag."""
 
     name: str
-    kind: type
-    optional: bool
-    many: bool
+    kind: type  # int, float, str or bool
+    optional: bool  # may be None
+    many: bool  # a tuple of `kind`
     default: Any
     flag: Flag
 
@@ -47,29 +53,29 @@ class Field:
 
     @property
     def expected(self) -> str:
-        """What the flag takes, in words."""
+        """The valid values, in words."""
         flag = self.flag
-        one = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[self.kind]
         if flag.choices:
             return "one of " + ", ".join(flag.choices)
+        noun = _SEVERAL[self.kind] if self.many else _ONE[self.kind]
         bounds = [f"at least {flag.low:.10g}"] if flag.low > -math.inf else []
         bounds += [f"above {flag.above:.10g}"] if flag.above > -math.inf else []
         bounds += [f"at most {flag.high:.10g}"] if flag.high < math.inf else []
-        return f"{one}{' or several' * self.many} {' and '.join(bounds)}".strip()
+        return f"{noun} {' and '.join(bounds)}".strip()
 
 
 @dataclass(frozen=True)
 class Config:
-    """Base of every config: frozen, and checked however it was made (typed, preset or loaded from a file)."""
+    """Base of all configs. Every instance is checked, whether its values are typed, preset or loaded from a file."""
 
     def __post_init__(self) -> None:
-        for declared in fields_of(type(self)):
-            check(declared, self.__dict__[declared.name])
+        for field in fields_of(type(self)):
+            check(field, self.__dict__[field.name])
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config that `dataclasses.asdict` made `values` of, also by way of JSON."""
-        known = {declared.name: declared for declared in fields_of(cls)}
+        """The inverse of `dataclasses.asdict`, also after a round trip through JSON."""
+        known = {field.name: field for field in fields_of(cls)}
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise UserError(f"{', '.join(unknown)}: no such field in {cls.__name__}; it has {', '.join(known)}")
@@ -78,42 +84,42 @@ class Config:
 
 
 def fields_of(config: type[Config]) -> tuple[Field, ...]:
-    """The flags that a config class declares, its parents' first."""
+    """The flags that a config class declares, those of its parents first."""
     hints = get_type_hints(config, include_extras=True)
-    declared = []
-    for each in dataclasses.fields(config):
-        annotation, flag = get_args(hints[each.name])
+    fields = []
+    for attribute in dataclasses.fields(config):
+        annotation, flag = get_args(hints[attribute.name])
         optional = get_origin(annotation) in (Union, types.UnionType)
-        plain = next(a for a in get_args(annotation) if a is not types.NoneType) if optional else annotation
-        many = get_origin(plain) is tuple
-        kind = get_args(plain)[0] if many else plain
-        default = None if each.default is dataclasses.MISSING else each.default
-        declared.append(Field(each.name, kind, optional, many, default, flag))
-    return tuple(declared)
+        inner = next(arg for arg in get_args(annotation) if arg is not types.NoneType) if optional else annotation
+        many = get_origin(inner) is tuple
+        kind = get_args(inner)[0] if many else inner
+        default = None if attribute.default is dataclasses.MISSING else attribute.default
+        fields.append(Field(attribute.name, kind=kind, optional=optional, many=many, default=default, flag=flag))
+    return tuple(fields)
 
 
-def check(declared: Field, value: Any) -> None:
+def check(field: Field, value: Any) -> None:
     """Raise UserError unless `value` has the field's type and lies in its range."""
-    if value is None and declared.optional:
+    if value is None and field.optional:
         return
-    values = value if declared.many and isinstance(value, tuple) else (value,)
-    if not all(_allowed(declared, each) for each in values):
-        raise UserError(f"{declared.spelling}: got {as_typed(value)}, expected {declared.expected}")
+    values = value if field.many and isinstance(value, tuple) else (value,)
+    if not all(_is_valid(field, item) for item in values):
+        raise UserError(f"{field.spelling}: got {as_typed(value)}, expected {field.expected}")
 
 
-def _allowed(declared: Field, value: Any) -> bool:
-    flag = declared.flag
-    if type(value) not in ((float, int) if declared.kind is float else (declared.kind,)):
+def _is_valid(field: Field, value: Any) -> bool:
+    flag = field.flag
+    if type(value) not in ((float, int) if field.kind is float else (field.kind,)):
         return False
     if flag.choices:
         return value in flag.choices
     if isinstance(value, str):
         return value != ""
-    return flag.low <= value <= flag.high and flag.above < value < math.inf  # no isfinite: an integer may be too long
+    return flag.low <= value <= flag.high and flag.above < value < math.inf  # not isfinite: it fails for huge integers
 
 
 def as_typed(value: Any) -> str:
-    """A value as one would type it."""
+    """A value as it would be typed on the command line."""
     if value is None or value == ():
         return "unset"
     if isinstance(value, tuple):
@@ -122,61 +128,61 @@ def as_typed(value: Any) -> str:
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type[Config], title: str, defaults: Mapping[str, str]) -> None:
-    """Declare a config's flags as one argparse group; `defaults` has what `--help` says of each."""
+    """Add a config's flags as one argparse group; `defaults` maps names to the default that --help shows."""
     group = parser.add_argument_group(title)
-    for declared in fields_of(config):
-        flag = declared.flag
-        name = declared.name
+    for field in fields_of(config):
+        flag = field.flag
+        name = field.name
         text = (f"{flag.help} [{defaults[name]}]" if name in defaults else flag.help).replace("%", "%%")
         if flag.positional:
             group.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=text, metavar=name)
             continue
         spellings = (f"--{name}", *flag.aliases)
-        if declared.kind is bool:
-            _add_constant(group, spellings, name, "true", text)
-            _add_constant(group, (f"--no_{name}",), name, "false", f"the opposite of --{name}")
+        if field.kind is bool:
+            _add_constant(group, spellings, dest=name, value="true", text=text)
+            _add_constant(group, (f"--no_{name}",), dest=name, value="false", text=f"the opposite of --{name}")
         else:
-            nargs = "+" if declared.many else None
-            metavar = "{" + ",".join(flag.choices) + "}" if flag.choices else declared.kind.__name__.upper()
+            nargs = "+" if field.many else None
+            metavar = "{" + ",".join(flag.choices) + "}" if flag.choices else field.kind.__name__.upper()
             group.add_argument(
                 *spellings,
                 dest=name,
-                action=_Remember,
+                action=_StoreWords,
                 nargs=nargs,
                 metavar=metavar,
                 default=argparse.SUPPRESS,
                 help=text,
             )
         for spelling, value in flag.shorthands.items():
-            _add_constant(group, (spelling,), name, value, f"same as --{name} {value}")
+            _add_constant(group, (spelling,), dest=name, value=value, text=f"same as --{name} {value}")
 
 
-def _add_constant(group: Any, spellings: Sequence[str], name: str, value: str, text: str) -> None:
-    """Flags that take no value and stand for `value`."""
+def _add_constant(group: Any, spellings: Sequence[str], dest: str, value: str, text: str) -> None:
+    """Add a flag that takes no value and sets `value`."""
     group.add_argument(
-        *spellings, dest=name, action=_Remember, nargs=0, const=value, default=argparse.SUPPRESS, help=text
+        *spellings, dest=dest, action=_StoreWords, nargs=0, const=value, default=argparse.SUPPRESS, help=text
     )
 
 
-class _Remember(argparse.Action):
-    """Keep what was typed as text, last in the namespace: its order is the order of typing."""
+class _StoreWords(argparse.Action):
+    """Store the typed words at the end of the namespace, which keeps it in the order of typing."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         namespace.__dict__.pop(self.dest, None)
         namespace.__dict__[self.dest] = self.const if self.nargs == 0 else values
 
 
-def convert(declared: Field, typed: str | list[str]) -> Any:
-    """The field's value from what was typed; UserError names the flag."""
+def convert(field: Field, typed: str | list[str]) -> Any:
+    """Convert typed words to the field's value; raise UserError if it is invalid."""
     words = typed if isinstance(typed, list) else [typed]
     try:
-        values = tuple(_word(declared.kind, word) for word in words)
+        values = tuple(_convert_word(field.kind, word) for word in words)
     except ValueError:
-        raise UserError(f"{declared.spelling}: got {' '.join(words)}, expected {declared.expected}") from None
-    value = values if declared.many else values[0]
-    check(declared, value)
+        raise UserError(f"{field.spelling}: got {' '.join(words)}, expected {field.expected}") from None
+    value = values if field.many else values[0]
+    check(field, value)
     return value
 
 
-def _word(kind: type, word: str) -> Any:
+def _convert_word(kind: type, word: str) -> Any:
     return {"true": True, "false": False}[word] if kind is bool else kind(word)

@@ -14,12 +14,12 @@ class ScheduleConfig(Config):
 
     optimizer: Annotated[str, Flag("optimizer", choices=("sgd", "adam", "adamw"))] = "sgd"
     momentum: Annotated[float, Flag("momentum of sgd", low=0, high=1)] = 0.9
-    scheduler: Annotated[str, Flag("learning rate over time", choices=SCHEDULERS)] = "warmup_cosine"
+    scheduler: Annotated[str, Flag("learning rate schedule", choices=SCHEDULERS)] = "warmup_cosine"
     warmup_epochs: Annotated[
         float | None,
         Flag("epochs of linear warm-up under warmup_cosine; by default 10, but at most a tenth of the run", low=0),
     ] = None
-    min_lr: Annotated[float, Flag("where a cosine ends, per 256 images like --lr", low=0)] = 0.0
+    min_lr: Annotated[float, Flag("final learning rate of a cosine, per 256 images like --lr", low=0)] = 0.0
     lr_decay_steps: Annotated[tuple[int, ...], Flag("epochs at which the step schedule decays", low=1)] = ()
     lr_decay_rate: Annotated[
         float,
@@ -34,10 +34,10 @@ class ScheduleConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scheduler == "step" and not self.lr_decay_steps:
-            raise UserError("--scheduler: got step, expected with it the epochs to decay at: --lr_decay_steps 60 80")
+            raise UserError("--scheduler: got step, expected it with the epochs to decay at: --lr_decay_steps 60 80")
 
     def warmup_steps(self, steps_per_epoch: int, horizon: int) -> int:
-        """Length of the warm-up in a run of `horizon` optimizer steps."""
+        """Warm-up steps in a run of `horizon` optimizer steps."""
         if self.warmup_epochs is None:
             return min(10 * steps_per_epoch, horizon // 10)
         steps = round(self.warmup_epochs * steps_per_epoch)
@@ -50,7 +50,7 @@ class ScheduleConfig(Config):
 
 @dataclass(frozen=True)
 class OptimConfig(ScheduleConfig):
-    """One rate and one decay, with their schedule."""
+    """Optimizer and schedule with one learning rate and one weight decay."""
 
     lr: Annotated[float, Flag("learning rate per 256 images of the global batch", low=0)] = 0.3
     weight_decay: Annotated[float, Flag("weight decay", low=0)] = 1e-4
@@ -62,17 +62,17 @@ class OptimConfig(ScheduleConfig):
 
     @property
     def grid(self) -> tuple["OptimConfig", ...]:
-        """The points of linear evaluation's grid; one here."""
+        """The points of linear evaluation's grid: only this one."""
         return (self,)
 
     def scaled_lr(self, global_batch: int) -> float:
-        """The learning rate of the optimizer at its peak."""
+        """The peak learning rate of the optimizer."""
         return self.lr * global_batch / 256
 
 
 @dataclass(frozen=True)
 class LinearOptimConfig(ScheduleConfig):
-    """Optimizer, schedule, and the grid of rates and decays. Rates are per 256 images of the global batch."""
+    """Optimizer, schedule, and a grid of learning rates and weight decays. Rates are per 256 images of the batch."""
 
     lr: Annotated[
         tuple[float, ...], Flag("learning rate per 256 images of the global batch; several are a grid", low=0)
@@ -83,13 +83,17 @@ class LinearOptimConfig(ScheduleConfig):
         super().__post_init__()
         several = len(self.grid) > 1
         if several and self.scheduler == "reduce":
-            raise UserError("--scheduler: got reduce with a grid of rates, expected a schedule that they can share")
+            raise UserError(
+                "--scheduler: got reduce with a grid of rates, expected a schedule that all rates can share"
+            )
         if several and self.min_lr:
-            raise UserError(f"--min_lr: got {self.min_lr:g} with a grid of rates, expected 0: they share a schedule")
+            raise UserError(
+                f"--min_lr: got {self.min_lr:g} with a grid of rates, expected 0: all rates share one schedule"
+            )
 
     @property
     def grid(self) -> tuple[OptimConfig, ...]:
-        """The points of the grid: each rate with each decay, smallest first."""
+        """The points of the grid: each learning rate with each weight decay, smallest first."""
         shared = {field.name: vars(self)[field.name] for field in fields(ScheduleConfig)}
         points = product(sorted(set(self.lr)), sorted(set(self.weight_decay)))
         return tuple(OptimConfig(lr=lr, weight_decay=decay, **shared) for lr, decay in points)
@@ -97,16 +101,18 @@ class LinearOptimConfig(ScheduleConfig):
 
 @dataclass(frozen=True)
 class PretrainOptimConfig(OptimConfig):
-    """What pretraining adds: the online head's rate, LARS, accumulation."""
+    """Optimizer and schedule. Adds the online head's learning rate, LARS and accumulation for pretraining."""
 
     classifier_lr: Annotated[float, Flag("learning rate of the online linear head, per 256 images", low=0)] = 0.1
-    lars: Annotated[bool, Flag("adapt the rate of sgd to each layer's norm (LARS)")] = False
+    lars: Annotated[bool, Flag("adapt the learning rate of sgd to each layer's norm (LARS)")] = False
     lars_eta: Annotated[float, Flag("trust coefficient of LARS", above=0)] = 1e-3
-    lars_clip: Annotated[bool, Flag("let LARS only lower the rate: --lr is then a cap")] = False
-    lr_scheduler_for_pred_head: Annotated[bool, Flag("schedule the predictor's rate like the others")] = True
+    lars_clip: Annotated[bool, Flag("let LARS only lower the learning rate: --lr is then a cap")] = False
+    lr_scheduler_for_pred_head: Annotated[bool, Flag("schedule the learning rate of the predictor like the others")] = (
+        True
+    )
     accumulate: Annotated[int, Flag("batches per optimizer step; the global batch grows with it", low=1)] = 1
     exact_negatives: Annotated[
-        bool, Flag("one loss over all the batches of --accumulate, for a second forward pass instead of their memory")
+        bool, Flag("one loss over all batches of --accumulate, at the cost of a second forward pass instead of memory")
     ] = False
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Defaults that depend on the data set or another flag, by field name; a method's own are beside its config.
+"""Defaults that depend on the data set or on another flag, by field name; a method's presets are in its own config.
 
-A typed flag beats the preset of a typed optimizer, that beats the one of data set and method together, the data set's,
-the flags', the method's, and that the field's own default.
+Precedence, highest first: the typed flag; the preset of a typed optimizer, of data set and method together, of the data
+set, of a flag, of the method; the field's default.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from typing import Any
 
 Preset = Mapping[str, Any]
 
-# 8-pixel digits: a flip makes another digit (2, 5) and a small crop cuts the strokes that tell 3 from 8, so views are
-# crops from half of the area with a light change of intensity.
-# CIFAR: no blur (SimCLR, appendix B.9); rate and decay are lightly's benchmark recipe (0.06 per 128 images, 5e-4).
+# 8-pixel digits: a flip makes another digit (2, 5), and a small crop cuts off the strokes that distinguish 3 from 8, so
+# crops cover at least half of the area, and intensity changes only slightly.
+# CIFAR: no blur (SimCLR, appendix B.9); lr and weight decay as in lightly's benchmark (0.06 per 128 images, 5e-4).
 _CIFAR: Preset = {
     "crop_size": 32,
     "small_crop_size": 24,
@@ -43,14 +43,14 @@ PRETRAIN_DATASETS: Mapping[str, Preset] = {
         "num_workers": 0,
     },
 }
-# A rate of sgd is none of Adam's: whoever types --optimizer gets these in the place of the data set's.
+# A learning rate for sgd does not suit Adam: a typed --optimizer replaces the data set's rates by these.
 PRETRAIN_OPTIMIZERS: Mapping[str, Preset] = {
     "adam": {"lr": 1e-3, "classifier_lr": 1e-2},
     "adamw": {"lr": 1e-3, "classifier_lr": 1e-2},
 }
 PRETRAIN_FLAGS: Mapping[str, Preset] = {
     "multicrop": {"min_scale": 0.14},  # SwAV, arXiv 2006.09882
-    "asymmetric_augmentations": {  # BYOL, arXiv 2006.07733, table 6: the first view, the second
+    "asymmetric_augmentations": {  # BYOL, arXiv 2006.07733, table 6: first view, second view
         "gaussian_prob": (1.0, 0.1),
         "solarization_prob": (0.0, 0.2),
         "brightness": 0.4,
@@ -78,8 +78,8 @@ LINEAR_DATASETS: Mapping[str, Preset] = {
     },
 }
 
-# A rate that is typed is the one to try, with the decay of the data set; otherwise the grid spans what features of
-# different norms need (0.1 to 30 across methods, swav#38). An epoch takes a fraction of a second: there is no hurry.
+# A typed --lr replaces the grid and keeps the data set's weight decay. The grid spans the rates that features of
+# different norms need (0.1 to 30 across methods, swav#38). An epoch takes a fraction of a second, so 100 are cheap.
 CACHED: Preset = {"epochs": 100}
 CACHED_GRID: Preset = {
     "lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),

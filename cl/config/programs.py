@@ -1,4 +1,4 @@
-"""Which configs make up each program, and how typed flags and presets become them."""
+"""The configs of each program, and how their values are resolved from typed flags and presets."""
 
 from collections import ChainMap
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from cl.errors import UserError
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Everything that main_contrastive.py is told."""
+    """All flags of main_contrastive.py."""
 
     data: DataConfig
     backbone: BackboneConfig
@@ -41,14 +41,14 @@ class Pretrain:
 
     @property
     def batches_per_loss(self) -> int:
-        """How many batches of --accumulate have one loss: without --exact_negatives each has its own."""
+        """Batches that share one loss: all of --accumulate under --exact_negatives, else one."""
         exact = self.optim.exact_negatives and self.method.compares_images
         return self.optim.accumulate if exact else 1
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Everything that main_linear.py is told; the backbone's own config comes from the checkpoint."""
+    """All flags of main_linear.py; how the backbone is built comes from the checkpoint."""
 
     data: DataConfig
     backbone: EncoderConfig
@@ -64,15 +64,19 @@ class Linear:
         if self.linear.finetune and points > 1:
             raise UserError(f"--finetune: got it with a grid of {points}, expected one --lr and one --weight_decay")
         if self.linear.protocol == "cached" and self.run.dry_run:
-            raise UserError("--dry_run: got it with --protocol cached, expected standard: it times training steps")
+            raise UserError(
+                "--dry_run: got it with --protocol cached, expected --protocol standard: a dry run times training steps"
+            )
         if self.linear.protocol == "cached" and optim.optimizer != "sgd":
             raise UserError(f"--optimizer: got {optim.optimizer} with --protocol cached, expected sgd")
         if self.linear.protocol == "cached" and optim.scheduler == "reduce":
-            raise UserError("--scheduler: got reduce with --protocol cached, expected a schedule known beforehand")
+            raise UserError(
+                "--scheduler: got reduce with --protocol cached, expected a schedule that is known in advance"
+            )
 
     @property
     def holds_out(self) -> bool:
-        """Whether a part of the training images is never trained on: it chooses a point of the grid."""
+        """Whether a part of the training images is held out of training, to choose a point of the grid."""
         return self.linear.protocol == "standard" and len(self.optim.grid) > 1
 
 
@@ -81,13 +85,13 @@ Origins = Mapping[str, str]  # field name -> "typed", "digits preset", "multicro
 
 
 def config_parts(program: type[Pretrain] | type[Linear], method: str | None) -> Parts:
-    """The config classes of a program, with the chosen method's own in the place of `MethodConfig`."""
+    """The config classes of a program by name, with the method's own class instead of `MethodConfig`."""
     parts = get_type_hints(program)
     return {name: METHODS[method] if part is MethodConfig and method else part for name, part in parts.items()}
 
 
 def preset_layers(program: type[Pretrain] | type[Linear], typed: Preset, method: str | None) -> dict[str, Preset]:
-    """What was typed and the presets that apply, strongest first."""
+    """The typed values and the presets that apply, highest precedence first."""
     return _linear_layers(typed) if program is Linear else _pretrain_layers(typed, method or methods.DEFAULT)
 
 
@@ -111,19 +115,21 @@ def _pretrain_layers(typed: Preset, method: str) -> dict[str, Preset]:
     }
     weaker = {f"{method} preset": config.preset}
     values = ChainMap(*map(dict, (stronger | weaker).values()))  # the first layer that has a flag wins
-    by_flags = {f"{flag} preset": preset for flag, preset in PRETRAIN_FLAGS.items() if values.get(flag)}
-    return stronger | by_flags | weaker
+    by_flag = {f"{flag} preset": preset for flag, preset in PRETRAIN_FLAGS.items() if values.get(flag)}
+    return stronger | by_flag | weaker
 
 
 def resolve_values(parts: Parts, layers: Mapping[str, Preset]) -> tuple[dict[str, dict[str, Any]], Origins]:
-    """Each field's value from the first layer that has it, else its default; and which layer that was."""
-    defaults = {d.name: d.default for part in parts.values() for d in fields_of(part)}
-    own = layers.get("default", {})  # a run goes on with the defaults that it began with
-    layers = {name: layer for name, layer in layers.items() if name != "default"} | {"default": defaults | {**own}}
-    origins = {
-        d.name: next(o for o, layer in layers.items() if d.name in layer)
-        for part in parts.values()
-        for d in fields_of(part)
-    }
-    values = {name: {d.name: layers[origins[d.name]][d.name] for d in fields_of(part)} for name, part in parts.items()}
+    """Values by part and field, and origins by field: the first layer that has the field, else its default."""
+    defaults = {field.name: field.default for part in parts.values() for field in fields_of(part)}
+    defaults |= layers.get("default", {})  # a resumed run keeps the defaults that it began with
+    layers = {origin: layer for origin, layer in layers.items() if origin != "default"} | {"default": defaults}
+    values: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+    for name, part in parts.items():
+        values[name] = {}
+        for field in fields_of(part):
+            origin = next(origin for origin, layer in layers.items() if field.name in layer)
+            origins[field.name] = origin
+            values[name][field.name] = layers[origin][field.name]
     return values, origins

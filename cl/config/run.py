@@ -6,16 +6,16 @@ from typing import Annotated
 from cl.config.flags import Config, Flag, as_typed
 from cl.errors import UserError
 
-LATEST, DRY_RUN = RESERVED = ("latest", "dry_run")  # names that the program itself uses inside --output_dir
+LATEST, DRY_RUN = RESERVED = ("latest", "dry_run")  # names that the program uses itself inside --output_dir
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class DeviceConfig(Config):
-    """Which hardware, and how it computes."""
+    """Hardware and arithmetic."""
 
     accelerator: Annotated[
-        str, Flag("hardware; auto takes a GPU if there is one", choices=("auto", "gpu", "cpu"), resume="free")
+        str, Flag("hardware; auto uses a GPU if there is one", choices=("auto", "gpu", "cpu"), resume="free")
     ] = "auto"
     gpus: Annotated[
         tuple[int, ...] | None,
@@ -25,11 +25,11 @@ class DeviceConfig(Config):
         int | None,
         Flag("number of GPUs, or of processes on a CPU", low=1, high=1024, overrides=("gpus",), resume="free"),
     ] = None
-    num_nodes: Annotated[int, Flag("machines", low=1, resume="free")] = 1
+    num_nodes: Annotated[int, Flag("number of machines", low=1, resume="free")] = 1
     precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"))] = "32"
     compile: Annotated[bool, Flag("compile the backbone (torch.compile)")] = False
-    deterministic: Annotated[bool, Flag("only kernels that give the same bits twice; slower on GPUs")] = False
-    sync_batchnorm: Annotated[bool, Flag("batch statistics over all processes, if there are several")] = True
+    deterministic: Annotated[bool, Flag("only deterministic kernels; slower on GPUs")] = False
+    sync_batchnorm: Annotated[bool, Flag("compute batch norm statistics over all processes")] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,11 +42,11 @@ class DeviceConfig(Config):
 
 @dataclass(frozen=True)
 class RunConfig(Config):
-    """How long, where it is written, and under which name."""
+    """Length, name and folder of the run."""
 
     epochs: Annotated[int, Flag("passes over the training images", low=1, high=2**31 - 1)] = 100
     max_steps: Annotated[
-        int | None, Flag("end after so many optimizer steps, if that is earlier", low=1, high=2**31 - 1)
+        int | None, Flag("stop after this many optimizer steps, if that is earlier", low=1, high=2**31 - 1)
     ] = None
     seed: Annotated[int, Flag("seed of everything that is random", low=0, high=2**31 - 1)] = 0
     seeds: Annotated[
@@ -56,24 +56,26 @@ class RunConfig(Config):
     run_id: Annotated[str | None, Flag("name of the run folder; by default name, data set and time", resume="free")] = (
         None
     )
-    output_dir: Annotated[str, Flag("folder of the run folders", resume="free")] = "trained_models"
+    output_dir: Annotated[str, Flag("parent folder of the run folders", resume="free")] = "trained_models"
     resume_training_from: Annotated[
         str | None,
-        Flag("go on with a run: its folder, a checkpoint in it, or auto for that of --run_id", resume="free"),
+        Flag("resume a run: its folder, a checkpoint in it, or auto for the run of --run_id", resume="free"),
     ] = None
     checkpoint_every_n_steps: Annotated[
-        int | None, Flag("save within an epoch too, after each so many optimizer steps", low=1, resume="free")
+        int | None, Flag("also save within an epoch, each time after this many optimizer steps", low=1, resume="free")
     ] = None
     project: Annotated[str | None, Flag("wandb project; turns wandb on", resume="free")] = None
     wandb: Annotated[bool, Flag("log to wandb as well", resume="free")] = False
     dry_run: Annotated[
         bool,
-        Flag("show the plan, what a step takes, and the views; with --batch_size auto the largest; train nothing"),
+        Flag(
+            "train nothing; show the plan, the cost of a step, and the views; with --batch_size auto, the largest batch"
+        ),
     ] = False
     fast_dev_run: Annotated[bool, Flag("a complete run of one training and one validation batch")] = False
 
     def new_id(self, kind: str, dataset: str) -> str:
-        """Name, data set and time."""
+        """A run id of name (or `kind`), data set and time."""
         return f"{self.name or kind}-{dataset}-{datetime.now():%Y%m%d-%H%M%S}"
 
     def __post_init__(self) -> None:

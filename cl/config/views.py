@@ -7,16 +7,18 @@ from cl.errors import UserError
 
 @dataclass(frozen=True)
 class ViewsConfig(Config):
-    """What one training view of an image is: linear evaluation needs no more than this."""
+    """Training views."""
 
     crop_size: Annotated[int, Flag("side of a view in pixels", low=4, high=4096)] = 224
-    min_scale: Annotated[float, Flag("smallest share of the image's area that a crop covers", above=0, high=1)] = 0.08
+    min_scale: Annotated[float, Flag("smallest fraction of the image's area that a crop covers", above=0, high=1)] = (
+        0.08
+    )
     flip_prob: Annotated[float, Flag("probability of a horizontal flip", low=0, high=1)] = 0.5
 
 
 @dataclass(frozen=True)
 class PretrainViewsConfig(ViewsConfig):
-    """The views of pretraining. Defaults are SimCLR's for ImageNet (arXiv 2002.05709, appendix A)."""
+    """Views. Defaults are SimCLR's for ImageNet (arXiv 2002.05709, appendix A)."""
 
     brightness: Annotated[float, Flag("jitter strength: factor in [1 - x, 1 + x]", low=0, high=10)] = 0.8
     contrast: Annotated[float, Flag("jitter strength: factor in [1 - x, 1 + x]", low=0, high=10)] = 0.8
@@ -25,18 +27,22 @@ class PretrainViewsConfig(ViewsConfig):
     jitter_prob: Annotated[float, Flag("probability of the colour jitter", low=0, high=1)] = 0.8
     grey_prob: Annotated[float, Flag("probability of a grey view", low=0, high=1)] = 0.2
     gaussian_prob: Annotated[
-        tuple[float, ...], Flag("probability of a Gaussian blur; of two values, views take turns", low=0, high=1)
+        tuple[float, ...],
+        Flag("probability of a Gaussian blur; of two values, views alternate between them", low=0, high=1),
     ] = (0.5,)
     solarization_prob: Annotated[
-        tuple[float, ...], Flag("probability of solarization; of two values, views take turns", low=0, high=1)
+        tuple[float, ...],
+        Flag("probability of solarization; of two values, views alternate between them", low=0, high=1),
     ] = (0.0,)
-    asymmetric_augmentations: Annotated[bool, Flag("the pair of different views of BYOL and Barlow Twins")] = False
+    asymmetric_augmentations: Annotated[
+        bool, Flag("different augmentations for the two views, as in BYOL and Barlow Twins")
+    ] = False
     n_crops: Annotated[int, Flag("full-size views per image", low=2, high=100)] = 2
     multicrop: Annotated[bool, Flag("add small crops as further views (SwAV)")] = False
     n_small_crops: Annotated[int, Flag("small crops per image under --multicrop", low=1, high=100)] = 6
     small_crop_size: Annotated[int, Flag("side of a small crop in pixels", low=4, high=4096)] = 96
     small_scale: Annotated[
-        tuple[float, ...], Flag("smallest and largest share of the area that a small crop covers", above=0, high=1)
+        tuple[float, ...], Flag("smallest and largest fraction of the area that a small crop covers", above=0, high=1)
     ] = (0.05, 0.14)
 
     def __post_init__(self) -> None:

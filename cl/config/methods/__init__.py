@@ -1,4 +1,4 @@
-"""The registry of methods: a name on the command line, and the flags and presets behind it."""
+"""The registry of methods: the name on the command line -> the method's flags and presets."""
 
 from cl.config.methods.barlow_twins import BarlowTwinsConfig
 from cl.config.methods.base import METHODS, MethodConfig

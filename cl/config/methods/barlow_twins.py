@@ -9,19 +9,19 @@ from cl.config.presets import Preset
 
 @dataclass(frozen=True)
 class BarlowTwinsConfig(MethodConfig):
-    """Barlow Twins (arXiv 2103.03230). 2048 outputs are those of the ResNet-18 recipes; the paper's own are 8192."""
+    """Barlow Twins (arXiv 2103.03230). 2048 outputs are those of the ResNet-18 recipes; the paper has 8192."""
 
     implementation: ClassVar[str] = "cl.methods.barlow_twins:BarlowTwins"
     preset: ClassVar[Preset] = {"asymmetric_augmentations": True, "lr": 0.1}
     dataset_presets: ClassVar[Mapping[str, Preset]] = {
         "digits": {"proj_hidden_dim": 512, "proj_output_dim": 512, "asymmetric_augmentations": False},
     }
-    # The loss has another form where the dimensions outnumber the batch.
+    # The loss is computed differently when there are more dimensions than images in the batch.
     selfcheck_cases: ClassVar[Mapping[str, Sequence[str]]] = {"D > B": ("--proj_output_dim", "32")}
 
     method: Annotated[str, METHOD] = "barlow_twins"
     proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 2048
     lamb: Annotated[float, Flag("weight of the off-diagonal correlations", low=0)] = 5e-3
     scale_loss: Annotated[
-        float, Flag("factor on the whole loss; under --lars the rate of biases and norms alone", above=0)
+        float, Flag("factor of the loss; under --lars it affects only biases and norm parameters", above=0)
     ] = 1.0

@@ -1,4 +1,4 @@
-"""What every method declares: its name, its flags, its presets, and where its implementation lives."""
+"""The declaration of a method: name, flags, presets, and where its implementation is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from cl.config.presets import Preset
 from cl.errors import UserError
 
 METHODS: dict[str, type["MethodConfig"]] = {}  # filled by the package's __init__
-MAX_UNITS = 2**20  # of a layer: a typo must not allocate all memory
-METHOD = Flag("what is learned from the views", choices=METHODS, shorthands={"--supervised": "supcon"})
+MAX_UNITS = 2**20  # per layer: a typo must not allocate all memory
+METHOD = Flag("pretraining method", choices=METHODS, shorthands={"--supervised": "supcon"})
 PROJ_OUTPUT_DIM = Flag("outputs of the projector", aliases=("--encoding_dim",), low=1, high=MAX_UNITS)
 TEMPERATURE = Flag("temperature of the softmax over similarities", above=0)
 
 
 @dataclass(frozen=True)
 class MethodConfig(Config):
-    """What every method has: its name, and a projector on top of the backbone."""
+    """The method: its name, and a projector on top of the backbone."""
 
     implementation: ClassVar[str]  # "module:Class", imported when the method is built
     uses_labels: ClassVar[bool] = False
-    compares_images: ClassVar[bool] = True  # False: an image's loss does not depend on the others of its batch
-    supervised: ClassVar[str | None] = None  # the method that --supervised makes of this one
+    compares_images: ClassVar[bool] = True  # False: an image's loss does not depend on the other images of its batch
+    supervised: ClassVar[str | None] = None  # the method that --supervised turns this one into
     preset: ClassVar[Preset] = {}  # on every data set
     dataset_presets: ClassVar[Mapping[str, Preset]] = {}  # on one data set; these win over `preset`
-    selfcheck_cases: ClassVar[Mapping[str, Sequence[str]]] = {}  # further cases of cl.selfcheck: name -> flags
+    selfcheck_cases: ClassVar[Mapping[str, Sequence[str]]] = {}  # additional cases of cl.selfcheck: name -> flags
 
     method: Annotated[str, METHOD] = ""
 
@@ -42,5 +42,5 @@ class MethodConfig(Config):
             )
 
     def banner_rows(self, other_views: int) -> dict[str, str]:
-        """Rows of the banner that only this method has; a loss sees `other_views` views of other images."""
+        """Additional rows of the banner; `other_views` is how many views of other images a loss sees."""
         return {}

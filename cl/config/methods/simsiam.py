@@ -13,8 +13,8 @@ class SimSiamConfig(MethodConfig):
 
     implementation: ClassVar[str] = "cl.methods.simsiam:SimSiam"
     compares_images: ClassVar[bool] = False
-    # The paper's: MoCo v2's colour jitter, a low rate that the predictor keeps to the end, and residual branches that
-    # start at zero.
+    # As in the paper: MoCo v2's colour jitter, a low learning rate that stays constant for the predictor, and residual
+    # branches that start at zero.
     preset: ClassVar[Preset] = {
         "brightness": 0.4,
         "contrast": 0.4,
@@ -26,7 +26,7 @@ class SimSiamConfig(MethodConfig):
         "zero_init_residual": True,
     }
     dataset_presets: ClassVar[Mapping[str, Preset]] = {
-        # More and smaller steps on milder views: the other methods' 60 steps teach it little.
+        # More and smaller steps on milder views: it learns little in the 60 steps of the other methods.
         "digits": {
             "proj_hidden_dim": 512,
             "proj_output_dim": 512,
