@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported when they are used: flags and refusals need not wait for torch."""
+    """Import public names on first use, so that flags and refusals do not wait for torch."""
     if name == "load_backbone":
         from cl.run.folder.load import load_backbone
 

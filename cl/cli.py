@@ -92,7 +92,7 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
         del words["batch_size"]
     typed = _convert_words(words, fields)
     if "method" in typed:
-        typed["method"] = method  # with --supervised, whatever the order
+        typed["method"] = method  # --supervised counts wherever it is typed
     layers = preset_layers(program, typed, method)
     if resume is not None:
         resume.refuse_changes(typed, fields)
@@ -106,7 +106,7 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     configs: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
     if program is Pretrain:
         configs["backbone"].refuse_typed(typed)
-    return Resolved(program(**configs), origins, tuple(argv), auto_batch, resume)
+    return Resolved(program(**configs), origins, tuple(argv), auto_batch=auto_batch, resume=resume)
 
 
 def _fields_by_name(parts: Parts) -> dict[str, Field]:

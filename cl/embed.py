@@ -1,9 +1,9 @@
-"""Features and neighbours of any folder of images: python -m cl.embed RUN FOLDER --out features.npz."""
+"""Compute features and nearest neighbours of a folder of images: python -m cl.embed RUN FOLDER --out features.npz."""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,45 +31,53 @@ from cl.run.start.devices import choose_devices
 
 
 def main(argv: Sequence[str]) -> None:
-    asked = _parser().parse_args(argv)
-    feed = DataConfig("custom", batch_size=asked.batch_size, num_workers=asked.num_workers)
-    _check(asked.folder, asked.out, asked.neighbours)
-    device = choose_devices(DeviceConfig(accelerator=asked.accelerator)).device(0)
-    backbone = load_backbone(asked.run, "RUN").to(device)
-    files = sorted(images_below(asked.folder), key=os.fsencode)
-    bad = bad_files(asked.folder, files)
+    args = _parser().parse_args(argv)
+    data = DataConfig("custom", batch_size=args.batch_size, num_workers=args.num_workers)
+    _check(args.folder, args.out, args.neighbours)
+    device = choose_devices(DeviceConfig(accelerator=args.accelerator)).device(0)
+    backbone = load_backbone(args.run, "RUN").to(device)
+    files = sorted(images_below(args.folder), key=os.fsencode)
+    bad = bad_files(args.folder, files)
     good = [name for name in files if name not in bad]
     if not good:
-        raise UserError(f"FOLDER: got {asked.folder}, expected images that decode; none of its {len(files)} files does")
-    images = FileSet(asked.folder, good, np.full(len(good), -1), backbone.card.in_channels)
-    features = features_of_images(backbone, images, feed, device)
-    cosine, neighbours = nearest_neighbours(features, asked.neighbours)
-    found: dict[str, Any] = {
+        raise UserError(f"FOLDER: got {args.folder}, expected images that decode; none of its {len(files)} files does")
+    images = FileSet(args.folder, good, np.full(len(good), -1), backbone.card.in_channels)
+    features = features_of_images(backbone, images, data, device)
+    cosine, neighbours = nearest_neighbours(features, args.neighbours)
+    arrays: dict[str, Any] = {
         "features": features.cpu().numpy(),  # [N, F] float32
         "paths": np.array(good),  # [N], relative to the folder
-        "neighbours": neighbours.cpu().numpy(),  # [N, K] int64: rows of this file, the nearest first
+        "neighbours": neighbours.cpu().numpy(),  # [N, K] int64: rows of this file, nearest first
         "cosine": cosine.cpu().numpy(),  # [N, K] float32
     }
-    write_atomically(asked.out, lambda file: np.savez(file, **found))
-    shape = f"features {len(good)} x {features.shape[1]}, paths, {neighbours.shape[1]} neighbours of each"
-    first = f"; left out {len(bad)} of {len(files)} files: {next(iter(bad))} ({bad[next(iter(bad))]})" if bad else ""
-    print(f"{asked.out}: {shape}{first}{', ...' * (len(bad) > 1)}")
+    write_atomically(args.out, lambda file: np.savez(file, **arrays))
+    contents = f"features {len(good)} x {features.shape[1]}, paths, {neighbours.shape[1]} neighbours of each"
+    print(f"{args.out}: {contents}{_skipped(bad, len(files))}")
+
+
+def _skipped(bad: Mapping[str, str], files: int) -> str:
+    """A clause about the files that were skipped, with the first one's reason; "" if there are none."""
+    if not bad:
+        return ""
+    name, reason = next(iter(bad.items()))
+    more = ", ..." if len(bad) > 1 else ""
+    return f"; skipped {len(bad)} of {files} files: {name} ({reason}){more}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cl.embed", description=__doc__)
-    parser.add_argument("run", help="run folder, or a checkpoint or backbone.safetensors of one")
-    parser.add_argument("folder", type=Path, help="images, flat or nested at will")
-    parser.add_argument("--out", type=Path, required=True, help="file to write, for numpy.load")
-    parser.add_argument("--batch_size", type=int, default=256, help="images at a time [256]")
-    parser.add_argument("--num_workers", type=int, help="loader processes; by default a core is left free")
+    parser.add_argument("run", help="run folder, or a checkpoint or backbone.safetensors in one")
+    parser.add_argument("folder", type=Path, help="images, in any arrangement of subfolders")
+    parser.add_argument("--out", type=Path, required=True, help="file to write; numpy.load reads it")
+    parser.add_argument("--batch_size", type=int, default=256, help="images per batch [256]")
+    parser.add_argument("--num_workers", type=int, help="loader processes; by default one core is left free")
     parser.add_argument("--accelerator", choices=("auto", "gpu", "cpu"), default="auto", help="hardware [auto]")
-    parser.add_argument("--neighbours", type=int, default=10, metavar="K", help="of each image [10]")
+    parser.add_argument("--neighbours", type=int, default=10, metavar="K", help="neighbours per image [10]")
     return parser
 
 
 def _check(folder: Path, out: Path, neighbours: int) -> None:
-    """UserError before anything is computed that could not be written."""
+    """Raise UserError before anything is computed that could not be saved."""
     if not folder.is_dir():
         raise UserError(f"FOLDER: got {folder}, expected a folder of images")
     if out.is_dir() or not os.access(out.parent, os.W_OK):
@@ -78,18 +86,18 @@ def _check(folder: Path, out: Path, neighbours: int) -> None:
         raise UserError(f"--neighbours: got {neighbours}, expected at least 0")
 
 
-def features_of_images(backbone: LoadedBackbone, images: FileSet, feed: DataConfig, device: torch.device) -> Tensor:
+def features_of_images(backbone: LoadedBackbone, images: FileSet, config: DataConfig, device: torch.device) -> Tensor:
     """Features [N, F] of the evaluation views that the backbone's card describes."""
     card = backbone.card
-    none = ArraySet(torch.zeros(feed.batch_size, 1, 1, 1, dtype=torch.uint8), np.full(feed.batch_size, -1))
-    splits = Splits(none, images, (), (card.mean, card.std))  # nothing is trained on
-    data = ImageData(
-        splits, LoaderSettings(feed, linear_views(ViewsConfig(card.crop_size)), 0, RankSlice(0, 1), device)
-    )
+    size = config.batch_size
+    unused = ArraySet(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), np.full(size, -1))  # nothing is trained
+    splits = Splits(unused, images, (), (card.mean, card.std))
+    views = linear_views(ViewsConfig(card.crop_size))
+    data = ImageData(splits, LoaderSettings(config, views, seed=0, rank_slice=RankSlice(0, 1), device=device))
     batches = data.eval_loader(images)
-    quiet = not sys.stderr.isatty()
-    shown = tqdm(batches, "embedding", total=len(batches), unit="batch", disable=quiet, leave=False)
-    features, _ = extract_features(backbone, shown, device)
+    hidden = not sys.stderr.isatty()
+    progress = tqdm(batches, "embedding", total=len(batches), unit="batch", disable=hidden, leave=False)
+    features, _ = extract_features(backbone, progress, device)
     data.teardown("embed")
     return features
 

@@ -57,7 +57,7 @@ def test_features_are_the_backbones_and_neighbours_are_the_nearest(
     assert (code, err) == (0, "")
     count, bad = len(GOOD) + 2, len(BAD)
     assert out.startswith(
-        f"f.npz: features {count} x 32, paths, 3 neighbours of each; left out {bad} of {count + bad} files: "
+        f"f.npz: features {count} x 32, paths, 3 neighbours of each; skipped {bad} of {count + bad} files: "
     )
     found = np.load("f.npz")
     paths = found["paths"].tolist()
