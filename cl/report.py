@@ -1,6 +1,6 @@
-"""What runs came to: python -m cl.report [FOLDER ...] [--csv FILE] prints a Markdown table.
+"""Compare finished runs: python -m cl.report [FOLDER ...] [--csv FILE] prints a Markdown table.
 
-A row for each pretraining and way of evaluating it. Runs that differ only in their seed are one row.
+One row per pretraining and way of evaluating it. Runs that differ only in their seed share a row.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from cl.config.flags import as_typed
 from cl.errors import UserError
 
 PRETRAINED = {"online": ("online_linear/val_top1",), "kNN": ("knn/val_top1",)}  # column -> metrics of summary.json
-EVALUATED = {"offline": ("offline_linear/val_top1", "finetuned/val_top1")}  # of which a run has one
-LOCATION_FLAGS = {  # flags that say where a run lies; the others say what it is
+EVALUATED = {"offline": ("offline_linear/val_top1", "finetuned/val_top1")}  # a run has one of them
+LOCATION_FLAGS = {  # flags that only locate or name a run; all others define it
     "seed", "seeds", "name", "run_id", "output_dir", "project", "wandb", "pretrained_feature_extractor",
 }  # fmt: skip
 Flags = Mapping[str, Any]
@@ -27,34 +27,38 @@ Flags = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: its flags by name, and what it measured, which is nothing unless it ended."""
+    """A run folder: its flags by name, and its metrics, which are empty unless it has ended."""
 
     folder: Path
     flags: Flags
     metrics: Mapping[str, float]
-    ended: float  # when; 0 if it has not
-    evaluates: str  # the name of the run folder, or of the file, whose backbone it evaluates; "" of a pretraining
-    protocol: tuple[str, ...]  # typed flags that say how it evaluates
+    ended: float  # time of its end; 0 if it has not ended
+    evaluates: str  # name of the run folder or file whose backbone it evaluates; "" for a pretraining
+    protocol: tuple[str, ...]  # typed flags of the evaluation protocol
 
     @classmethod
     def read(cls, folder: Path) -> "Run":
-        about = json.loads((folder / "config.json").read_text())
+        contents = json.loads((folder / "config.json").read_text())
+        config = contents["config"]
+        flags = {name: entry["value"] for part in config.values() for name, entry in part.items()}
+        metrics = {}
+        ended = 0.0
         summary = folder / "summary.json"
-        flags = {name: each["value"] for part in about["config"].values() for name, each in part.items()}
-        metrics, ended = (json.loads(summary.read_text()), summary.stat().st_mtime) if summary.exists() else ({}, 0.0)
-        if "linear" not in about["config"]:
-            return cls(folder, flags, metrics, ended, "", ())
-        path = Path(about["pretrained"])
-        said = about["config"]["linear"]
-        protocol = tuple(
-            name for name, each in said.items() if each["origin"] == "typed" and name not in LOCATION_FLAGS
-        )
-        evaluates = (path.parent if path.name == "last.ckpt" else path).name
-        return cls(folder, flags, metrics, ended, evaluates, protocol)
+        if summary.exists():
+            metrics = json.loads(summary.read_text())
+            ended = summary.stat().st_mtime
+        evaluates = ""
+        protocol: list[str] = []
+        if "linear" in config:
+            path = Path(contents["pretrained"])
+            evaluates = (path.parent if path.name == "last.ckpt" else path).name
+            typed = [name for name, entry in config["linear"].items() if entry["origin"] == "typed"]
+            protocol = [name for name in typed if name not in LOCATION_FLAGS]
+        return cls(folder, flags, metrics, ended, evaluates=evaluates, protocol=tuple(protocol))
 
     @property
     def kind(self) -> str:
-        """The same of runs that differ in nothing but their seed."""
+        """A key that runs share if they differ only in their seed."""
         return json.dumps({name: value for name, value in self.flags.items() if name not in LOCATION_FLAGS})
 
     @property
@@ -62,20 +66,20 @@ class Run:
         """The columns of the recipe table."""
         if not self.evaluates:
             return {name: fact(self.flags) for name, fact in FACTS.items()}
-        known = {"method": f"of {self.evaluates}", "backbone": self.flags["encoder"], "data": self.flags["dataset"]}
-        return {name: known.get(name, "") for name in FACTS}
+        facts = {"method": f"of {self.evaluates}", "backbone": self.flags["encoder"], "data": self.flags["dataset"]}
+        return {name: facts.get(name, "") for name in FACTS}
 
 
-def find(folders: Sequence[Path]) -> list[Run]:
-    """The runs in `folders`, each a run folder or a folder of those; what is none gets a line on stderr."""
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in `folders`, each a run folder or a folder of run folders; others are reported on stderr."""
     runs = []
     for folder in _run_folders(folders):
         try:
             run = Run.read(folder)
-            if run.facts and not run.flags["dry_run"]:  # facts: a flag that another version did not have is missed here
+            if run.facts and not run.flags["dry_run"]:  # `facts` raises if another version lacks one of its flags
                 runs.append(run)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            print(f"skipped {folder}: no run folder ({type(error).__name__}: {error})", file=sys.stderr)
+            print(f"skipped {folder}: not a run folder ({type(error).__name__}: {error})", file=sys.stderr)
     return runs
 
 
@@ -86,12 +90,12 @@ def _run_folders(folders: Sequence[Path]) -> Iterator[Path]:
         if (folder / "config.json").exists():
             yield folder
         else:
-            yield from sorted(each for each in folder.iterdir() if each.is_dir() and not each.is_symlink())
+            yield from sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
 
 
 @dataclass(frozen=True)
 class Row:
-    """Pretrainings that differ only in their seed, and evaluations of them that do. One of both may be missing."""
+    """Pretrainings that differ only in their seed, and likewise evaluations of them. Either may be empty."""
 
     pretrained: Sequence[Run]
     evaluated: Sequence[Run]
@@ -106,24 +110,23 @@ class Row:
 
     @property
     def flags(self) -> dict[str, Any]:
-        """All that may tell this row from another."""
+        """The flags that may distinguish this row from others."""
         flags = {name: value for run in self.pretrained[:1] for name, value in run.flags.items()}
         flags |= {f"linear {name}": value for run in self.evaluated[:1] for name, value in run.flags.items()}
         return {name: value for name, value in flags.items() if name.removeprefix("linear ") not in LOCATION_FLAGS}
 
-    def also(self, rows: Sequence["Row"]) -> str:
-        """How it was evaluated, and the flags that tell this row from those of `rows` with the same facts."""
+    def differences(self, rows: Sequence["Row"]) -> str:
+        """The evaluation protocol, and the flags that differ from those of `rows` with the same facts."""
         flags = self.flags
-        how = {f"linear {name}" for run in self.evaluated for name in run.protocol}
-        alike = [row.flags for row in rows if row.facts == self.facts]
-        names = [
-            name for name in flags if name in how or any(flags[name] != each.get(name, flags[name]) for each in alike)
-        ]
-        return ", ".join(f"{name} {_as_typed(flags[name])}" for name in names)
+        shown = {f"linear {name}" for run in self.evaluated for name in run.protocol}
+        for row in rows:
+            if row.facts == self.facts:
+                shown |= {name for name, value in row.flags.items() if name in flags and value != flags[name]}
+        return ", ".join(f"{name} {_as_typed(value)}" for name, value in flags.items() if name in shown)
 
     @property
     def percent(self) -> dict[str, list[float]]:
-        """The accuracies, each of the runs that measured it."""
+        """The accuracies of the runs that measured them, by column."""
         return _percent(self.pretrained, PRETRAINED) | _percent(self.evaluated, EVALUATED)
 
 
@@ -139,11 +142,12 @@ def _as_typed(value: Any) -> str:
 
 
 def _backbone(flags: Flags) -> str:
-    return flags["encoder"] + (f", width {flags['width']}" if flags["width"] != 64 else "")
+    width = f", width {flags['width']}" if flags["width"] != 64 else ""
+    return flags["encoder"] + width
 
 
 def _batch(flags: Flags) -> str:
-    """Images of an optimizer step."""
+    """Images per optimizer step."""
     processes = len(flags["gpus"] or ()) or flags["devices"] or 1
     return str(flags["batch_size"] * flags["accumulate"] * processes * flags["num_nodes"])
 
@@ -163,18 +167,19 @@ FACTS: dict[str, Callable[[Flags], str]] = {
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """Runs that differ only in their seed in one row; of two with the same seed the newer one counts."""
-    named = {run.folder.name: run for run in runs if not run.evaluates}
+    """Group runs that differ only in their seed into rows; of two runs with the same seed the newer one counts."""
+    by_name = {run.folder.name: run for run in runs if not run.evaluates}
     pretrained: dict[str, dict[int, Run]] = {}
-    evaluated: dict[str, dict[str, dict[tuple[int, int], Run]]] = {}  # kind of pretraining -> of evaluation -> seeds
+    evaluated: dict[str, dict[str, dict[tuple[int, int], Run]]] = {}  # pretraining kind -> evaluation kind -> seeds
     for run in sorted(runs, key=lambda run: (run.ended, run.folder.name)):
         seed = run.flags["seed"]
         if not run.evaluates:
             pretrained.setdefault(run.kind, {})[seed] = run
             continue
-        of = named.get(run.evaluates)
-        kind, first = (of.kind, of.flags["seed"]) if of else (run.evaluates, 0)
-        evaluated.setdefault(kind, {}).setdefault(run.kind, {})[first, seed] = run
+        source = by_name.get(run.evaluates)
+        kind = source.kind if source else run.evaluates
+        source_seed = source.flags["seed"] if source else 0
+        evaluated.setdefault(kind, {}).setdefault(run.kind, {})[source_seed, seed] = run
     rows = [
         Row(_by_seed(pretrained.get(kind, {})), _by_seed(seeds))
         for kind in pretrained | evaluated
@@ -188,60 +193,70 @@ def _by_seed(runs: Mapping[Any, Run]) -> list[Run]:
 
 
 def report(folders: Sequence[Path], file: Path | None = None) -> str:
-    """The table of the runs in `folders` and what it leaves out, as Markdown; the table as CSV in `file`."""
-    runs = find(folders)
+    """Tabulate the runs in `folders` as Markdown, and count those not shown; also write the table to `file` as CSV."""
+    runs = find_runs(folders)
     counted = [run for run in runs if run.ended and not run.flags["fast_dev_run"]]
     rows = rows_of(counted)
     if file is not None:
         _write_csv(rows, file)
-    left_out = {
-        "unfinished": sum(not run.ended for run in runs),
-        "of one batch (--fast_dev_run)": sum(bool(run.ended) for run in runs) - len(counted),
-        "older than another one with the same flags and seed": len(counted)
-        - len({run.folder for row in rows for run in row.runs}),
+    ended = sum(bool(run.ended) for run in runs)
+    shown = len({run.folder for row in rows for run in row.runs})
+    not_shown = {
+        "unfinished": len(runs) - ended,
+        "of one batch (--fast_dev_run)": ended - len(counted),
+        "older than another one with the same flags and seed": len(counted) - shown,
     }
-    lines = [f"{count} run{'s' * (count > 1)} {why}" for why, count in left_out.items() if count]
-    return "\n".join([_markdown(rows) if rows else "No run that ended.", *([""] * bool(lines)), *lines])
+    table = _markdown(rows) if rows else "No run that ended."
+    notes = [f"{count} {'run' if count == 1 else 'runs'} {reason}" for reason, count in not_shown.items() if count]
+    return "\n".join([table, "", *notes] if notes else [table])
 
 
 def _markdown(rows: Sequence[Row]) -> str:
-    """The column `also` only where it is needed."""
-    cells = [
+    """The table; the column `also` is omitted if it is empty in every row."""
+    lines = [
         row.facts
-        | {"also": row.also(rows)}
+        | {"also": row.differences(rows)}
         | {column: _mean(percent) for column, percent in row.percent.items()}
-        | {"run": row.runs[0].folder.name + f" + {len(row.runs) - 1}" * (len(row.runs) > 1)}
+        | {"run": _run_names(row)}
         for row in rows
     ]
-    columns = [name for name in cells[0] if name != "also" or any(each["also"] for each in cells)]
-    table = [columns, ["---"] * len(columns), *([each[name] for name in columns] for each in cells)]
+    columns = [name for name in lines[0] if name != "also" or any(cells["also"] for cells in lines)]
+    table = [columns, ["---"] * len(columns), *([cells[name] for name in columns] for cells in lines)]
     return "\n".join(f"| {' | '.join(line)} |" for line in table)
 
 
+def _run_names(row: Row) -> str:
+    """The name of the first run, and how many more there are."""
+    others = len(row.runs) - 1
+    name = row.runs[0].folder.name
+    return f"{name} + {others}" if others else name
+
+
 def _mean(percent: Sequence[float]) -> str:
-    """Mean +- sample standard deviation (how many)."""
-    if len(percent) < 2:
-        return "".join(f"{each:.1f} %" for each in percent)
+    """Mean +- sample standard deviation (number of runs)."""
+    if not percent:
+        return ""
+    if len(percent) == 1:
+        return f"{percent[0]:.1f} %"
     return f"{statistics.mean(percent):.1f} +- {statistics.stdev(percent):.1f} % ({len(percent)})"
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
-    """One number a cell, and every run folder."""
-    cells = []
+    """One number per cell, and all run folders."""
+    lines: list[dict[str, str | int]] = []
     for row in rows:
         numbers: dict[str, str | int] = {}
-        for name, each in row.percent.items():
-            numbers[name] = f"{statistics.mean(each):.6g}" if each else ""
-            numbers[f"{name}_std"] = f"{statistics.stdev(each):.6g}" if len(each) > 1 else ""
-            numbers[f"{name}_n"] = len(each)
-        cells.append(
-            row.facts | {"also": row.also(rows)} | numbers | {"runs": " ".join(r.folder.name for r in row.runs)}
-        )
+        for name, percent in row.percent.items():
+            numbers[name] = f"{statistics.mean(percent):.6g}" if percent else ""
+            numbers[f"{name}_std"] = f"{statistics.stdev(percent):.6g}" if len(percent) > 1 else ""
+            numbers[f"{name}_n"] = len(percent)
+        names = " ".join(run.folder.name for run in row.runs)
+        lines.append({**row.facts, "also": row.differences(rows), **numbers, "runs": names})
     try:
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(cells[0]) if cells else [])
+            writer = csv.DictWriter(file, list(lines[0]) if lines else [])
             writer.writeheader()
-            writer.writerows(cells)
+            writer.writerows(lines)
     except OSError as error:
         raise UserError(f"--csv: got {path}, expected a file to write to ({error.strerror})") from None
 
@@ -249,11 +264,11 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m cl.report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "folders", nargs="*", type=Path, default=[Path("trained_models")], help="of runs, or run folders"
+        "folders", nargs="*", type=Path, default=[Path("trained_models")], help="run folders, or folders of run folders"
     )
     parser.add_argument("--csv", type=Path, help="also write the table to this file")
-    asked = parser.parse_args(argv)
-    print(report(asked.folders, asked.csv))
+    args = parser.parse_args(argv)
+    print(report(args.folders, args.csv))
 
 
 if __name__ == "__main__":
