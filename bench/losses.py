@@ -1,8 +1,7 @@
-"""Time and memory of the losses beside those of other toolkits: python bench/losses.py [--check].
+"""Compare time and memory of the losses with other toolkits: python bench/losses.py [--check].
 
 Forward and backward on the CPU, two views, float32. Times are CPU seconds of one thread (medians of interleaved runs);
-memory is what the process's peak grows by, each case in a process of its own (Linux). `--check` exits 1 below the
-targets.
+memory is the growth of the process's peak, in a new process per case (Linux). `--check` exits with 1 below a target.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from torch import Tensor
 from cl.losses import barlow_twins_loss, nt_xent_loss
 
 T = 0.1
-Loss = Callable[[Tensor, Tensor], Tensor]  # of two views, [B, D] each
+Loss = Callable[[Tensor, Tensor], Tensor]  # takes two views, [B, D] each
 
 
 def cross_entropy(z1: Tensor, z2: Tensor) -> Tensor:
@@ -79,7 +78,7 @@ LOSSES: dict[str, Loss] = {
 
 
 class Target(NamedTuple):
-    """At this size, ours against a peer: at least `speed` times as fast, or at most `memory` times its peak."""
+    """At this size, ours must be `speed` times as fast as the peer, or need at most `memory` times its memory."""
 
     ours: str
     peer: str
@@ -97,8 +96,8 @@ TARGETS = [
     Target("barlow_twins", "barlow_twins of lightly", 256, 2048, speed=1.0),
     Target("nt_xent", "nt_xent of lightly", 4096, 128, memory=0.1),
 ]
-LARGEST = (16384, 128)  # batch and dimensions that ours has to manage
-LARGEST_MIB = 512  # with at most so much memory
+LARGEST = (16384, 128)  # batch and dimensions that ours must handle
+LARGEST_MIB = 512  # with at most this much memory
 
 
 def views(batch: int, dim: int) -> tuple[Tensor, Tensor]:
@@ -107,26 +106,26 @@ def views(batch: int, dim: int) -> tuple[Tensor, Tensor]:
     return z.requires_grad_(), (z + torch.randn(batch, dim, generator=generator)).detach().requires_grad_()
 
 
-def once(loss: Loss, z: tuple[Tensor, Tensor]) -> float:
-    """CPU seconds of forward and backward."""
+def seconds_of(loss: Loss, z: tuple[Tensor, Tensor]) -> float:
+    """CPU seconds of one forward and backward pass."""
     began = time.process_time()
     loss(*z).backward()
     return time.process_time() - began
 
 
 def compare(target: Target, repeats: int) -> tuple[float, float]:
-    """Median seconds of ours and of the peer, in turns."""
+    """Median seconds of ours and of the peer, run alternately."""
     z = views(target.batch, target.dim)
     pair = LOSSES[target.ours], LOSSES[target.peer]
     for loss in pair:
-        once(loss, z)
-    times = [[once(loss, z) for loss in pair] for _ in range(repeats)]
-    ours, peer = (statistics.median(each) for each in zip(*times, strict=True))
-    return ours, peer
+        seconds_of(loss, z)
+    times = [[seconds_of(loss, z) for loss in pair] for _ in range(repeats)]
+    our_times, peer_times = zip(*times, strict=True)
+    return statistics.median(our_times), statistics.median(peer_times)
 
 
 def peak(name: str, batch: int, dim: int) -> tuple[float, float]:
-    """MiB that the peak grows by, and CPU seconds, in a process of its own."""
+    """Growth of the peak in MiB, and CPU seconds, in a new process."""
     command = [sys.executable, __file__, "--peak", name, str(batch), str(dim)]
     mib, seconds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(mib), float(seconds)
@@ -134,12 +133,12 @@ def peak(name: str, batch: int, dim: int) -> tuple[float, float]:
 
 def print_peak(name: str, batch: int, dim: int) -> None:
     loss = LOSSES[name]
-    once(loss, views(8, dim))  # imports and first allocations
+    seconds_of(loss, views(8, dim))  # imports and first allocations
     z = views(batch, dim)
-    # Not ru_maxrss: a process begins with its parent's.
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+    # Not ru_maxrss: a process inherits its parent's.
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
     before = peak_kib()
-    seconds = once(loss, z)
+    seconds = seconds_of(loss, z)
     print((peak_kib() - before) / 1024, seconds)
 
 
@@ -152,33 +151,36 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="exit with 1 below a target")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.peak:
-        print_peak(asked.peak[0], int(asked.peak[1]), int(asked.peak[2]))
+    args = parser.parse_args()
+    if args.peak:
+        name, batch, dim = args.peak
+        print_peak(name, int(batch), int(dim))
         return 0
-    torch.set_num_threads(1)  # a second one that waits for work counts as CPU time
+    torch.set_num_threads(1)  # another thread's waiting would count as CPU time
     missed = []
     print(f"torch {torch.__version__}\n")
-    print("| loss | beside | B | D | ours | theirs | ratio | target |\n|---|---|---|---|---|---|---|---|")
+    print("| loss | peer | B | D | ours | theirs | ratio | target |\n|---|---|---|---|---|---|---|---|")
     for target in TARGETS:
         row = f"| {target.ours} | {target.peer} | {target.batch} | {target.dim} |"
         if target.speed is not None:
             ours, peer = compare(target, repeats=101 if target.batch * target.dim < 10**5 else 7)
-            good = peer / ours >= target.speed
+            met = peer / ours >= target.speed
             print(f"{row} {1000 * ours:.1f} ms | {1000 * peer:.1f} ms | {peer / ours:.2f}x | >= {target.speed:.2f}x |")
         else:
             assert target.memory is not None
-            ours, peer = (peak(name, target.batch, target.dim)[0] for name in (target.ours, target.peer))
-            good = ours <= target.memory * peer
+            ours, _ = peak(target.ours, target.batch, target.dim)
+            peer, _ = peak(target.peer, target.batch, target.dim)
+            met = ours <= target.memory * peer
             print(f"{row} {ours:.0f} MiB | {peer:.0f} MiB | {ours / peer:.3f} | <= {target.memory} |")
-        missed += [] if good else [target]
-    mib, seconds = peak("nt_xent", *LARGEST)
-    size = " | ".join(map(str, LARGEST))
-    print(f"| nt_xent | | {size} | {mib:.0f} MiB, {seconds:.1f} s | | | <= {LARGEST_MIB} MiB |")
+        if not met:
+            missed.append(target)
+    batch, dim = LARGEST
+    mib, seconds = peak("nt_xent", batch, dim)
+    print(f"| nt_xent | | {batch} | {dim} | {mib:.0f} MiB, {seconds:.1f} s | | | <= {LARGEST_MIB} MiB |")
     for target in missed:
         print(f"below target: {target}")
     failed = bool(missed) or mib > LARGEST_MIB
-    return 1 if asked.check and failed else 0
+    return 1 if args.check and failed else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How much of a training step is spent on fetching its views and on its loss, here and in lightly's loop.
+"""The shares of a training step spent on its data and on its loss, for this toolkit and for lightly's loop.
 
-One process without workers, so that all of the work is part of the step.
+Measured in one process without workers, so that all work is part of the step.
 """
 
 import statistics
@@ -28,27 +28,24 @@ from cl.run.start.devices import Devices
 from cl.run.start.dry_run import Step, endless
 from cl.run.start.network import prepare_network
 
-WARM_UP = 1  # step, which does not count
-DIMENSIONS = {
-    "simclr": 128,
-    "supcon": 128,
-    "barlow_twins": 2048,
-    "simsiam": 2048,
-}  # of the projections of both toolkits
+WARM_UP = 1  # steps that are not timed
+DIMENSIONS = {"simclr": 128, "supcon": 128, "barlow_twins": 2048, "simsiam": 2048}  # of both toolkits' projections
 
 
 class Shares(NamedTuple):
-    """Of the time from one batch to the next."""
+    """Shares of the time from one batch to the next."""
 
     data: float
     loss: float  # forward and backward
 
 
 def set_up(flags: list[str]) -> tuple[ImageData, Step]:
-    """The images and the training step of the run that main_contrastive makes of these flags."""
+    """The images and the training step of main_contrastive with these flags."""
     config = parse(Pretrain, flags).config
-    feed = LoaderSettings(config.data, pretrain_views(config.views), config.run.seed, RankSlice(0, 1), DEVICE)
-    data = ImageData(load(config.data), feed)
+    settings = LoaderSettings(
+        config.data, pretrain_views(config.views), seed=config.run.seed, rank_slice=RankSlice(0, 1), device=DEVICE
+    )
+    data = ImageData(load(config.data), settings)
     budget = Budget.of(config.run, data.global_batch, data.steps_per_epoch)
     module = build_method(config, len(data.splits.classes), budget).to(DEVICE)
     prepare_network(module, config.device, Devices("gpu" if GPU else "cpu", 1))
@@ -57,22 +54,26 @@ def set_up(flags: list[str]) -> tuple[ImageData, Step]:
 
 def ours(flags: list[str], steps: int) -> Shares:
     data, step = set_up(flags)
-    found = measured(endless(data), step, our_loss(step.module.method.method, data.settings.data.batch_size), steps)
+    loss = our_loss(step.module.method.method, data.settings.data.batch_size)
+    shares = measure_shares(endless(data), step, loss, steps)
     data.teardown("fit")
-    return found
+    return shares
 
 
 def lightlys(method: str, train_dir: Path, width: int, batch_size: int, steps: int) -> Shares:
     model = lightly_loop.model_of(method, width).to(DEVICE)
     optimizer = lightly_loop.optimizer_of(method, model, batch_size)
     loader = lightly_loop.batches(train_dir, batch_size, workers=0)
-    step = lambda batch: lightly_loop.step(model, optimizer, batch, DEVICE)  # noqa: E731
+
+    def step(batch: Any) -> Tensor:
+        return lightly_loop.step(model, optimizer, batch, DEVICE)
+
     endless_batches = (batch for _ in count() for batch in loader)
-    return measured(endless_batches, step, lightlys_loss(method, model.criterion, batch_size), steps)
+    return measure_shares(endless_batches, step, lightlys_loss(method, model.criterion, batch_size), steps)
 
 
 def our_loss(method: str, batch: int) -> Callable[[], Tensor]:
-    """As the method computes it in a step, of projections of the size that they have there."""
+    """The method's loss on random projections of the size that they have in a step."""
     z0, z1 = projections(method, batch)
     if method == "barlow_twins":
         return lambda: barlow_twins_loss(z0, z1, 5e-3, 1.0)
@@ -90,16 +91,18 @@ def lightlys_loss(method: str, criterion: Any, batch: int) -> Callable[[], Tenso
 
 
 def projections(method: str, batch: int) -> tuple[Tensor, Tensor]:
-    """Of two views, [B, D] each."""
+    """Random projections of two views, [B, D] each."""
     z0, z1 = (torch.randn(batch, DIMENSIONS[method], device=DEVICE).requires_grad_() for _ in range(2))
     return z0, z1
 
 
-def measured(batches: Iterator[Any], step: Callable[[Any], Any], loss: Callable[[], Tensor], steps: int) -> Shares:
-    """Medians of so many steps."""
-    fetching = []
-    stepping = []
-    losing = []
+def measure_shares(
+    batches: Iterator[Any], step: Callable[[Any], Any], loss: Callable[[], Tensor], steps: int
+) -> Shares:
+    """Shares from the median times of `steps` steps."""
+    fetch_times = []
+    step_times = []
+    loss_times = []
     for _ in range(WARM_UP + steps):
         began = now()
         batch = next(batches)
@@ -107,15 +110,18 @@ def measured(batches: Iterator[Any], step: Callable[[Any], Any], loss: Callable[
         step(batch)
         stepped = now()
         loss().backward()
-        fetching.append(fetched - began)
-        stepping.append(stepped - fetched)
-        losing.append(now() - stepped)
-    fetch, compute, both = (statistics.median(each[WARM_UP:]) for each in (fetching, stepping, losing))
-    return Shares(fetch / (fetch + compute), both / (fetch + compute))
+        fetch_times.append(fetched - began)
+        step_times.append(stepped - fetched)
+        loss_times.append(now() - stepped)
+    fetch_time, step_time, loss_time = (
+        statistics.median(times[WARM_UP:]) for times in (fetch_times, step_times, loss_times)
+    )
+    total = fetch_time + step_time
+    return Shares(data=fetch_time / total, loss=loss_time / total)
 
 
 def now() -> float:
-    """When all that was begun is done."""
+    """The time at which all work launched so far is done."""
     if GPU:
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""Commands, and what they take of the machine."""
+"""Run commands and measure their time and memory."""
 
 import subprocess
 import sys
@@ -13,17 +13,17 @@ GPU = DEVICE.type == "cuda"
 
 
 def machine() -> str:
-    """What the figures of a bench were measured on, in words."""
+    """The hardware that a bench ran on, in words."""
     return torch.cuda.get_device_name() if GPU else f"{torch.get_num_threads()} threads"
 
 
 class Took(NamedTuple):
     seconds: float
-    peak_mib: float  # of the GPU's memory, or in RAM of all processes; a page that several share counts once
+    peak_mib: float  # GPU memory, or RAM of all processes, in which a shared page counts once
 
 
 def watched(*command: str) -> Took:
-    """Run Python on a command in a session of its own, and look at it four times a second."""
+    """Run a Python command in a new session, and measure its memory four times a second."""
     began = time.perf_counter()
     before = gpu_mib() if GPU else 0.0
     peak = 0.0
@@ -37,18 +37,18 @@ def watched(*command: str) -> Took:
 
 
 def gpu_mib() -> float:
-    """Of all processes."""
-    free, whole = torch.cuda.mem_get_info()
-    return (whole - free) / 2**20
+    """GPU memory in use by all processes."""
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 2**20
 
 
 def session_mib(session: int) -> float:
-    """Of the processes of a session (Linux)."""
+    """RAM of all processes in a session (Linux)."""
     kib = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == session:
                 kib += int((folder / "smaps_rollup").read_text().split("Pss:")[1].split()[0])
-        except (OSError, IndexError):  # it has just ended
+        except (OSError, IndexError):  # the process has just ended
             continue
     return kib / 1024
