@@ -1,4 +1,4 @@
-"""The rows of compare.py: read from its table, summarised, shown, and held against the targets."""
+"""The rows of compare.py: read from its table, summarise, print, and check against the targets."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,16 +10,16 @@ from watched import DEVICE
 
 PIXELS = "raw pixels"
 RANDOM = "random initialisation"
-SLOWER = {"cpu": 1.1, "cuda": 0.5}  # target: at most so much of lightly's wall-clock
-SHARE = 0.2  # target: at most so much of lightly's share of data and loss
-ABOVE = {"cpu": {"simclr": 5.0, "supcon": 5.0}, "cuda": {}}  # points over random initialisation
-ABOVE_ELSE = {"cpu": 0.0, "cuda": 25.0}
-KNN = {"simclr": 0.84, "barlow_twins": 0.82, "simsiam": 0.80}  # at least, after 200 epochs of CIFAR-10 on a GPU
+SLOWER = {"cpu": 1.1, "cuda": 0.5}  # target: at most this multiple of lightly's wall-clock time
+SHARE = 0.2  # target: at most this multiple of lightly's share of data and loss
+ABOVE = {"cpu": {"simclr": 5.0, "supcon": 5.0}, "cuda": {}}  # target: points above random initialisation
+ABOVE_DEFAULT = {"cpu": 0.0, "cuda": 25.0}  # for other methods
+KNN = {"simclr": 0.84, "barlow_twins": 0.82, "simsiam": 0.80}  # target: accuracy after 200 epochs of CIFAR-10 on a GPU
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run; nan where there is nothing to measure."""
+    """One run; nan where nothing was measured."""
 
     method: str
     toolkit: str
@@ -41,11 +41,11 @@ class Row:
 
 
 def row_of(texts: Mapping[str, str]) -> Row:
-    return Row(**{each.name: each.type(texts.get(each.name, "")) for each in fields(Row)})  # str, int or float
+    return Row(**{field.name: field.type(texts.get(field.name, "")) for field in fields(Row)})  # str, int or float
 
 
 class Summary(NamedTuple):
-    """Of the seeds of one method and toolkit."""
+    """The runs of one method and toolkit, one per seed."""
 
     runs: list[Row]
     test_images: int
@@ -57,22 +57,22 @@ class Summary(NamedTuple):
         return statistics.median(getattr(row, name) for row in self.runs)
 
     def spread(self, name: str) -> float:
-        """Of an accuracy: the standard deviation of the seeds, but no less than what so many test images leave open."""
+        """Standard deviation of an accuracy over seeds, but at least the sampling error of the test set."""
         mean = self.mean(name)
-        of_seeds = statistics.stdev(getattr(row, name) for row in self.runs) if len(self.runs) > 1 else 0.0
-        return max(of_seeds, (mean * (1 - mean) / self.test_images) ** 0.5)
+        over_seeds = statistics.stdev(getattr(row, name) for row in self.runs) if len(self.runs) > 1 else 0.0
+        return max(over_seeds, (mean * (1 - mean) / self.test_images) ** 0.5)
 
     @property
-    def rank_slice(self) -> float:
-        """Of data and loss."""
+    def data_and_loss(self) -> float:
+        """The share of a step spent on data and loss."""
         return self.median("data_share") + self.median("loss_share")
 
     def cells(self) -> list[str]:
-        accuracy = [f"{100 * self.mean(name):.1f} +- {100 * self.spread(name):.1f} %" for name in ("linear", "knn")]
-        shown = {"seconds": "{:.0f} s", "images_per_second": "{:.0f}", "data_share": "{:.1%}", "loss_share": "{:.2%}",
-                 "peak_mib": "{:.0f} MiB"}  # fmt: skip
-        medians = {name: self.median(name) for name in shown}
-        return [*accuracy, *("" if isnan(value) else shown[name].format(value) for name, value in medians.items())]
+        cells = [f"{100 * self.mean(name):.1f} +- {100 * self.spread(name):.1f} %" for name in ("linear", "knn")]
+        for name, template in TEMPLATES.items():
+            median = self.median(name)
+            cells.append("" if isnan(median) else template.format(median))
+        return cells
 
 
 def summaries_of(rows: Sequence[Row], test_images: int) -> dict[tuple[str, str], Summary]:
@@ -83,59 +83,60 @@ def summaries_of(rows: Sequence[Row], test_images: int) -> dict[tuple[str, str],
     return {pair: Summary(runs, test_images) for pair, runs in by_pair.items()}
 
 
+TEMPLATES = {"seconds": "{:.0f} s", "images_per_second": "{:.0f}", "data_share": "{:.1%}", "loss_share": "{:.2%}",
+             "peak_mib": "{:.0f} MiB"}  # fmt: skip
 HEADINGS = "method", "", "seeds", "linear", "kNN", "wall-clock", "images/s", "data", "loss", "peak memory"
 
 
 def table_of(summaries: Mapping[tuple[str, str], Summary]) -> str:
-    """Markdown; what was not trained comes first."""
+    """Markdown; untrained baselines come first."""
     lines = [HEADINGS, ("---",) * len(HEADINGS)]
-    in_order = sorted(summaries.items(), key=lambda each: each[0][0] not in (PIXELS, RANDOM))
-    lines += [(method, toolkit, str(len(of.runs)), *of.cells()) for (method, toolkit), of in in_order]
+    pairs = sorted(summaries, key=lambda pair: pair[0] not in (PIXELS, RANDOM))
+    lines += [(*pair, str(len(summaries[pair].runs)), *summaries[pair].cells()) for pair in pairs]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def shares_verdicts(method: str, ours: Summary, lightlys: Summary) -> Iterator[tuple[str, bool]]:
-    """Each target in words with its numbers, and whether it is met."""
-    ratio = ours.rank_slice / lightlys.rank_slice
+def share_targets(method: str, ours: Summary, lightlys: Summary) -> Iterator[tuple[str, bool]]:
+    """Each target on shares of a step, in words with its numbers, and whether it is met."""
+    ratio = ours.data_and_loss / lightlys.data_and_loss
     yield f"{method}: data and loss are {ratio:.2f} of lightly's share, at most {SHARE:g}", ratio <= SHARE
 
 
-def verdicts(method: str, ours: Summary, lightlys: Summary) -> Iterator[tuple[str, bool]]:
-    """Likewise for what takes whole trainings."""
+def training_targets(method: str, ours: Summary, lightlys: Summary) -> Iterator[tuple[str, bool]]:
+    """Likewise the targets on complete trainings."""
     for name in ("linear", "knn"):
         overlap = ours.mean(name) + ours.spread(name) >= lightlys.mean(name) - lightlys.spread(name)
         yield f"{method}: {name} accuracy is not below lightly's", overlap
     ratio = ours.median("seconds") / lightlys.median("seconds")
-    most = SLOWER[DEVICE.type]
-    yield f"{method}: {ratio:.2f} of lightly's wall-clock, at most {most:g}", ratio <= most
+    highest = SLOWER[DEVICE.type]
+    yield f"{method}: {ratio:.2f} of lightly's wall-clock, at most {highest:g}", ratio <= highest
 
 
 def above_random(method: str, ours: Summary, random: Summary) -> Iterator[tuple[str, bool]]:
     points = 100 * (ours.mean("linear") - random.mean("linear"))
-    least = ABOVE[DEVICE.type].get(method, ABOVE_ELSE[DEVICE.type])
-    yield f"{method}: {points:.1f} points above {RANDOM}, more than {least:g}", points > least
+    lowest = ABOVE[DEVICE.type].get(method, ABOVE_DEFAULT[DEVICE.type])
+    yield f"{method}: {points:.1f} points above {RANDOM}, more than {lowest:g}", points > lowest
 
 
-def known_levels(method: str, ours: Summary) -> Iterator[tuple[str, bool]]:
-    """Of a long training only."""
+def knn_targets(method: str, ours: Summary) -> Iterator[tuple[str, bool]]:
+    """Only for long trainings."""
     if DEVICE.type == "cuda" and method in KNN and ours.runs[0].epochs >= 200:
-        found = ours.mean("knn")
-        least = KNN[method]
-        yield f"{method}: kNN accuracy {found:.3f}, at least {least}", found >= least
+        accuracy = ours.mean("knn")
+        yield f"{method}: kNN accuracy {accuracy:.3f}, at least {KNN[method]}", accuracy >= KNN[method]
 
 
 def check(summaries: Mapping[tuple[str, str], Summary], quick: bool) -> bool:
-    """Print every target; whether all are met."""
-    found: list[tuple[str, bool]] = []
+    """Print every target; return whether all are met."""
+    targets: list[tuple[str, bool]] = []
     for method in dict.fromkeys(method for method, toolkit in summaries if toolkit == "cl"):
         ours = summaries[method, "cl"]
         lightlys = summaries.get((method, "lightly"))
         if lightlys:
-            found += shares_verdicts(method, ours, lightlys)
+            targets += share_targets(method, ours, lightlys)
         if lightlys and not quick:
-            found += verdicts(method, ours, lightlys)
+            targets += training_targets(method, ours, lightlys)
         if not quick:
-            found += [*above_random(method, ours, summaries[RANDOM, ""]), *known_levels(method, ours)]
-    for text, met in found:
+            targets += [*above_random(method, ours, summaries[RANDOM, ""]), *knn_targets(method, ours)]
+    for text, met in targets:
         print(f"{'met' if met else 'BELOW TARGET'}: {text}")
-    return all(met for _, met in found)
+    return all(met for _, met in targets)

@@ -1,8 +1,8 @@
-"""Views per CPU-second, ours beside others': python bench/data.py --data_folder DIR [--check].
+"""Compare views per CPU-second with other toolkits: python bench/data.py --data_folder DIR [--check].
 
-DIR holds class folders `clothing/train` (JPEGs of about 400 x 533 pixels) and `cifar10/train` (32 x 32). Every row is
-one core: torch has one thread, times are CPU seconds of the whole process, medians of interleaved rounds. A peer makes
-its views in its own way and in its own code, from the same files. `--check` exits 1 below the targets.
+DIR holds class folders `clothing/train` (JPEGs of about 400 x 533 pixels) and `cifar10/train` (32 x 32). Every row uses
+one core: torch has one thread, times are CPU seconds of the whole process, medians of interleaved rounds. Other
+toolkits make their own views with their own code from the same files. `--check` exits with 1 below a target.
 """
 
 import argparse
@@ -43,7 +43,7 @@ SMALL_SCALE = (0.05, 0.14)
 
 
 class Case(NamedTuple):
-    """What is made of each image: so many views of a size, as (views, size, scale of the crop)."""
+    """The views to make of each image, by size: (number of views, size, scale of the crop)."""
 
     name: str
     folder: str
@@ -63,11 +63,11 @@ CASES = [
 
 
 class Target(NamedTuple):
-    """In this case, a row has to be so many times as fast as another one."""
+    """In this case, `row` must be `factor` times as fast as `peer`."""
 
     case: str
     row: str
-    beside: str
+    peer: str
     factor: float
 
 
@@ -85,7 +85,7 @@ TARGETS = [
 
 
 def ours(case: Case) -> RandomViews:
-    """SimCLR's views; a blur only from 96 pixels on."""
+    """SimCLR's views; blurred only at 96 pixels or more."""
     specs = [
         tuple(ViewSpec(size, scale, blur_prob=0.5 if size >= 96 else 0.0, **JITTER) for _ in range(number))
         for number, size, scale in case.views
@@ -94,7 +94,7 @@ def ours(case: Case) -> RandomViews:
     return RandomViews(views, seed=0)
 
 
-def worker(executor: Executor, images: ImageSet) -> Callable[[], Any]:
+def worker_part(executor: Executor, images: ImageSet) -> Callable[[], Any]:
     return lambda: executor.read([(0, i) for i in range(len(images))])
 
 
@@ -103,7 +103,7 @@ def everything(executor: Executor, images: ImageSet) -> Callable[[], Any]:
 
 
 def blur(image: Image.Image) -> Image.Image:
-    """Of PIL, as the toolkits of v1 have it."""
+    """PIL's blur, as in toolkits built on torchvision v1."""
     return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
 
 
@@ -129,29 +129,29 @@ def with_lightly(size: int, scale: tuple[float, float]) -> Callable[[Image.Image
 
 
 def with_kornia(size: int, scale: tuple[float, float]) -> Callable[[Tensor], Tensor]:
-    """Batched: the images of a batch have to have one size, which is the views'."""
+    """Batched; all images must have the size of the views."""
     import kornia.augmentation as K
 
     kernel = ViewSpec(size).blur_kernel
     steps: list[Any] = [K.RandomResizedCrop((size, size), scale), K.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8)]
     steps += [K.RandomGrayscale(p=0.2)]
     steps += [K.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=0.5)] if size >= 96 else []
-    mean, std = (torch.tensor(each) for each in NORM)
+    mean, std = map(torch.tensor, NORM)
     return K.AugmentationSequential(*steps, K.RandomHorizontalFlip(), K.Normalize(mean, std))
 
 
-def per_image(case: Case, paths: list[Path], open_: Callable[[Path], Any], make: Any) -> Callable[[], Any]:
-    """An image is opened once, then each view made of it, as in solo-learn and lightly."""
-    made = [make(size, scale) for number, size, scale in case.views for _ in range(number)]
-    return lambda: [[each(image) for each in made] for image in map(open_, paths)]
+def per_image(case: Case, paths: list[Path], read: Callable[[Path], Any], transform: Any) -> Callable[[], Any]:
+    """Open each image once and make all views of it, as in solo-learn and lightly."""
+    transforms = [transform(size, scale) for number, size, scale in case.views for _ in range(number)]
+    return lambda: [[make_view(image) for make_view in transforms] for image in map(read, paths)]
 
 
-def by_pil(path: Path) -> Image.Image:
+def read_with_pil(path: Path) -> Image.Image:
     return Image.open(path).convert("RGB")
 
 
 def rows_of(case: Case, root: Path, caches: str) -> dict[str, Callable[[], Any]]:
-    """By name, what makes all views of all images of a case once."""
+    """Functions that make all views of all images of a case once, by row name."""
     names = sorted(str(path.relative_to(root)) for path in root.glob("*/*.jpg"))
     names = names[:: max(1, len(names) // case.images)][: case.images]
     files = FileSet(root, names, np.zeros(len(names), np.int64), 3)
@@ -159,44 +159,44 @@ def rows_of(case: Case, root: Path, caches: str) -> dict[str, Callable[[], Any]]
     planner = ours(case)
     encoded = [path.read_bytes() for path in paths]
     rows = {
-        BASE: per_image(case, paths, by_pil, with_v1),
+        BASE: per_image(case, paths, read_with_pil, with_v1),
         "torchvision v2": per_image(case, paths, files_reader(files, names), with_v2),
-        "lightly": per_image(case, paths, by_pil, with_lightly),
+        "lightly": per_image(case, paths, read_with_pil, with_lightly),
         "cl dali, everything": everything(DaliExecutor(files, planner, NORM, CPU, CPU, threads=1), files),
-        FAST: worker(WorkerExecutor(files, planner, NORM, CPU), files),
+        FAST: worker_part(WorkerExecutor(files, planner, NORM, CPU), files),
         "cl fast, worker and device": everything(WorkerExecutor(files, planner, NORM, CPU), files),
         FLOOR: lambda: [simplejpeg.decode_jpeg(data) for data in encoded],
     }
     if case.folder.startswith("cifar10"):
-        there = load_into_memory(files)
-        assert isinstance(there, ArraySet)
-        batch = there.images.float() / 255
+        resident = load_into_memory(files)
+        assert isinstance(resident, ArraySet)
+        batch = resident.images.float() / 255
         (_, size, scale), *_ = case.views
         augment = with_kornia(size, scale)
         rows["kornia, batched"] = lambda: [augment(batch) for _ in range(case.count)]
-        rows["cl fast, everything"] = everything(ResidentExecutor(there, planner, NORM, CPU), there)
+        rows["cl fast, everything"] = everything(ResidentExecutor(resident, planner, NORM, CPU), resident)
     else:
         for kind in ("jpeg256", "raw256"):
             small = cached(files, kind, caches, workers=0)
-            rows[f"{FAST}, {kind}"] = worker(WorkerExecutor(small, planner, NORM, CPU), small)
+            rows[f"{FAST}, {kind}"] = worker_part(WorkerExecutor(small, planner, NORM, CPU), small)
     return rows
 
 
 def files_reader(files: FileSet, names: list[str]) -> Callable[[Path], Tensor]:
-    number = {files.root / name: i for i, name in enumerate(names)}
-    return lambda path: files.read(number[path])
+    index = {files.root / name: i for i, name in enumerate(names)}
+    return lambda path: files.read(index[path])
 
 
-def measured(rows: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each row, in turns."""
+def measure(rows: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median CPU seconds of each row; every round runs all rows."""
     times: dict[str, list[float]] = {name: [] for name in rows}
-    for turn in range(rounds + 1):
+    for i in range(rounds + 1):
         for name, run in rows.items():
             began = time.process_time()
             run()
-            if turn:  # the first one imports, builds and warms up
+            if i > 0:  # the first round imports, builds and warms up
                 times[name].append(time.process_time() - began)
-    return {name: statistics.median(each) for name, each in times.items()}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def main() -> int:
@@ -204,26 +204,26 @@ def main() -> int:
     parser.add_argument("--data_folder", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--check", action="store_true", help="exit with 1 below a target")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     speed: dict[tuple[str, str], float] = {}
-    print(f"torch {torch.__version__}; views (of the decode: images times views) per CPU-second\n")
-    print("| views | who | per CPU-second | x |\n|---|---|---|---|")
+    print(f"torch {torch.__version__}; views per CPU-second (for the decode: images times views)\n")
+    print("| views | row | per CPU-second | x |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as caches:
         for case in CASES:
-            found = measured(rows_of(case, asked.data_folder / case.folder, caches), asked.rounds)
-            speed |= {(case.name, row): case.images * case.count / seconds for row, seconds in found.items()}
-            for row in found:
-                here = speed[case.name, row]
-                print(f"| {case.name} | {row} | {here:.0f} | {here / speed[case.name, BASE]:.2f} |", flush=True)
-    print("\n| views | row | beside | ratio | target |\n|---|---|---|---|---|")
-    ratios = [(target, speed[target.case, target.row] / speed[target.case, target.beside]) for target in TARGETS]
+            seconds_of = measure(rows_of(case, args.data_folder / case.folder, caches), args.rounds)
+            speed |= {(case.name, row): case.images * case.count / seconds for row, seconds in seconds_of.items()}
+            for row in seconds_of:
+                views = speed[case.name, row]
+                print(f"| {case.name} | {row} | {views:.0f} | {views / speed[case.name, BASE]:.2f} |", flush=True)
+    print("\n| views | row | peer | ratio | target |\n|---|---|---|---|---|")
+    ratios = [(target, speed[target.case, target.row] / speed[target.case, target.peer]) for target in TARGETS]
     for target, ratio in ratios:
-        print(f"| {target.case} | {target.row} | {target.beside} | {ratio:.2f} | >= {target.factor} |")
+        print(f"| {target.case} | {target.row} | {target.peer} | {ratio:.2f} | >= {target.factor} |")
     missed = [target for target, ratio in ratios if ratio < target.factor]
     for target in missed:
         print(f"below target: {target}")
-    return 1 if asked.check and missed else 0
+    return 1 if args.check and missed else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SimCLR, Barlow Twins and SimSiam with lightly's blocks, in the loop of its documentation: what compare.py runs.
+"""SimCLR, Barlow Twins and SimSiam with lightly's modules, in the loop of its documentation, for compare.py.
 
 Heads and temperature are those of lightly's CIFAR-10 benchmark; the backbone is ours, so that both train the same one.
 """
@@ -71,7 +71,7 @@ class SimSiam(nn.Module):
 
 
 def backbone_of(width: int) -> Backbone:
-    """A ResNet-18 for images of 32 pixels; ours, as both toolkits have to train the same one."""
+    """Our ResNet-18 for images of 32 pixels."""
     return build_backbone(BackboneConfig(width=width), 32)
 
 
@@ -84,7 +84,7 @@ def model_of(method: str, width: int) -> nn.Module:
 
 
 class InMemory(ImageFolder):
-    """Decoded once, as torchvision's CIFAR-10 in lightly's examples is."""
+    """Images that are decoded once, like torchvision's CIFAR-10 in lightly's examples."""
 
     def __init__(self, folder: Path) -> None:
         self.images: dict[str, Image.Image] = {}
@@ -114,7 +114,7 @@ def optimizer_of(method: str, model: nn.Module, batch_size: int) -> torch.optim.
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, device: torch.device) -> Tensor:
-    """The loss."""
+    """Take an optimizer step; return the loss."""
     x0, x1 = (x.to(device) for x in batch[0])
     loss = model(x0, x1)
     loss.backward()
@@ -131,7 +131,7 @@ def train(
     epochs: int,
     steps: int | None,
 ) -> Iterator[float]:
-    """Images per second of each epoch, which has at most `steps`."""
+    """Train, and yield the images per second of each epoch, which has at most `steps` steps."""
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
         began = time.perf_counter()
@@ -155,17 +155,18 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--num_workers", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    torch.manual_seed(asked.seed)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model_of(asked.method, asked.width).to(device)
-    loader = batches(asked.train_dir, asked.batch_size, asked.num_workers)
-    epochs, steps = (1, 1) if asked.fast_dev_run else (asked.epochs, None)
-    optimizer = optimizer_of(asked.method, model, asked.batch_size)
+    model = model_of(args.method, args.width).to(device)
+    loader = batches(args.train_dir, args.batch_size, args.num_workers)
+    epochs = 1 if args.fast_dev_run else args.epochs
+    steps = 1 if args.fast_dev_run else None
+    optimizer = optimizer_of(args.method, model, args.batch_size)
     speeds = list(train(model, optimizer, loader, device, epochs, steps))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    torch.save(model.backbone.state_dict(), asked.out / "backbone.pth")
-    (asked.out / "speed.json").write_text(json.dumps(speeds))
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.save(model.backbone.state_dict(), args.out / "backbone.pth")
+    (args.out / "speed.json").write_text(json.dumps(speeds))
 
 
 if __name__ == "__main__":
