@@ -1,15 +1,15 @@
-"""This toolkit beside lightly on the same images: python bench/compare.py --data_folder DIR [--quick] [--check].
+"""Compare this toolkit with lightly on the same images: python bench/compare.py --data_folder DIR [--quick] [--check].
 
 DIR holds class folders `cifar10/train` and `cifar10/test`. Both toolkits train the same backbone on the same images,
-with augmentations of one strength and one optimizer (SimCLR: that of lightly's CIFAR-10 benchmark; with it Barlow Twins
-and SimSiam end below random initialisation in so short a time, so these have AdamW); all else (heads, temperature,
-schedule, data pipeline) is each one's own. Every backbone is evaluated by the same command of main_linear after the
-last epoch. A row is appended to OUT/compare.csv when its run has ended; the same command goes on where it was stopped,
-and the table is that of all rows with this width, length and batch.
+with equally strong augmentations and the same optimizer (SimCLR: that of lightly's CIFAR-10 benchmark; Barlow Twins and
+SimSiam: AdamW, because with SGD they end below random initialisation in so few epochs). Heads, temperature, schedule
+and data pipeline are each toolkit's own. Every backbone is evaluated by the same command of main_linear after the last
+epoch. Each finished run appends a row to OUT/compare.csv; after an interruption the same command resumes there. The
+table shows all rows with this width, number of epochs and batch size.
 
-Wall-clock is from a command to its end; that of cl also validates, looks for collapse, and draws pictures. The shares
-are those of one process without workers, in which all of the work is part of the step. `--check` exits 1 below the
-targets; with `--quick`, which trains one step, only the runs' ends and the shares count.
+Wall-clock covers the whole command; ours also validates, checks for collapse, and draws pictures. Shares of a step are
+measured in one process without workers, so that all work is part of the step. `--check` exits with 1 below a target;
+`--quick` trains one step, so it checks only that the runs end, and the shares.
 """
 
 import argparse
@@ -52,27 +52,27 @@ STRENGTH = [
     "--brightness", "0.4", "--contrast", "0.4", "--saturation", "0.4", "--hue", "0.1", "--min_scale", "0.08",
     "--gaussian_prob", "0", "--solarization_prob", "0", "--no_asymmetric_augmentations",
 ]  # fmt: skip
-METHODS = [*lightly_loop.METHODS, "supcon"]  # the last one lightly does not have
+METHODS = [*lightly_loop.METHODS, "supcon"]  # lightly has no SupCon
 SGD = ["--lr", "0.12", "--weight_decay", "5e-4"]  # rates are per 256 images
 ADAMW = ["--optimizer", "adamw", "--lr", "2e-3", "--weight_decay", "1e-4"]
-OPTIMIZER = {"simclr": SGD, "supcon": SGD, "barlow_twins": ADAMW, "simsiam": ADAMW}  # as in lightly_loop
+OPTIMIZER = {"simclr": SGD, "supcon": SGD, "barlow_twins": ADAMW, "simsiam": ADAMW}  # same as in lightly_loop
 
 
 class Sweep(NamedTuple):
-    """What is asked for, and where its images and runs are."""
+    """The runs to compare: their size, their images, and the folder that they are written to."""
 
     images: Path
     out: Path
     width: int
     epochs: int
     batch_size: int
-    num_workers: int  # of lightly's loader
+    num_workers: int  # for lightly's loader
     quick: bool
 
     @property
     def data(self) -> list[str]:
-        where = ["--data_folder", str(self.images), "--train_dir", "train", "--val_dir", "test"]
-        return ["cifar10", "resnet18", *where]
+        folders = ["--data_folder", str(self.images), "--train_dir", "train", "--val_dir", "test"]
+        return ["cifar10", "resnet18", *folders]
 
     @property
     def size(self) -> list[str]:
@@ -80,41 +80,41 @@ class Sweep(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Whose shares are measured."""
+        """Number of steps whose shares are measured."""
         return 2 if self.quick else 10
 
     @property
     def short(self) -> list[str]:
-        return ["--fast_dev_run"] * self.quick
+        return ["--fast_dev_run"] if self.quick else []
 
     def rows(self, chosen: Iterable[tuple[str, str, int]]) -> list[Row]:
-        """All that compare.csv has of this budget, after what is not there yet has run."""
+        """Run those of `chosen` that compare.csv does not have yet; return all its rows with this budget."""
         self.out.mkdir(parents=True, exist_ok=True)
         table = Table(self.out / "compare.csv")
         budget = self.width, self.epochs, self.batch_size
-        for each in chosen:
+        for method, toolkit, seed in chosen:
             done = [(row.method, row.toolkit, row.seed) for row in map(row_of, table.rows) if row.budget == budget]
-            if each not in done:
-                print("{1} {0}, seed {2}".format(*each).strip(), flush=True)
-                table.append(asdict(Row(*each, *budget, **self.run(*each))))
+            if (method, toolkit, seed) not in done:
+                print(f"{toolkit} {method}, seed {seed}".strip(), flush=True)
+                table.append(asdict(Row(method, toolkit, seed, *budget, **self.run(method, toolkit, seed))))
         return [row for row in map(row_of, table.rows) if row.budget == budget]
 
     def run(self, method: str, toolkit: str, seed: int) -> dict[str, float]:
-        """Train and evaluate."""
+        """Train and evaluate; return the measured columns of a row."""
         if method == PIXELS:
             return self.pixels()
         folder = self.out / f"{toolkit} {method} {seed}".strip().replace(" ", "-")
-        shutil.rmtree(folder, ignore_errors=True)  # of a sweep that was stopped here
+        shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted sweep
         if method == RANDOM:
             return self.untrained(seed, folder)
         return {"cl": self.cl, "lightly": self.lightly}[toolkit](method, seed, folder)
 
     def cl(self, method: str, seed: int, folder: Path) -> dict[str, float]:
         flags = [*self.data, "--method", method, *STRENGTH, *OPTIMIZER[method], *self.size, "--seed", str(seed)]
-        where = ["--output_dir", str(self.out), "--run_id", folder.name, *self.short]
-        took = watched(str(ROOT / "main_contrastive.py"), *flags, *where)
+        output = ["--output_dir", str(self.out), "--run_id", folder.name]
+        took = watched(str(ROOT / "main_contrastive.py"), *flags, *output, *self.short)
         speed = json.loads((folder / "summary.json").read_text())["images_per_second"]
-        return measured(took, speed, step_shares.ours(flags, self.steps)) | self.evaluate(folder)
+        return costs(took, speed, step_shares.ours(flags, self.steps)) | self.evaluate(folder)
 
     def lightly(self, method: str, seed: int, folder: Path) -> dict[str, float]:
         images = self.images / "train"
@@ -123,10 +123,10 @@ class Sweep(NamedTuple):
         took = watched(str(ROOT / "bench/lightly_loop.py"), method, *flags)
         speed = statistics.median(json.loads((folder / "speed.json").read_text()))
         shares = step_shares.lightlys(method, images, self.width, self.batch_size, self.steps)
-        return measured(took, speed, shares) | self.evaluate(folder / "backbone.pth")
+        return costs(took, speed, shares) | self.evaluate(folder / "backbone.pth")
 
     def untrained(self, seed: int, folder: Path) -> dict[str, float]:
-        """The backbone that both toolkits begin with."""
+        """Evaluate the initial backbone of both toolkits."""
         torch.manual_seed(seed)
         folder.mkdir(parents=True)
         torch.save(lightly_loop.backbone_of(self.width).state_dict(), folder / "backbone.pth")
@@ -142,10 +142,12 @@ class Sweep(NamedTuple):
         return accuracies(json.loads((folder / "summary.json").read_text()))
 
     def pixels(self) -> dict[str, float]:
-        """What main_linear would say of a backbone that gives its input back."""
+        """Evaluate a backbone that returns its input."""
         config = parse(Linear, [*self.data, "--protocol", "cached", "--pretrained_feature_extractor", "none"]).config
-        data = ImageData(load(config.data), LoaderSettings(config.data, linear_views(config.views), 0, RankSlice(0, 1)))
-        linear = LinearEvaluation(Pixels(), 10, config, Budget.of(config.run, data.global_batch, data.steps_per_epoch))
+        settings = LoaderSettings(config.data, linear_views(config.views), seed=0, rank_slice=RankSlice(0, 1))
+        data = ImageData(load(config.data), settings)
+        budget = Budget.of(config.run, data.global_batch, data.steps_per_epoch)
+        linear = LinearEvaluation(Pixels(), 10, config, budget)
         with redirect_stdout(StringIO()):
             return accuracies(evaluate_cached(linear, data, config).row)
 
@@ -163,13 +165,18 @@ def accuracies(row: dict[str, float]) -> dict[str, float]:
     return {"linear": row["offline_linear/val_top1"], "knn": row["knn_k200_t0.1/val_top1"]}
 
 
-def measured(took: Took, images_per_second: float, shares: Shares) -> dict[str, float]:
-    each = {"data_share": shares.data, "loss_share": shares.loss, "peak_mib": took.peak_mib}
-    return {"seconds": took.seconds, "images_per_second": images_per_second} | each
+def costs(took: Took, images_per_second: float, shares: Shares) -> dict[str, float]:
+    return {
+        "seconds": took.seconds,
+        "images_per_second": images_per_second,
+        "data_share": shares.data,
+        "loss_share": shares.loss,
+        "peak_mib": took.peak_mib,
+    }
 
 
 def plan(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, str, int]]:
-    """Method, toolkit, seed; one seed after the other, the toolkits in turns."""
+    """Method, toolkit and seed of each run: seed by seed, the toolkits alternating."""
     for seed in seeds:
         for method in methods:
             yield method, "cl", seed
@@ -179,12 +186,12 @@ def plan(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, st
     yield PIXELS, "", 0
 
 
-def few(images: Path, out: Path) -> Path:
-    """A folder like `images` with the first sixty of each class, four batches."""
-    for files in (sorted(folder.iterdir())[:60] for folder in images.glob("*/*")):
-        folder = out / files[0].parent.relative_to(images)
+def copy_subset(images: Path, out: Path) -> Path:
+    """Copy the first sixty images of each class, enough for four batches, to `out`."""
+    for class_folder in images.glob("*/*"):
+        folder = out / class_folder.relative_to(images)
         folder.mkdir(parents=True)
-        for file in files:
+        for file in sorted(class_folder.iterdir())[:60]:
             shutil.copy(file, folder)
     return out
 
@@ -195,28 +202,37 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("compare"), help="for compare.csv and the runs")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--width", type=int, default=16, help="64 is the usual ResNet-18, 16 a quarter of it")
+    parser.add_argument("--width", type=int, default=16, help="64 is the standard ResNet-18, 16 a quarter of that")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--num_workers", type=int, default=2, help="of lightly's loader; ours needs none here")
+    parser.add_argument("--num_workers", type=int, default=2, help="for lightly's loader; ours needs none here")
     parser.add_argument("--quick", action="store_true", help="SimCLR, one seed, one step, few images, in OUT/quick")
     parser.add_argument("--check", action="store_true", help="exit with 1 below a target")
-    asked = parser.parse_args()
-    images = asked.data_folder.resolve() / "cifar10"
-    out = asked.out.resolve()
-    budget = asked.width, asked.epochs, asked.batch_size, asked.num_workers
-    chosen = list(plan(asked.methods, asked.seeds))
-    if asked.quick:
+    args = parser.parse_args()
+    images = args.data_folder.resolve() / "cifar10"
+    out = args.out.resolve()
+    chosen = list(plan(args.methods, args.seeds))
+    if args.quick:
         shutil.rmtree(out / "quick", ignore_errors=True)
         out = out / "quick"
         chosen = [("simclr", "cl", 0), ("simclr", "lightly", 0)]
-        images = few(images, out / "cifar10")
-    rows = Sweep(images, out, *budget, asked.quick).rows(chosen)
+        images = copy_subset(images, out / "cifar10")
+    sweep = Sweep(
+        images,
+        out,
+        width=args.width,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        quick=args.quick,
+    )
+    rows = sweep.rows(chosen)
     test_images = sum(1 for _ in (images / "test").glob("*/*"))
     summaries = summaries_of(rows, test_images)
-    what = f"ResNet-18, width {asked.width}, {asked.epochs} epochs, batch {asked.batch_size}"
-    print(f"\n{what}, torch {torch.__version__}, {machine()}\n\n{table_of(summaries)}\n")
-    return 1 if not check(summaries, asked.quick) and asked.check else 0
+    size = f"ResNet-18, width {args.width}, {args.epochs} epochs, batch {args.batch_size}"
+    print(f"\n{size}, torch {torch.__version__}, {machine()}\n\n{table_of(summaries)}\n")
+    met = check(summaries, args.quick)
+    return 1 if args.check and not met else 0
 
 
 if __name__ == "__main__":
