@@ -72,7 +72,7 @@ class OptimConfig(ScheduleConfig):
 
 @dataclass(frozen=True)
 class LinearOptimConfig(ScheduleConfig):
-    """Optimizer, schedule, and a grid of learning rates and weight decays. Rates are per 256 images of the batch."""
+    """Optimizer, schedule, and a grid of learning rates and weight decays."""
 
     lr: Annotated[
         tuple[float, ...], Flag("learning rate per 256 images of the global batch; several are a grid", low=0)
