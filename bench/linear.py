@@ -94,7 +94,9 @@ def accuracy_of_torch(
     train: Labelled, val: Labelled, initial: nn.Linear, grid: Sequence[OptimConfig], training: HeadTraining
 ) -> float:
     """Train each point alone, choose one on a held-out tenth, train it on all images, and return its accuracy."""
-    fit, held = (Labelled(train.features[index], train.targets[index]) for index in split_held_out(train.targets.numpy()))
+    fit, held = (
+        Labelled(train.features[index], train.targets[index]) for index in split_held_out(train.targets.numpy())
+    )
     accuracies = [accuracy(train_alone(fit, initial, point, training), held) for point in grid]
     best = grid[accuracies.index(max(accuracies))]
     return accuracy(train_alone(train, initial, best, training), val)
