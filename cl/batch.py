@@ -1,7 +1,7 @@
-"""What every loader yields and every method receives. The shape legend of the whole package:
+"""The batch that every loader yields and every method receives. Shape letters of the whole package:
 
-B  images per process and step      V  views per image       D  outputs of the projector
-W  processes                        R  resolutions           F  features of the backbone
+B  images per process and step      V  views per image       D  projector outputs
+W  processes                        R  resolutions           F  backbone features
                                     C  channels: 3, or 1 for grey
 """
 
@@ -13,15 +13,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    index: Tensor  # [B] int64, unique in the data set
-    views: tuple[Tensor, ...]  # per resolution, the full size first: [V_r, B, C, H, W], normalised
-    target: Tensor  # [B] int64, -1 for no label
+    index: Tensor  # [B] int64, unique within the data set
+    views: tuple[Tensor, ...]  # one tensor per resolution, full size first: [V_r, B, C, H, W], normalised
+    target: Tensor  # [B] int64, -1 if there is no label
 
     def to(self, device: torch.device) -> "Batch":
-        """This batch on `device`; Lightning calls it."""
-        views = tuple(each.to(device, non_blocking=True) for each in self.views)
+        """Copy this batch to `device`; Lightning calls it."""
+        views = tuple(tensor.to(device, non_blocking=True) for tensor in self.views)
         return Batch(self.index.to(device, non_blocking=True), views, self.target.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """This batch in page-locked memory; torch's DataLoader calls it."""
-        return Batch(self.index.pin_memory(), tuple(each.pin_memory() for each in self.views), self.target.pin_memory())
+        """Copy this batch to page-locked memory; torch's DataLoader calls it."""
+        views = tuple(tensor.pin_memory() for tensor in self.views)
+        return Batch(self.index.pin_memory(), views, self.target.pin_memory())

@@ -1,9 +1,9 @@
-"""Who this process is among W, and what all of them compute together. The only module that imports torch.distributed.
+"""Rank, world size and collectives. The only module that imports torch.distributed.
 
-The loss of a global batch is the mean of what the processes return, and DDP averages their gradients. So `gather` and
-`global_mean` send back the sum of what every process wants: with DDP's 1 / W that is the gradient of one process on the
-global batch (vissl#230 has the long argument). torch's own `distributed.nn.functional` is deprecated, and a plain
-all_reduce in the graph is silently wrong.
+The loss of a global batch is the mean over the processes, and DDP averages their gradients. So the backward pass of
+`gather` and `global_mean` sums the gradients of all processes: with DDP's 1 / W the result is the gradient of one
+process on the global batch (vissl#230 has the full argument). torch's own `distributed.nn.functional` is deprecated,
+and a plain all_reduce in the graph gives wrong gradients without an error.
 """
 
 import atexit
@@ -18,26 +18,26 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """W, 1 without torch.distributed."""
+    """The number of processes; 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process among W, 0 without torch.distributed."""
+    """The rank of this process; 0 without torch.distributed."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def connect(backend: str) -> None:
-    """Meet the other processes, where the environment says (MASTER_ADDR, RANK and so on)."""
+    """Join the process group that the environment describes (MASTER_ADDR, RANK and so on)."""
     dist.init_process_group(backend)
-    if backend == "gloo":  # NCCL waits for the others, in vain if this process fails while they are in a collective
+    if backend == "gloo":  # with NCCL this would hang if the process failed while others are in a collective
         atexit.register(disconnect)
 
 
 def disconnect() -> None:
-    """Leave the other processes, once none has anything more to ask of them.
+    """Leave the process group, after the last collective.
 
-    Without it gloo's threads may let go of the last tensors only when Python is ending, and die of it: a run that has
+    Otherwise gloo's threads may free their last tensors while the interpreter shuts down, and abort: a run that
     succeeded, or stopped with its own exit code, then ends with SIGABRT (pytorch#190489). NCCL warns on every rank.
     """
     if world_size() > 1:
@@ -45,12 +45,12 @@ def disconnect() -> None:
 
 
 def gather(x: Tensor) -> Tensor:
-    """[N, ...] of each process, of the same shape everywhere -> [W N, ...] in the order of ranks, differentiable."""
+    """[N, ...] per process, the same shape on all -> [W N, ...] in rank order; differentiable."""
     return _Gather.apply(x) if world_size() > 1 else x
 
 
 def global_mean(x: Tensor) -> Tensor:
-    """The mean over processes of a tensor of the same shape everywhere, differentiable."""
+    """The mean over processes of a tensor of any shape, the same on all -> that shape; differentiable."""
     return _GlobalMean.apply(x) if world_size() > 1 else x
 
 
@@ -77,16 +77,16 @@ class _GlobalMean(torch.autograd.Function):
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum over processes, without a gradient."""
+    """The sum over processes, [...] -> [...]; no gradient."""
     if world_size() == 1:
         return x
-    summed = x.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(summed)
-    return summed
+    total = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 def gather_uneven(x: Tensor) -> Tensor:
-    """[N_r, ...] of each process, N_r different -> [sum N_r, ...] in the order of ranks, without a gradient."""
+    """[N_r, ...] per process, N_r may differ -> [sum N_r, ...] in rank order; no gradient."""
     if world_size() == 1:
         return x
     counts = gather(torch.tensor([len(x)], device=x.device)).tolist()
@@ -96,39 +96,39 @@ def gather_uneven(x: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def broadcast_from_rank_zero(make: Callable[[], T]) -> T:
-    """What `make` gives on rank 0, on every rank; the others do not call it."""
+def broadcast_from_rank_zero(compute: Callable[[], T]) -> T:
+    """Call `compute` on rank 0 only and return its result on every rank."""
     if world_size() == 1:
-        return make()
-    box = [make() if rank() == 0 else None]
-    dist.broadcast_object_list(box)
-    return cast(T, box[0])
+        return compute()
+    results = [compute() if rank() == 0 else None]
+    dist.broadcast_object_list(results)
+    return cast(T, results[0])
 
 
-def rank_zero_first(make: Callable[[], T]) -> T:
-    """Every rank calls `make`, rank 0 before the others: it downloads and fills caches."""
+def rank_zero_first(compute: Callable[[], T]) -> T:
+    """Call `compute` on every rank, on rank 0 first, where it downloads files and fills caches."""
     if world_size() == 1:
-        return make()
+        return compute()
     if rank() > 0:
         dist.barrier()
-    made = make()
+    result = compute()
     if rank() == 0:
         dist.barrier()
-    return made
+    return result
 
 
 def on_any_rank(flag: bool) -> bool:
-    """Whether it is so on any process; each has to ask."""
+    """Whether `flag` is true on any process. A collective: all processes must call it."""
     if world_size() == 1:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     return bool(sum_over_ranks(torch.tensor(int(flag), device=device)))
 
 
-def gather_dicts(mine: dict[str, T]) -> list[dict[str, T]]:
-    """A dict of each process, in the order of ranks."""
+def gather_dicts(local: dict[str, T]) -> list[dict[str, T]]:
+    """The dicts of all processes, in rank order."""
     if world_size() == 1:
-        return [mine]
-    found: list[dict[str, T]] = [{} for _ in range(world_size())]
-    dist.all_gather_object(found, mine)
-    return found
+        return [local]
+    gathered: list[dict[str, T]] = [{} for _ in range(world_size())]
+    dist.all_gather_object(gathered, local)
+    return gathered

@@ -1,11 +1,11 @@
 class UserError(Exception):
-    """Something the user can mend: one line that says what was given, what was expected and which flag to change."""
+    """A mistake the user can fix: one line that says what was given, what was expected and which flag to change."""
 
 
 class Stopped(Exception):
-    """A run that ends early, with all that is needed to go on: one line, and the exit code that says why.
+    """A run that ends early but can be resumed: a one-line message and an exit code.
 
-    Where all processes stop together, the first one has the line.
+    When all processes stop together, only rank 0 carries the message.
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -13,7 +13,8 @@ class Stopped(Exception):
         self.code = code
 
 
-NOT_FINITE = 3  # exit codes: the loss was not finite, too often
+# Exit codes.
+NOT_FINITE = 3  # too many consecutive steps with a non-finite loss or gradient
 NOT_WRITTEN = 4  # a checkpoint could not be written
-RESUMABLE = 75  # saved after SIGTERM or SIGUSR1: the same command with --resume_training_from auto goes on
+RESUMABLE = 75  # saved after SIGTERM or SIGUSR1; the same command with --resume_training_from auto resumes
 INTERRUPTED = 130  # Ctrl-C
