@@ -44,7 +44,7 @@ def test_a_batch_that_is_not_finite_leaves_no_trace_but_a_warning(
     spoil(3)
     code, _, err = run(PRETRAIN, *FLAGS, "--max_steps", "3", "--run_id", "three")
     assert (code, err.count("\n")) == (0, 1)
-    assert err.startswith("warning: epoch 1, step 3 is left out: the views of image ")
+    assert err.startswith("warning: epoch 1, step 3 skipped: the views of image ")
     two, three = (state_of(folder / f"trained_models/{name}") for name in ("two", "three"))
     parts = ("/state_dict/", "/optimizer_states/", "/epoch_sums/0/loss", "/epoch_sums/0/online_linear/train_top1")
     kept = [name for name in two if name.startswith(parts)]
@@ -96,6 +96,6 @@ def test_a_bad_batch_on_one_rank_is_left_out_on_all_of_them(tmp_path: Path) -> N
     done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("warning: epoch 1, step 2 is left out: the views of image ")
+    assert done.stderr.startswith("warning: epoch 1, step 2 skipped: the views of image ")
     summary = json.loads((tmp_path / "trained_models/two/summary.json").read_text())
     assert all(value == value and abs(value) < 1e9 for value in summary.values())

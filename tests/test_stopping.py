@@ -70,7 +70,7 @@ def test_one_signal_saves_and_says_how_to_go_on(number: int, code: int, name: st
         found, err = ended(run)
     step = saved_step(tmp_path)
     assert (found, err) == (
-        code, f"stopped: {name} after step {step}, saved; go on with --resume_training_from trained_models/run\n"
+        code, f"stopped: {name} after step {step}, saved; resume with --resume_training_from trained_models/run\n"
     )  # fmt: skip
     assert step >= 22
 
@@ -161,7 +161,7 @@ def test_a_slurm_job_is_queued_again_when_its_time_is_nearly_up(answer: int, tmp
         code, err = ended(run)
     assert code == 75
     assert (tmp_path / "asked").read_text() == "requeue 40_3\n"
-    assert ("queued again" in err) == (answer == 0)
+    assert ("requeued" in err) == (answer == 0)
     assert ("warning: scontrol requeue 40_3: no" in err) == (answer == 1)
 
 

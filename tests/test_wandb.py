@@ -79,7 +79,7 @@ def test_rows_go_to_wandb_until_it_fails(failing: bool, run: Run, monkeypatch: p
     assert [step for _, step in stub.rows] == ([22] if failing else [22, 44])
     assert stub.finished != failing
     assert err.count("\n") == failing
-    assert ("warning: wandb is off from here on (ConnectionError: server gone)" in err) == failing
+    assert ("warning: wandb is disabled for the rest of the run (ConnectionError: server gone)" in err) == failing
 
 
 def test_a_login_without_a_network_goes_offline(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,5 +102,5 @@ def test_a_machine_without_wandb_runs_everything_else(run: Run, folder: Path, mo
     monkeypatch.setitem(sys.modules, "wandb", None)
     code, out, err = run(PRETRAIN, *QUICK)
     assert code == 0
-    assert "warning: wandb is off from here on (ModuleNotFoundError" in err
+    assert "warning: wandb is disabled for the rest of the run (ModuleNotFoundError" in err
     assert "run folder" in out

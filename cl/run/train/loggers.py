@@ -1,4 +1,4 @@
-"""metrics.csv: one row per epoch, without anything that was timed (times go to timing.csv)."""
+"""metrics.csv: one row per epoch, without timings, which go to timing.csv."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from cl.run.folder.tables import Table
 
 
 class RunLog(Logger):
-    """A logger of a run folder, under the folder's name."""
+    """A logger named after the run folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class RunLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.json has them."""
+        """Do nothing: config.json has the flags."""
 
 
 class CSVLog(RunLog):

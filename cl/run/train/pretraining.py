@@ -1,4 +1,4 @@
-"""What is measured and drawn while a pretraining runs."""
+"""Measurements, pictures and the closing text of a pretraining run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ from cl.run.start.plan import Plan
 
 
 def measure_pretraining(config: Pretrain, method: ContrastiveModule[Any], data: ImageData, plan: Plan) -> MeasureEpoch:
-    """The columns of metrics.csv, in this order."""
+    """The measurements of an epoch, in the order of the columns of metrics.csv."""
     health = ProjectionHealth(data.views_loader(_health_images(config, data)), method.embed)
     measurements: list[Measurement] = [epoch_means, learning_rate, health]
     if plan.val_images and plan.knn_bank:
@@ -32,7 +32,7 @@ def measure_pretraining(config: Pretrain, method: ContrastiveModule[Any], data: 
 
 
 def learning_rate(method: ContrastiveModule[Any]) -> dict[str, float]:
-    """The rate of the epoch's last step."""
+    """The learning rate of the epoch's last step."""
     return {"lr": method.last_lr}
 
 
@@ -46,10 +46,10 @@ def collapse_alarm(config: Pretrain, data: ImageData, plan: Plan) -> CollapseAla
 
 
 def pictures(config: Pretrain, data: ImageData, folder: Path) -> list[Callback]:
-    """Views of the first batch, curves while it trains, neighbours and the embedding at the end."""
+    """Views of the first batch, curves during training, and neighbours and the embedding at the end."""
     splits = data.splits
-    searched = _at_most(NEIGHBOUR_IMAGES, splits.train, config)
-    shown = _at_most(EMBEDDING_IMAGES, splits.val or splits.train, config)
+    searched = _sample(NEIGHBOUR_IMAGES, splits.train, config)
+    shown = _sample(EMBEDDING_IMAGES, splits.val or splits.train, config)
     split = "validation" if splits.val else "training"
     return [
         SaveCurves(folder / "metrics.csv", folder / "curves.png"),
@@ -67,7 +67,7 @@ def closing_text(
     alarm: CollapseAlarm,
     folder: Path,
 ) -> str:
-    """The last epoch's table, the verdict on it, and, unless the run was stopped, the next command."""
+    """The last epoch's table, the collapse verdict and, unless the alarm stopped the run, the next command."""
     columns = {
         "online linear": "online_linear/val_top1",
         f"kNN (k {min(K, plan.knn_bank) or K}, T {TEMPERATURE})": "knn/val_top1",
@@ -81,9 +81,9 @@ def closing_text(
 
 
 def _health_images(config: Pretrain, data: ImageData) -> ImageSet:
-    return _at_most(HEALTH_IMAGES, data.splits.val or data.splits.train, config)
+    return _sample(HEALTH_IMAGES, data.splits.val or data.splits.train, config)
 
 
-def _at_most(count: int, images: ImageSet, config: Pretrain) -> ImageSet:
-    """A stratified choice; a batch of it under --fast_dev_run."""
+def _sample(count: int, images: ImageSet, config: Pretrain) -> ImageSet:
+    """A stratified sample of at most `count` images, or of one batch under --fast_dev_run."""
     return stratified(images, config.data.batch_size if config.run.fast_dev_run else count)

@@ -1,4 +1,4 @@
-"""What one sees of a running training: a bar per epoch on a terminal, one line per epoch everywhere; and timing.csv."""
+"""Progress output: a bar on a terminal, one line per epoch, and timing.csv."""
 
 import statistics
 import sys
@@ -14,7 +14,7 @@ from cl.batch import Batch
 from cl.evaluation.online.metrics import MeasuredModule, format_metric
 from cl.run.folder.tables import Table
 
-SHORT = {  # columns of metrics.csv -> what a line says
+SHORT_NAMES = {  # columns of metrics.csv -> names in the progress line
     "online_linear/train_top1": "online",
     "online_linear/val_top1": "val",
     "knn/val_top1": "kNN",
@@ -25,11 +25,11 @@ SHORT = {  # columns of metrics.csv -> what a line says
     "finetuned/train_top1": "train",
     "finetuned/val_top1": "val",
 }
-REFRESH = 0.5  # seconds between looks at the loss: each look waits for the device
+REFRESH = 0.5  # seconds between reads of the loss: each read waits for the device
 
 
 class Progress(Callback):
-    """Measures each epoch, shows it, and appends it to timing.csv."""
+    """Times each epoch, prints its metrics, and appends its times to timing.csv."""
 
     def __init__(self, folder: Path) -> None:
         self.timing = Table(folder / "timing.csv")
@@ -37,12 +37,12 @@ class Progress(Callback):
 
     @property
     def images_per_second(self) -> float:
-        """The median epoch's; 0 on ranks other than 0, which time nothing."""
+        """The median over epochs; 0 on ranks other than 0, which do not write timing.csv."""
         speeds = [float(row["images_per_second"]) for row in self.timing.rows]
         return statistics.median(speeds) if speeds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open(trainer)  # a run that goes on within an epoch has no start of it
+        self._open(trainer)  # a run that resumes within an epoch skips on_train_epoch_start
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open(trainer)
@@ -50,7 +50,9 @@ class Progress(Callback):
     def _open(self, trainer: Trainer) -> None:
         self._images = 0
         self._waited = 0.0
-        self._began = self._batch_ended = self._refreshed = time.perf_counter()
+        self._start = time.perf_counter()
+        self._batch_end = self._start
+        self._refreshed = self._start
         self._bar.close()
         self._bar = tqdm(
             initial=trainer.fit_loop.epoch_loop.batch_progress.current.ready,
@@ -63,17 +65,17 @@ class Progress(Callback):
         )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        self._waited += time.perf_counter() - self._batch_ended
+        self._waited += time.perf_counter() - self._batch_end
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._images += len(batch.index) * trainer.world_size
-        self._batch_ended = time.perf_counter()
+        self._batch_end = time.perf_counter()
         assert isinstance(pl_module, MeasuredModule)
-        if not self._bar.disable and self._batch_ended - self._refreshed > REFRESH:
+        if not self._bar.disable and self._batch_end - self._refreshed > REFRESH:
             self._bar.set_postfix_str(self._line(pl_module.means.compute(all_processes=False)), refresh=False)
-            self._refreshed = self._batch_ended
+            self._refreshed = self._batch_end
         self._bar.update()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -82,14 +84,14 @@ class Progress(Callback):
         if not trainer.is_global_zero:
             return
         print(f"{self._title(trainer)}  {self._line(pl_module.row)}", flush=True)
-        training = self._batch_ended - self._began
+        training_seconds = self._batch_end - self._start
         self.timing.append(
             {
                 "epoch": trainer.current_epoch + 1,
-                "images_per_second": self._images / training,
-                "seconds": time.perf_counter() - self._began,
-                "training_seconds": training,
-                "waiting_share": self._waited / training,
+                "images_per_second": self._images / training_seconds,
+                "seconds": time.perf_counter() - self._start,
+                "training_seconds": training_seconds,
+                "waiting_share": self._waited / training_seconds,
             }
         )
 
@@ -97,6 +99,7 @@ class Progress(Callback):
         return f"epoch {trainer.current_epoch + 1:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
 
     def _line(self, metrics: Mapping[str, float]) -> str:
-        speed = self._images / (self._batch_ended - self._began)
-        measured = [f"{short} {format_metric(name, metrics[name])}" for name, short in SHORT.items() if name in metrics]
+        speed = self._images / (self._batch_end - self._start)
+        names = {name: short for name, short in SHORT_NAMES.items() if name in metrics}
+        measured = [f"{short} {format_metric(name, metrics[name])}" for name, short in names.items()]
         return "  ".join([f"loss {metrics['loss']:.3f}", *measured, f"{speed:.0f} images/s"])

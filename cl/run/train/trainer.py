@@ -1,4 +1,4 @@
-"""Lightning's Trainer with this toolkit's choices."""
+"""Configure Lightning's Trainer."""
 
 import logging
 import warnings
@@ -19,12 +19,12 @@ from cl.run.folder.run_folder import plain_values
 from cl.run.folder.tables import Table
 from cl.run.start.plan import Plan
 from cl.run.train.loggers import CSVLog
-from cl.run.train.stop_signals import StopOnSignal, without_lightnings_handlers
+from cl.run.train.stop_signals import StopOnSignal, disable_lightning_signals
 from cl.run.train.wandb_log import WandbLog
 
 
 class Position(Callback):
-    """Tells the training loader which epoch begins and which batches the optimizer has consumed."""
+    """Tells the training loader when an epoch begins and when the optimizer has consumed a batch."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _train_loader(trainer).set_epoch(trainer.current_epoch)
@@ -34,7 +34,7 @@ class Position(Callback):
 
 
 class StopAt(Callback):
-    """End after so many steps with a validation; Lightning's own limit has none in the middle of an epoch."""
+    """Stops after `steps` steps, with a validation, which Lightning's max_steps skips in the middle of an epoch."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -53,7 +53,7 @@ def _train_loader(trainer: Trainer) -> TrainLoader:
 def build_trainer(
     resolved: Resolved[Any], plan: Plan, folder: Path, save: SaveLast, callbacks: Sequence[Callback]
 ) -> Trainer:
-    """A Trainer that samples, saves, shows and ends as `cl` does, not as Lightning does by itself."""
+    """A Trainer whose sampling, checkpoints, progress output and stopping are those of `cl`, not Lightning's."""
     quiet_lightning()
     run = resolved.config.run
     trainer = Trainer(
@@ -64,7 +64,7 @@ def build_trainer(
         precision=resolved.config.device.precision,
         deterministic=resolved.config.device.deterministic,
         strategy="ddp" if plan.devices.processes > 1 else "auto",
-        max_epochs=plan.budget.epochs,  # no max_steps: with it Lightning takes an epoch that was saved for a broken one
+        max_epochs=plan.budget.epochs,  # no max_steps: it makes Lightning treat a saved epoch as an interrupted one
         limit_train_batches=1 if run.fast_dev_run else None,
         limit_val_batches=1 if run.fast_dev_run else None,
         logger=build_loggers(resolved, folder),
@@ -76,12 +76,12 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    without_lightnings_handlers(trainer)
+    disable_lightning_signals(trainer)
     return trainer
 
 
 def build_loggers(resolved: Resolved[Any], folder: Path) -> list[Logger]:
-    """metrics.csv, and wandb where it is asked for."""
+    """metrics.csv, and wandb if requested."""
     run = resolved.config.run
     loggers: list[Logger] = [CSVLog(folder)]
     if (run.wandb or run.project) and rank() == 0:
@@ -90,7 +90,7 @@ def build_loggers(resolved: Resolved[Any], folder: Path) -> list[Logger]:
 
 
 def log_cached(result: CachedResult, resolved: Resolved[Any], plan: Plan, folder: Path) -> None:
-    """The one row of an evaluation on cached features, in all that an epoch of a training is logged to."""
+    """Log the only row of an evaluation on cached features, to the logs that a training epoch goes to."""
     position = {"epoch": plan.budget.epochs, "step": plan.budget.steps}
     for logger in build_loggers(resolved, folder):
         logger.log_metrics(position | result.row, plan.budget.steps)
@@ -101,9 +101,9 @@ def log_cached(result: CachedResult, resolved: Resolved[Any], plan: Plan, folder
 
 
 def quiet_lightning() -> None:
-    """No device lists, tips and advice on stderr: the banner says what matters."""
+    """Silence Lightning's device lists, tips and warnings; the banner has what matters."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for category in (UserWarning, FutureWarning, RuntimeWarning):
         warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
-    warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")  # the banner warns
+    warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")  # the banner does

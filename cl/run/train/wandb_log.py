@@ -1,4 +1,4 @@
-"""wandb, when --project or --wandb asks for it. Whatever happens to it, the run goes on: metrics.csv has everything."""
+"""wandb logging (--project or --wandb). If wandb fails, the run continues: metrics.csv has everything."""
 
 import os
 import sys
@@ -11,11 +11,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from cl.config.run import RunConfig
 from cl.run.train.loggers import RunLog
 
-PATIENCE = 30  # seconds for wandb's server
+TIMEOUT = 30  # seconds for wandb's server
 
 
 class WandbLog(RunLog):
-    """Lightning's way to wandb: online, or offline without a login or a network. The id is the run folder's name."""
+    """Logs to wandb, offline if there is no login or network; the wandb id is the run folder's name."""
 
     def __init__(self, config: RunConfig, folder: Path, values: Mapping[str, Any]) -> None:
         super().__init__(folder)
@@ -28,19 +28,22 @@ class WandbLog(RunLog):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        run, self._run = self._run, None
+        run = self._run
+        self._run = None
         if run is not None:
             self._guarded(run.finish)
             if run.settings.mode == "offline":
                 print(f"\nwandb ran offline; to upload: wandb sync {run.settings.sync_dir}")
 
     def _guarded(self, call: Any) -> Any:
-        """Call it; a failure is a warning, and the end of wandb in this run."""
+        """Call `call`; a failure prints a warning and disables wandb for the rest of the run."""
         try:
             return call()
-        except Exception as error:  # wandb raises its own, the network's and its service's errors
+        except Exception as error:  # wandb raises its own errors, network errors and those of its service
             self._run = None
-            print(f"warning: wandb is off from here on ({type(error).__name__}: {error})", file=sys.stderr)
+            print(
+                f"warning: wandb is disabled for the rest of the run ({type(error).__name__}: {error})", file=sys.stderr
+            )
             return None
 
 
@@ -56,7 +59,7 @@ def _start(config: RunConfig, folder: Path, values: Mapping[str, Any]) -> Any:
             mode=mode,
             dir=str(folder),
             config=dict(values),
-            settings=wandb.Settings(silent=True, console="off", init_timeout=PATIENCE),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=TIMEOUT),
         )
 
     mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
