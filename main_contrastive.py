@@ -29,13 +29,13 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.folder.checkpoint import SaveLast
     from cl.run.folder.closing import write_summary
     from cl.run.folder.export import export
-    from cl.run.folder.load import card_of
+    from cl.run.folder.load import make_card
     from cl.run.start.devices import usable_devices
     from cl.run.start.dry_run import dry_run
     from cl.run.start.network import prepare_network
     from cl.run.start.opening import announce, open_run
     from cl.run.start.plan import make_plan
-    from cl.run.start.processes import join_processes, own_device, processes_missing, start_processes
+    from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
     from cl.run.train.pretraining import closing_text, collapse_alarm, measure_pretraining, pictures
     from cl.run.train.progress import Progress
     from cl.run.train.skipped_steps import SkipNonFinite
@@ -43,11 +43,11 @@ def main(argv: Sequence[str]) -> None:
 
     devices = usable_devices(config)
     check_encoder(config.backbone)
-    if processes_missing(config, devices):
+    if must_start_processes(config, devices):
         sys.exit(start_processes(devices))
     ranks = join_processes(config, devices)
     splits = rank_zero_first(lambda: load(config.data))
-    data = ImageData(splits, pretrain_settings(config, ranks, own_device(devices)))
+    data = ImageData(splits, pretrain_settings(config, ranks, local_device(devices)))
     torch.manual_seed(config.run.seed)
     plan = make_plan(f"{config.method.method} on {config.data.dataset}", config, data, devices)
     method = build_method(config, plan.classes, plan.budget)
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     disconnect()
 
     if ranks.rank == 0:
-        export(method.backbone, card_of(save.facts, method.row), start.folder)
+        export(method.backbone, make_card(save.metadata, method.row), start.folder)
         write_summary(start.folder, method.row, progress.images_per_second)
         print(closing_text(resolved, plan, method.row, progress.images_per_second, alarm, start.folder))
     if alarm.stopped:

@@ -36,17 +36,17 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.start.network import prepare_network
     from cl.run.start.opening import announce, open_run
     from cl.run.start.plan import make_plan
-    from cl.run.start.processes import join_processes, own_device, processes_missing, start_processes
+    from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
     from cl.run.train.progress import Progress
     from cl.run.train.trainer import build_trainer, log_cached
 
     devices = usable_devices(config)
-    if processes_missing(config, devices):
+    if must_start_processes(config, devices):
         sys.exit(start_processes(devices))
     ranks = join_processes(config, devices)
     pretrained = load_pretrained(config)
     splits = labelled_splits(rank_zero_first(lambda: load(config.data)), config, pretrained.norm, pretrained.crop_size)
-    data = evaluation_data(splits, config, ranks, own_device(devices))
+    data = evaluation_data(splits, config, ranks, local_device(devices))
     torch.manual_seed(config.run.seed)
     plan = make_plan(f"linear evaluation on {config.data.dataset}", config, data, devices)
     loaded = snapshot(pretrained.backbone)

@@ -19,7 +19,7 @@ import torch
 from step_shares import set_up
 from watched import DEVICE, GPU, machine
 
-from cl.run.start.dry_run import endless, flops_of
+from cl.run.start.dry_run import count_flops, endless
 
 WARM_UP = 5
 TARGET = 20_000
@@ -34,7 +34,7 @@ class Speed(NamedTuple):
 def measure_speed(flags: list[str], steps: int) -> Speed:
     data, step = set_up(["custom", "resnet18", *flags])
     side = data.settings.views[0][0].size
-    flops = flops_of(step.module.backbone, torch.zeros(1, 3, side, side, device=DEVICE))
+    flops = count_flops(step.module.backbone, torch.zeros(1, 3, side, side, device=DEVICE))
     batches = endless(data)
     times = []
     waits = []

@@ -12,7 +12,7 @@ from cl.cli import parse
 from cl.config.backbone import BackboneConfig
 from cl.config.programs import Linear, Pretrain
 from cl.data.sources.registry import load
-from cl.run.folder.checkpoint import facts_of
+from cl.run.folder.checkpoint import checkpoint_metadata
 from cl.run.folder.run_folder import _write_config
 from tests.pictures import plain, write_classes
 
@@ -165,7 +165,7 @@ BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
     (PRETRAIN, [*DIGITS, "--init_from", "GIVEN/ours.ckpt"], ["has 4 outputs, expected --width 4"]),
     (PRETRAIN, [*DIGITS, "--init_from", "GIVEN/ours.ckpt", "--stem", "large"], ["expected --stem small"]),
     (PRETRAIN, [*DIGITS, "--output_dir", "GIVEN/page"], ["--output_dir: got "]),
-    (PRETRAIN, [*DIGITS, "--output_dir", "GIVEN/mine"], ["--output_dir: got ", "latest is a folder of yours"]),
+    (PRETRAIN, [*DIGITS, "--output_dir", "GIVEN/mine"], ["--output_dir: got ", "latest is a folder"]),
     (PRETRAIN, [*DIGITS, "--output_dir", "GIVEN", "--run_id", "run"], ["--run_id: got run, expected a new name"]),
     (PRETRAIN, [*DIGITS, RESUME, "GIVEN/run_of_linear"], ["a run of another program or version"]),
     (PRETRAIN, [*DIGITS, RESUME, "GIVEN/run", "--lr", "7"], ["--lr: got 7, expected 0.001"]),
@@ -222,13 +222,13 @@ OTHERS = {
     "of_linear": FACTS | {"program": "Linear"},
 }
 for file in OTHERS:
-    BY_FILES.append((LINEAR, [*DIGITS, EVALUATE, f"GIVEN/{file}.pth"], ["is no checkpoint of main_contrastive.py"]))
+    BY_FILES.append((LINEAR, [*DIGITS, EVALUATE, f"GIVEN/{file}.pth"], ["is not a checkpoint of main_contrastive.py"]))
 
 CHANGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {  # a run's checkpoint, and what is said of it
-    "half": (lambda saved: None, "expected a checkpoint to go on from; "),
-    "no_facts": (lambda saved: saved.pop("cl"), "last.ckpt is not whole (KeyError)"),
-    "no_optimizer": (lambda saved: saved.pop("optimizer_states"), "last.ckpt is not whole (KeyError)"),
-    "other_facts": (lambda saved: saved.update(cl=[1]), "last.ckpt is not whole (TypeError)"),
+    "half": (lambda saved: None, "expected a checkpoint to resume from; "),
+    "no_facts": (lambda saved: saved.pop("cl"), "last.ckpt is incomplete or damaged (KeyError)"),
+    "no_optimizer": (lambda saved: saved.pop("optimizer_states"), "last.ckpt is incomplete or damaged (KeyError)"),
+    "other_facts": (lambda saved: saved.update(cl=[1]), "last.ckpt is incomplete or damaged (TypeError)"),
     "later": (lambda saved: saved["cl"].update(schema=99), "--resume_training_from: got schema 1, expected 99"),
     "images": (lambda saved: saved["cl"].update(images=9), "--train_dir: got images 1437, expected 9"),
     "classes": (lambda saved: saved["cl"].update(classes=()), "--train_dir: got classes "),
@@ -287,7 +287,12 @@ def _write_runs(folder: Path) -> None:
     splits = load(resolved.config.data)
     for name in ("run", "no_config", "odd_method", "odd_rate", "odd_table", *(f"run_{each}" for each in CHANGED)):
         (folder / name).mkdir()
-        saved = {"cl": facts_of(resolved.config, splits), "global_step": 1, "state_dict": {}, "optimizer_states": [{}]}
+        saved = {
+            "cl": checkpoint_metadata(resolved.config, splits),
+            "global_step": 1,
+            "state_dict": {},
+            "optimizer_states": [{}],
+        }
         CHANGED[name.removeprefix("run_")][0](saved) if name.startswith("run_") else None
         torch.save(saved, folder / name / "last.ckpt")
         _write_config(folder / name, resolved)

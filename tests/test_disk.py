@@ -69,7 +69,7 @@ def test_a_disk_that_fails_within_a_run_costs_no_more_than_the_steps_since_the_l
 def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
     done = with_disk(tmp_path, f"mount -o remount,ro disk; {COMMAND} --output_dir disk/deeper")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "--output_dir: got disk/deeper, expected a folder to write to (Read-only file system)" in done.stderr
+    assert "--output_dir: got disk/deeper, expected a writable folder (Read-only file system)" in done.stderr
 
 
 def test_a_tmpdir_on_another_full_disk_changes_nothing(alone: Path, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from cl.errors import UserError
 from cl.methods import ContrastiveModule
 from cl.run.start import batch_search, memory
 from cl.run.start.banner import row_lines
-from cl.run.start.batch_search import Trial, estimated, largest_batch
-from cl.run.start.dry_run import flops_of, format_duration, parameters_of
-from cl.run.start.memory import Peak, available
+from cl.run.start.batch_search import Trial, estimated_peak, largest_batch
+from cl.run.start.dry_run import count_flops, count_parameters, format_duration
+from cl.run.start.memory import Peak, available_memory
 from tests.conftest import TINY, Run
 from tests.test_methods import build
 
@@ -32,13 +32,13 @@ def test_a_long_name_does_not_run_into_what_is_said_of_it() -> None:
 def test_flops_of_a_resnet18_are_the_known_ones(side: int, multiply_adds: float) -> None:
     """1.814 G multiply-adds with the classifier at 224 pixels (torchvision); 0.556 G with the stem of CIFAR."""
     backbone = build_backbone(BackboneConfig("resnet18"), side)
-    assert flops_of(backbone, torch.zeros(1, 3, side, side)) == pytest.approx(2 * multiply_adds, rel=1e-3)
+    assert count_flops(backbone, torch.zeros(1, 3, side, side)) == pytest.approx(2 * multiply_adds, rel=1e-3)
     assert backbone.training
 
 
 def test_parameters_are_counted_by_part_and_all_of_them() -> None:
     module = build("simsiam")
-    counts = parameters_of(module)
+    counts = count_parameters(module)
     assert list(counts) == ["backbone", "online_head", "projector", "predictor"]
     assert sum(counts.values()) == sum(p.numel() for p in module.parameters())
 
@@ -56,7 +56,7 @@ def test_the_figures_of_a_dry_run_fit_together(run: Run, folder: Path) -> None:
     assert epoch == pytest.approx(22 * step, rel=0.2, abs=22 * 0.005)
     assert 0 <= share <= 100
     assert "for all 30 steps" in said
-    assert re.search(r"one step: loss [\d.]+ with the online head's, gradient norm", said)
+    assert re.search(r"one step: loss [\d.]+ including the online head, gradient norm", said)
     assert re.search(r"memory \d+ MiB at the peak of a step", said)
     assert not list(folder.glob("trained_models/*/last.ckpt"))
 
@@ -74,7 +74,7 @@ def test_batch_size_auto_tries_powers_of_two_up_to_the_images(run: Run, folder: 
     code, out, err = run("main_contrastive.py", *QUICK, "--batch_size", "auto", "--devices", "2", "--dry_run")
     assert (code, err) == (0, "")
     assert [int(n) for n in re.findall(r"(\d+) images .* s a step", out)] == [2**k for k in range(1, 10)]
-    assert "largest batch that fits: 512 (there are no more than 718 training images for it)" in out
+    assert "largest batch that fits: 512 (only 718 training images are available)" in out
 
 
 def test_the_last_batch_size_typed_wins(run: Run, folder: Path) -> None:
@@ -89,9 +89,9 @@ def test_a_full_gpu_ends_the_search() -> None:
         if images > 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert largest_batch(step, 10_000, CPU).endswith("fits: 64 (the memory of the GPU is full at 128)")
+    assert largest_batch(step, 10_000, CPU).endswith("fits: 64 (GPU memory is full at 128)")
     tiny = largest_batch(lambda images: step(1000), 10_000, CPU)
-    assert tiny == "not even 2 images fit (the memory of the GPU is full at 2)"
+    assert tiny == "not even 2 images fit (GPU memory is full at 2)"
 
 
 def test_a_batch_that_does_not_fit_is_refused_by_name(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,11 +101,11 @@ def test_a_batch_that_does_not_fit_is_refused_by_name(run: Run, folder: Path, mo
     monkeypatch.setattr(ContrastiveModule, "training_step", full)
     code, _, err = run("main_contrastive.py", *QUICK, "--dry_run")
     assert (code, err.count("\n")) == (2, 1)
-    assert "--batch_size: got 64, more than fits" in err
+    assert "--batch_size: got 64, which does not fit" in err
 
 
 def test_a_system_that_does_not_tell_its_free_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_search, "available", lambda: None)
+    monkeypatch.setattr(batch_search, "available_memory", lambda: None)
     with pytest.raises(UserError, match="--batch_size: got auto, expected an integer: this system"):
         largest_batch(lambda images: None, 10_000, CPU)
 
@@ -123,27 +123,27 @@ class _Peak:
 
 def test_a_cpu_stops_before_its_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_search, "Peak", _Peak)
-    monkeypatch.setattr(batch_search, "available", lambda: 1000)
+    monkeypatch.setattr(batch_search, "available_memory", lambda: 1000)
     tried: list[int] = []
     said = largest_batch(tried.append, 10_000, CPU)
     assert tried == [2, 4, 8, 16, 32, 64]  # 128 images would take 1380 bytes, and 800 may be taken: 64 take 740
-    assert "fits: 64 (128 would take" in said
+    assert "fits: 64 (128 would need" in said
 
 
 def test_slow_steps_are_extrapolated_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_search, "Peak", _Peak)
-    monkeypatch.setattr(batch_search, "available", lambda: 1000)
+    monkeypatch.setattr(batch_search, "available_memory", lambda: 1000)
     monkeypatch.setattr(batch_search, "SLOWEST", -1)
     tried: list[int] = []
     said = largest_batch(tried.append, 10_000, CPU)
     assert tried == [2, 4]
     assert "fits: 64" in said
-    assert "extrapolated, for a step of 4 images takes" in said
+    assert "extrapolated, because a step of 4 images takes" in said
 
 
 def test_estimates_are_exact_for_a_constant_and_a_share_of_each_image() -> None:
-    assert estimated([Trial(2, 1, 120)], 4) == 0
-    assert estimated([Trial(2, 1, 120), Trial(4, 1, 140), Trial(8, 1, 180)], 64) == 740
+    assert estimated_peak([Trial(2, 1, 120)], 4) == 0
+    assert estimated_peak([Trial(2, 1, 120), Trial(4, 1, 140), Trial(8, 1, 180)], 64) == 740
 
 
 @pytest.mark.skipif(not memory.STATUS.exists(), reason="/proc is Linux's")
@@ -160,12 +160,12 @@ def test_a_container_may_take_less_than_its_machine_has(tmp_path: Path, monkeypa
     (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    2000 kB\n")
     for name, file in (("SYSTEM", "meminfo"), ("LIMIT", "max"), ("USED", "current")):
         monkeypatch.setattr(memory, name, tmp_path / file)
-    assert available() == 2000 * 1024
+    assert available_memory() == 2000 * 1024
     (tmp_path / "max").write_text("max\n")
-    assert available() == 2000 * 1024
+    assert available_memory() == 2000 * 1024
     (tmp_path / "max").write_text("1000000\n")
     (tmp_path / "current").write_text("400000\n")
-    assert available() == 600_000
+    assert available_memory() == 600_000
 
 
 def test_durations_are_readable() -> None:

@@ -150,7 +150,7 @@ def test_a_card_survives_json_and_has_null_for_what_is_no_number() -> None:
 )
 def test_a_card_of_another_kind_is_refused(card: str, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors", {"card": card})
-    with pytest.raises(UserError, match="is no checkpoint of"):
+    with pytest.raises(UserError, match="is not a checkpoint of"):
         cl.load_backbone(tmp_path / "a.safetensors")
 
 

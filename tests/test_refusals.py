@@ -128,7 +128,7 @@ def test_the_command_itself_exits_with_2_and_one_line(tmp_path: Path) -> None:
 
 def test_gpus_that_are_not_there_explain_themselves(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    refused(run(PRETRAIN, *DIGITS, "--gpus", "2"), ["--gpus: got 2", "indices; for two GPUs: --devices 2"], folder)
+    refused(run(PRETRAIN, *DIGITS, "--gpus", "2"), ["--gpus: got 2", "not a count; for two GPUs: --devices 2"], folder)
     refused(run(PRETRAIN, *DIGITS, "--gpus", "0", "0"), ["--gpus: got 0 0, expected each index once"], folder)
     refused(run(PRETRAIN, *DIGITS, "--devices", "2"), ["--devices: got 2", "at most the 1 GPU"], folder)
 

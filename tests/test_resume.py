@@ -141,7 +141,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(run: Run, broken: Path) -
     newest.write_bytes(newest.read_bytes()[:-1000])
     code, out, err = run(PRETRAIN, *FLAGS, "--run_id", "broken", *AUTO)
     assert (code, err.count("\n")) == (0, 1)
-    assert "last.ckpt is not whole" in err
+    assert "last.ckpt is incomplete or damaged" in err
     assert "resumes             from previous.ckpt, after 5 of 20 steps" in out
 
 
@@ -164,10 +164,10 @@ def test_without_a_whole_checkpoint_auto_starts_afresh_and_a_named_folder_is_ref
         (broken / name).write_bytes(b"<html>not found</html>")
     code, _, err = run(PRETRAIN, *FLAGS, "--resume_training_from", str(broken))
     assert code == 2
-    assert "expected a checkpoint to go on from; " in err
+    assert "expected a checkpoint to resume from; " in err
     code, out, err = run(PRETRAIN, *FLAGS, "--run_id", "broken", *AUTO)
     assert (code, err.count("\n")) == (0, 1)
-    assert "starting afresh" in err
+    assert "starting a new run" in err
     assert "resumes" not in out
     assert len((broken / "metrics.csv").read_text().splitlines()) == 5
 
@@ -187,7 +187,7 @@ def test_a_run_that_was_killed_after_its_last_step_repeats_the_last_steps_and_cl
     (folder / "trained_models/late/summary.json").unlink()
     code, out, err = run(PRETRAIN, *FLAGS, "--run_id", "late", *AUTO)
     assert (code, err.count("\n")) == (0, 1)
-    assert "has all 20 steps, but the run did not close" in err
+    assert "has all 20 steps, but the run did not finish" in err
     assert "resumes             from previous.ckpt, after 18 of 20 steps" in out
     assert differences(folder / "trained_models/late", folder / "trained_models/whole") == []
     assert (folder / "trained_models/late/summary.json").is_file()

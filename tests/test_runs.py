@@ -177,7 +177,7 @@ def test_flags_without_effect_are_named(run: Run, folder: Path) -> None:
     said = " ".join(out.split())
     assert "--lars_eta has no effect without --lars" in said
     assert "--n_small_crops has no effect without --multicrop" in said
-    assert "supcon learns from labels, and there are none" in said
+    assert "supcon needs labels, but the images have none" in said
 
 
 def test_dry_run_shows_everything_and_trains_nothing(run: Run, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that appear in their place when all of them is written, or not at all."""
+"""Files that are written completely or not at all."""
 
 import json
 import os
@@ -10,39 +10,43 @@ from typing import Any, BinaryIO
 
 from cl.errors import NOT_WRITTEN, Stopped
 
-PAUSE = 5  # seconds before the second try: another job may be moving its files off the disk
-Fill = Callable[[BinaryIO], object]
-Ready = Callable[[Path], None]
+PAUSE = 5  # seconds before the second attempt: another job may be moving its files off the disk
+Write = Callable[[BinaryIO], object]
+BeforeReplace = Callable[[Path], None]
 
 
-def write_atomically(place: Path, fill: Fill, ready: Ready = lambda beside: None) -> None:
-    """`fill` a file beside `place`, flush it to the disk, and rename it; `ready` sees it before that and may refuse."""
-    beside = place.with_name(f".{place.name}-{os.getpid()}")
+def _accept(temporary: Path) -> None:
+    """The default `before_replace`: accept the file as it is."""
+
+
+def write_atomically(path: Path, write: Write, before_replace: BeforeReplace = _accept) -> None:
+    """Write a temporary file, flush it to the disk and rename it to `path`; `before_replace` may check it and raise."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with beside.open("wb") as file:
-            fill(file)
+        with temporary.open("wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
-        ready(beside)
-        os.replace(beside, place)
-        _flush_names(place.parent)
+        before_replace(temporary)
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def write_or_stop(place: Path, fill: Fill, ready: Ready = lambda beside: None) -> None:
-    """`write_atomically` for what a run must not lose: one more try after a pause, then the run is stopped."""
+def write_or_stop(path: Path, write: Write, before_replace: BeforeReplace = _accept) -> None:
+    """`write_atomically` for files that a run must not lose: try again after a pause, then stop the run."""
     try:
-        return write_atomically(place, fill, ready)
+        return write_atomically(path, write, before_replace)
     except OSError as error:
-        print(f"warning: {place}: {_reason(error)}; one more try in {PAUSE} seconds", file=sys.stderr, flush=True)
+        print(f"warning: {path}: {_reason(error)}; trying again in {PAUSE} seconds", file=sys.stderr, flush=True)
     time.sleep(PAUSE)
     try:
-        write_atomically(place, fill, ready)
+        write_atomically(path, write, before_replace)
     except OSError as error:
         raise Stopped(
-            f"{place} cannot be written ({_reason(error)}); what was written before is whole. Make room and go on with "
-            f"--resume_training_from {place.parent}",
+            f"{path} cannot be written ({_reason(error)}); earlier files are intact. Free disk space and resume with "
+            f"--resume_training_from {path.parent}",
             NOT_WRITTEN,
         ) from None
 
@@ -51,13 +55,13 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _flush_names(folder: Path) -> None:
-    """The rename, too, has to reach the disk."""
-    opened = os.open(folder, os.O_RDONLY)
+def _sync_directory(folder: Path) -> None:
+    """Flush the rename to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:

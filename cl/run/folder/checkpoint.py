@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain Python, written beside their place, checked and moved into it; the last two stay."""
+"""Checkpoints of tensors and plain Python, written atomically and verified; the last two are kept."""
 
 import os
 import zipfile
@@ -20,20 +20,21 @@ from cl.run.folder.run_folder import SCHEMA, point_latest
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """A checkpoint appears whole or not at all.
+    """Writes checkpoints completely or not at all.
 
-    Lightning's own way goes through TMPDIR, which may be another disk, and goes on after a PermissionError
+    Lightning's own plugin writes through TMPDIR, which may be on another disk, and ignores a PermissionError
     (Lightning#21800).
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        def ready(beside: Path) -> None:
-            verify_checkpoint(beside)
-            if place.exists():
-                os.replace(place, place.with_name(PREVIOUS))
+        target = Path(path)
 
-        place = Path(path)
-        write_or_stop(place, lambda file: _fill(file, checkpoint), ready)
+        def verify_and_keep_previous(temporary: Path) -> None:
+            verify_checkpoint(temporary)
+            if target.exists():
+                os.replace(target, target.with_name(PREVIOUS))
+
+        write_or_stop(target, lambda file: _save(checkpoint, file), verify_and_keep_previous)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
@@ -42,26 +43,26 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def _fill(file: BinaryIO, checkpoint: dict[str, Any]) -> None:
+def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
     try:
         torch.save(checkpoint, file)
-    except RuntimeError as error:  # torch's writer hides what the file said
+    except RuntimeError as error:  # torch's writer hides the OSError of the file
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def verify_checkpoint(path: Path) -> None:
-    """OSError unless all of a file that torch.save wrote is there: its records have checksums."""
+    """Raise OSError if a file written by torch.save is truncated or its records do not match their checksums."""
     try:
-        with zipfile.ZipFile(path) as opened:
-            broken = opened.testzip()
+        with zipfile.ZipFile(path) as archive:
+            damaged_record = archive.testzip()
     except zipfile.BadZipFile as error:
-        raise OSError(f"{path.name} is not whole: {error}") from None
-    if broken is not None:
-        raise OSError(f"{path.name} is not whole: {broken} was changed")
+        raise OSError(f"{path.name} is incomplete: {error}") from None
+    if damaged_record is not None:
+        raise OSError(f"{path.name} is damaged: the checksum of {damaged_record} does not match")
 
 
-def facts_of(config: Pretrain | Linear, splits: Splits) -> dict[str, Any]:
-    """What a user of the weights, and a run that goes on, must know."""
+def checkpoint_metadata(config: Pretrain | Linear, splits: Splits) -> dict[str, Any]:
+    """What a checkpoint stores for resuming the run and for using its weights."""
     return {
         "schema": SCHEMA,
         "program": type(config).__name__,
@@ -74,25 +75,25 @@ def facts_of(config: Pretrain | Linear, splits: Splits) -> dict[str, Any]:
 
 
 def within_epoch(trainer: Trainer) -> bool:
-    """Whether another step of this epoch follows; after the last one come its evaluation and a checkpoint of both."""
+    """Whether another step of this epoch follows; the last step is saved with its epoch, after the evaluation."""
     return not (trainer.is_last_batch or trainer.should_stop)
 
 
 class SaveLast(Checkpoint):
-    """`last.ckpt` after every epoch and `every` so many steps, with its facts; `latest` points to what has one."""
+    """Saves `last.ckpt` after every epoch and every `every` steps, and points `latest` to a pretraining run."""
 
     def __init__(self, folder: Path, config: Pretrain | Linear, splits: Splits) -> None:
         self.path = folder / LAST
-        self.facts = facts_of(config, splits)
+        self.metadata = checkpoint_metadata(config, splits)
         self.every = config.run.checkpoint_every_n_steps
-        self._saved = 0  # the step of the newest one
+        self._saved_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved = trainer.global_step
+        self._saved_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
-        # The step changes with the last of --accumulate batches.
-        due = self.every and trainer.global_step > self._saved and trainer.global_step % self.every == 0
+        # With --accumulate, several batches share one global step.
+        due = self.every and trainer.global_step > self._saved_step and trainer.global_step % self.every == 0
         if due and within_epoch(trainer):
             self.save(trainer)
 
@@ -100,11 +101,11 @@ class SaveLast(Checkpoint):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """All processes have to call it."""
-        self._saved = trainer.global_step
+        """Save a checkpoint. A collective: all processes must call it."""
+        self._saved_step = trainer.global_step
         trainer.save_checkpoint(self.path)
-        if self.facts["program"] == "Pretrain" and trainer.is_global_zero:
+        if self.metadata["program"] == "Pretrain" and trainer.is_global_zero:
             point_latest(self.path.parent)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["cl"] = self.facts
+        checkpoint["cl"] = self.metadata

@@ -1,4 +1,4 @@
-"""What a run leaves for others: the backbone alone, under the names of torchvision or timm, and its card."""
+"""Export of the trained backbone, with the parameter names of torchvision or timm, and its card."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder, and what it says at its end."""
+"""The files and the closing text of a linear evaluation."""
 
 import textwrap
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from cl.run.folder.tables import Table
 
 
 def save_linear_results(linear: LinearEvaluation, images_per_second: float, folder: Path) -> None:
-    """head.safetensors, the accuracies of a grid as a table and a picture, and summary.json last."""
+    """Write head.safetensors, the table and picture of a grid, and finally summary.json."""
     head = {name: value.detach().cpu().contiguous() for name, value in linear.head.state_dict().items()}
     save_file(head, folder / "head.safetensors")
     if len(linear.grid) > 1:
@@ -26,7 +26,7 @@ def save_linear_results(linear: LinearEvaluation, images_per_second: float, fold
 
 
 def _save_grid(linear: LinearEvaluation, folder: Path) -> None:
-    (folder / "grid.csv").unlink(missing_ok=True)  # of a run that was killed here
+    (folder / "grid.csv").unlink(missing_ok=True)  # left by a run that was killed while writing it
     table = Table(folder / "grid.csv")
     for point, accuracy in zip(linear.grid, linear.accuracies, strict=True):
         table.append({"lr": point.lr, "weight_decay": point.weight_decay, "held_out_top1": accuracy})
@@ -34,7 +34,7 @@ def _save_grid(linear: LinearEvaluation, folder: Path) -> None:
 
 
 def linear_text(linear: LinearEvaluation, images_per_second: float, train_images: int, folder: Path) -> str:
-    """The closing table, the scores of the frozen features, and how a point of a grid was chosen."""
+    """The closing table, the scores of the frozen features, and the choice from a grid."""
     columns = {linear.name.replace("_", " "): f"{linear.name}/val_top1", "top-5": f"{linear.name}/val_top5"}
     table = closing_table(columns, linear.row, images_per_second, folder)
     texts = (table, scores_table(linear.row, train_images), chosen_text(linear))
@@ -42,7 +42,7 @@ def linear_text(linear: LinearEvaluation, images_per_second: float, train_images
 
 
 def scores_table(metrics: Mapping[str, float], bank: int) -> str:
-    """kNN and few-label accuracies of frozen features, each with its settings."""
+    """kNN and few-label accuracies of the frozen features, with their settings."""
     rows = {
         f"kNN (k {min(k, bank)}, T {temperature:g}, cosine)": format_metric(name, metrics[name])
         for k in EVALUATION_KS
@@ -52,23 +52,24 @@ def scores_table(metrics: Mapping[str, float], bank: int) -> str:
     for labels in LABELS:
         if (name := few_labels_metric(labels)) in metrics:
             spread = format_metric(name, metrics[f"{name}_std"])
-            rows[f"{labels} label{'s' * (labels > 1)} a class"] = f"{format_metric(name, metrics[name])} +- {spread}"
-    return "\n".join(f"{name:<29}{cell}" for name, cell in rows.items())
+            unit = "label" if labels == 1 else "labels"
+            rows[f"{labels} {unit} a class"] = f"{format_metric(name, metrics[name])} +- {spread}"
+    return "\n".join(f"{label:<29}{cell}" for label, cell in rows.items())
 
 
 def chosen_text(linear: LinearEvaluation) -> str:
-    """Which point of the grid was chosen, and how; "" if there was only one."""
+    """Which point of a grid was selected, and how; "" if there was only one."""
     if len(linear.grid) == 1:
         return ""
     point = linear.grid[linear.best]
     accuracy = format_metric(f"{linear.name}_top1", linear.accuracies[linear.best])
-    after = {
-        "cached": "the head was then trained on all of them",
-        "standard": "the head is the one that was trained beside the others, on the other nine tenths",
+    head_training = {
+        "cached": "its head was then trained on all of them",
+        "standard": "its head was trained on the other nine tenths",
     }
     text = (
         f"Of {len(linear.grid)} pairs --lr {point.lr:g} --weight_decay {point.weight_decay:g} was the most accurate "
-        f"({accuracy}) on a tenth of the training images; {after[linear.config.protocol]}. All pairs are in grid.csv "
-        "and linear_grid.png."
+        f"({accuracy}) on a tenth of the training images; {head_training[linear.config.protocol]}. All pairs are in "
+        "grid.csv and linear_grid.png."
     )
     return textwrap.fill(text, 110, break_on_hyphens=False)

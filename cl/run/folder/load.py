@@ -1,4 +1,4 @@
-"""Backbones that were trained: by our runs, which say all about them, or by others, whose files say less."""
+"""Load trained backbones: from our runs, with their card, or from files of other toolkits."""
 
 import io
 from collections.abc import Mapping
@@ -26,83 +26,86 @@ from cl.run.folder.run_folder import SCHEMA
 
 
 class Pretrained(NamedTuple):
-    """A backbone, and what linear evaluation has to know of it."""
+    """A backbone, and what linear evaluation needs to know about its pretraining."""
 
     backbone: Backbone
-    norm: Norm | None  # that it was trained with; None: nobody knows
-    crop_size: int | None  # of the views that it was trained with, likewise
-    report: str  # which weights were found, and what was assumed
+    norm: Norm | None  # of the pretraining; None if unknown
+    crop_size: int | None  # of the pretraining views; None if unknown
+    report: str  # which weights matched, and what was assumed
 
 
 def load_pretrained(config: Linear) -> Pretrained:
-    """What `--pretrained_feature_extractor` names: ours as it was trained, others' as the flags say."""
+    """Load `--pretrained_feature_extractor`: as its card describes it, or without a card as the flags do."""
     named = config.linear.pretrained_feature_extractor
     encoder = config.backbone
     channels = config.data.in_channels
     if encoder.timm_name is not None:
         check_name(encoder.timm_name, "encoder")
-    said = f"--pretrained_feature_extractor: got {named}"
+    given = f"--pretrained_feature_extractor: got {named}"
     weights = read_weights(named or "", "--pretrained_feature_extractor")
-    card = card_in(weights, said)
+    card = read_card(weights, given)
     if card is None:
-        return _others(weights, config, said)
+        return _load_without_card(weights, config, given)
     if encoder.encoder != card.encoder:
-        raise UserError(f"encoder: got {encoder.encoder}, expected {card.encoder}, which {weights.file} holds")
+        raise UserError(f"encoder: got {encoder.encoder}, expected {card.encoder}, as in {weights.file}")
     if channels != card.in_channels:
-        raise UserError(f"--in_channels: got {channels}, expected {card.in_channels}, which the backbone takes")
+        raise UserError(f"--in_channels: got {channels}, expected {card.in_channels}, as in {weights.file}")
     backbone = card.build({"crop_size": config.views.crop_size})
-    report = load_all_weights(backbone, weights.tensors, said, card.encoder)
+    report = load_all_weights(backbone, weights.tensors, given, card.encoder)
     return Pretrained(backbone, (card.mean, card.std), card.crop_size, report)
 
 
-def _others(weights: Weights, config: Linear, said: str) -> Pretrained:
-    """A backbone of others: a ResNet's stem and width are those of its first convolution, all else is assumed."""
-    made = BackboneConfig(config.backbone.encoder)
+def _load_without_card(weights: Weights, config: Linear, given: str) -> Pretrained:
+    """Infer a ResNet's stem and width from its first convolution; everything else is assumed."""
+    assumed_config = BackboneConfig(config.backbone.encoder)
     size = config.views.crop_size
     channels = config.data.in_channels
-    backbone = build_backbone(made, size, channels)
+    backbone = build_backbone(assumed_config, size, channels)
     first = find_backbone(backbone.state_dict(), weights.tensors).weights.get("conv1.weight")
     assumed = f"assumed: the data set's normalisation, views of {size} pixels"
-    if made.timm_name is None and first is not None and first.ndim == 4 and first.shape[2] in (3, 7):
+    if assumed_config.timm_name is None and first is not None and first.ndim == 4 and first.shape[2] in (3, 7):
         stem = "small" if first.shape[2] == 3 else "large"
-        backbone = build_backbone(replace(made, stem=stem, width=first.shape[0]), size, channels)
-        assumed += ", a 3x3 stem with padding 1 and no max-pool" * (stem == "small")
-    report = load_all_weights(backbone, weights.tensors, said, made.encoder)
-    return Pretrained(backbone, None, None, f"{report}; {assumed}")
+        backbone = build_backbone(replace(assumed_config, stem=stem, width=first.shape[0]), size, channels)
+        if stem == "small":
+            assumed += ", a 3x3 stem with padding 1 and no max-pool"
+    report = load_all_weights(backbone, weights.tensors, given, assumed_config.encoder)
+    return Pretrained(backbone, norm=None, crop_size=None, report=f"{report}; {assumed}")
 
 
-def card_in(weights: Weights, said: str) -> Card | None:
-    """The card of an export or of a checkpoint of ours, None for others' files; UserError if it cannot be read."""
-    written = {name: weights.metadata[name] for name in ("cl", "card") if name in weights.metadata}
-    if not written:
+def read_card(weights: Weights, given: str) -> Card | None:
+    """The card of an export or checkpoint of ours, None for other files; UserError if it is invalid."""
+    if "card" not in weights.metadata and "cl" not in weights.metadata:
         return None
     try:
-        if "card" in written:
-            return Card.from_json(written["card"])
-        return card_of(written["cl"], {})
+        if "card" in weights.metadata:
+            return Card.from_json(weights.metadata["card"])
+        return make_card(weights.metadata["cl"], {})
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise UserError(f"{said}; {weights.file} is no checkpoint of main_contrastive.py ({error})") from None
+        raise UserError(f"{given}; {weights.file} is not a checkpoint of main_contrastive.py ({error})") from None
 
 
-def card_of(facts: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Card:
-    """The card of a run, from what its checkpoints say (`checkpoint.facts_of`)."""
-    if facts["program"] != "Pretrain" or facts["schema"] != SCHEMA:
-        raise ValueError(f"program {facts['program']}, schema {facts['schema']}; expected Pretrain and {SCHEMA}")
-    config = facts["config"]
-    (mean, std) = facts["norm"]
+def make_card(metadata: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Card:
+    """The card of a pretraining run, from the metadata of its checkpoints (`checkpoint_metadata`)."""
+    program = metadata["program"]
+    schema = metadata["schema"]
+    if program != "Pretrain" or schema != SCHEMA:
+        raise ValueError(f"program {program}, schema {schema}; expected Pretrain and {SCHEMA}")
+    config = metadata["config"]
+    (mean, std) = metadata["norm"]
     backbone = BackboneConfig.from_dict(config["backbone"])
     size = int(config["views"]["crop_size"])
-    ours = backbone.timm_name is None
+    stem = "small" if backbone.small_stem(size) else "large"
+    is_timm = backbone.timm_name is not None
     return Card(
         encoder=backbone.encoder,
-        stem=("small" if backbone.small_stem(size) else "large") if ours else None,
-        width=backbone.width if ours else None,
+        stem=None if is_timm else stem,
+        width=None if is_timm else backbone.width,
         in_channels=int(config["data"]["in_channels"]),
         crop_size=size,
         resize=EvalSpec(size).resize,
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
-        classes=tuple(facts["classes"]),
+        classes=tuple(metadata["classes"]),
         method=config["method"]["method"],
         metrics=metrics,
         cl=cl.__version__,
@@ -111,36 +114,37 @@ def card_of(facts: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Ca
 
 @dataclass(frozen=True)
 class Transform:
-    """The evaluation view of a picture, as the backbone's own evaluation saw its images."""
+    """The evaluation transform that the backbone was validated with."""
 
     card: Card
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """A PIL image of any mode -> [C, crop_size, crop_size] float32."""
+        """A PIL image of any mode -> [C, crop_size, crop_size] float32, normalised."""
         buffer = io.BytesIO()
         upright = ImageOps.exif_transpose(picture)
-        # Through the decoder of all other images, which knows 16 bits and transparency; PNG keeps these modes.
-        kept = upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
-        (upright if kept else upright.convert("RGB")).save(buffer, "png", compress_level=0)
+        # Use the decoder of all other images, which handles 16 bits and transparency; PNG preserves these modes.
+        if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"):
+            upright = upright.convert("RGB")
+        upright.save(buffer, "png", compress_level=0)
         pixels = decode(buffer.getvalue(), self.card.in_channels)
         return normalize(apply_eval(pixels, EvalSpec(self.card.crop_size)), (self.card.mean, self.card.std))
 
 
 class LoadedBackbone(Backbone):
-    """A trained backbone in evaluation mode and without gradients, with its card and the transform of its images."""
+    """A trained backbone in evaluation mode, without gradients, with its card and its image transform."""
 
     card: Card
     transform: Transform
 
 
-def load_backbone(named: str | Path, said: str = "load_backbone") -> LoadedBackbone:
-    """The backbone of a run folder, or of a checkpoint or export in one; UserError if `named` is none."""
-    weights = read_weights(str(named), said)
-    card = card_in(weights, f"{said}: got {named}")
+def load_backbone(path: str | Path, argument: str = "load_backbone") -> LoadedBackbone:
+    """Load the backbone of a run folder, a checkpoint or an export; UserError, which names `argument`, if it fails."""
+    weights = read_weights(str(path), argument)
+    card = read_card(weights, f"{argument}: got {path}")
     if card is None:
-        raise UserError(f"{said}: got {named}, expected a run of main_contrastive.py; {weights.file} has no card")
+        raise UserError(f"{argument}: got {path}, expected a run of main_contrastive.py; {weights.file} has no card")
     backbone = cast(LoadedBackbone, card.build().eval().requires_grad_(False))
-    load_all_weights(backbone, weights.tensors, f"{said}: got {named}", card.encoder)
+    load_all_weights(backbone, weights.tensors, f"{argument}: got {path}", card.encoder)
     backbone.card = card
     backbone.transform = Transform(card)
     return backbone

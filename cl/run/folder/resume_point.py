@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from, and its folder as it was when that checkpoint was written."""
+"""Find the checkpoint to resume from, and restore the run folder to its state."""
 
 import csv
 import sys
@@ -13,90 +13,112 @@ from cl.config.programs import Linear, Pretrain
 from cl.config.resume import FLAG, LAST, PREVIOUS, Resume
 from cl.data.images import Splits
 from cl.errors import UserError
-from cl.run.folder.checkpoint import facts_of, verify_checkpoint
+from cl.run.folder.checkpoint import checkpoint_metadata, verify_checkpoint
 from cl.run.folder.tables import Table
 
 
 class StartingPoint(NamedTuple):
-    """Where a run starts: its folder, and the checkpoint and the optimizer step that it goes on from."""
+    """Where a run starts: its folder, and the checkpoint and optimizer step to resume from."""
 
     folder: Path
     checkpoint: Path | None = None
     step: int = 0
 
 
+class _Saved(NamedTuple):
+    """What a checkpoint contains, as far as it decides whether the run can resume."""
+
+    metadata: Mapping[str, Any]
+    step: int
+    weights: Collection[str]
+
+
 def find_resume_point(
     resume: Resume, config: Pretrain | Linear, splits: Splits, steps: int, weights: Collection[str]
 ) -> StartingPoint:
-    """From the newest checkpoint that is whole and leaves some of the `steps` to do.
+    """The newest valid checkpoint with fewer than `steps` steps.
 
-    A run whose last step is saved, but which was killed before its pictures and tables, repeats what lies between its
-    last two checkpoints: the same bits come out. UserError if the checkpoint is of another run than `config`, or has
-    others than the `weights` of its module.
+    A run that was killed after its last step but before its pictures and tables repeats the steps between its last two
+    checkpoints, which gives the same bits. UserError if the checkpoint belongs to a run with another config, or if its
+    weights are not `weights`, the keys of the module's state dict.
     """
-    _refuse_other_tables(resume.folder)
-    passed_over = []
+    _refuse_edited_tables(resume.folder)
+    skipped = []
     for path in [resume.file] if resume.file else [resume.folder / LAST, resume.folder / PREVIOUS]:
         if not path.is_file():
             continue
         try:
-            verify_checkpoint(path)
-            found = torch.load(path, "cpu", weights_only=True, mmap=True)
-            facts = dict(found["cl"])
-            step = int(found["global_step"])
-            saved = set(found["state_dict"])
-            dict(found["optimizer_states"][0])  # without it a checkpoint is for use, not to go on from
-        except Exception as error:  # what torch raises for bytes that are no checkpoint is open
-            passed_over.append(f"{path} is not whole ({type(error).__name__})")
+            saved = _read_checkpoint(path)
+        except Exception as error:  # torch.load may raise anything for bytes that are not a checkpoint
+            skipped.append(f"{path} is incomplete or damaged ({type(error).__name__})")
             continue
-        _refuse_another(facts, facts_of(config, splits), path)
-        _refuse_other_flags(facts["config"], config, path)
-        if other := sorted(saved ^ set(weights)):
-            raise UserError(
-                f"{FLAG}: got {path}, expected the weights of this version; {len(other)} differ: {other[0]}"
-            )
-        if step < steps:
-            _warn(passed_over, f"going on from {path}")
-            return StartingPoint(resume.folder, path, step)
-        passed_over.append(f"{path} has all {steps} steps, but the run did not close")
+        _refuse_other_data(saved.metadata, checkpoint_metadata(config, splits), path)
+        _refuse_other_flags(saved.metadata["config"], config, path)
+        _refuse_other_weights(saved.weights, weights, path)
+        if saved.step < steps:
+            _warn_skipped(skipped, f"resuming from {path}")
+            return StartingPoint(resume.folder, path, saved.step)
+        skipped.append(f"{path} has all {steps} steps, but the run did not finish")
     if not resume.auto:
         raise UserError(
-            f"{FLAG}: got {resume.file or resume.folder}, expected a checkpoint to go on from; {'; '.join(passed_over)}"
-            "; with auto and --run_id the run starts afresh"
+            f"{FLAG}: got {resume.file or resume.folder}, expected a checkpoint to resume from; {'; '.join(skipped)}; "
+            "auto with --run_id starts a new run instead"
         )
-    _warn(passed_over, "starting afresh")
+    _warn_skipped(skipped, "starting a new run")
     return StartingPoint(resume.folder)
 
 
-def _warn(passed_over: Sequence[str], so: str) -> None:
-    if passed_over:
-        print(f"warning: {'; '.join([*passed_over, so])}", file=sys.stderr, flush=True)
+def _read_checkpoint(path: Path) -> _Saved:
+    """Raise some exception if the file is damaged, or lacks anything that resuming needs."""
+    verify_checkpoint(path)
+    checkpoint = torch.load(path, "cpu", weights_only=True, mmap=True)
+    metadata = dict(checkpoint["cl"])
+    step = int(checkpoint["global_step"])
+    weights = set(checkpoint["state_dict"])
+    dict(checkpoint["optimizer_states"][0])  # a checkpoint stripped of it can be used, but not resumed
+    return _Saved(metadata, step, weights)
 
 
-def _refuse_another(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
-    """UserError where images or processes are not those of the run."""
+def _warn_skipped(skipped: Sequence[str], action: str) -> None:
+    if skipped:
+        print(f"warning: {'; '.join([*skipped, action])}", file=sys.stderr, flush=True)
+
+
+def _refuse_other_data(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
+    """UserError if the images, the processes or the program differ from those of the run."""
     flags = {
         "program": FLAG, "schema": FLAG, "processes": "--devices", "images": "--train_dir", "classes": "--train_dir",
         "norm": "--train_dir",
     }  # fmt: skip
     for name, flag in flags.items():
-        if theirs.get(name) != ours[name]:
+        if saved.get(name) != current[name]:
             raise UserError(
-                f"{flag}: got {name} {ours[name]}, expected {theirs.get(name)} as in {path}; a run goes on with the "
+                f"{flag}: got {name} {current[name]}, expected {saved.get(name)} as in {path}; a run resumes with the "
                 "same images and processes"
             )
 
 
 def _refuse_other_flags(saved: Mapping[str, Mapping[str, Any]], config: Pretrain | Linear, path: Path) -> None:
-    """UserError where a checkpoint was moved between run folders, or config.json was changed."""
-    theirs = {name: value for part in saved.values() for name, value in part.items()}
-    ours = [(each, vars(part)[each.name]) for part in vars(config).values() for each in fields_of(type(part))]
-    for declared, value in ours:
-        before = theirs.get(declared.name, value)
-        if declared.flag.resume == "same" and before != value:
-            raise UserError(
-                f"{declared.spelling}: got {as_typed(value)} from config.json, expected {as_typed(before)} as in {path}"
-            )
+    """UserError if the checkpoint was moved between run folders, or config.json was edited."""
+    saved_values = {name: value for part in saved.values() for name, value in part.items()}
+    for part in vars(config).values():
+        for declared in fields_of(type(part)):
+            value = vars(part)[declared.name]
+            saved_value = saved_values.get(declared.name, value)
+            if declared.flag.resume == "same" and saved_value != value:
+                raise UserError(
+                    f"{declared.spelling}: got {as_typed(value)} from config.json, expected {as_typed(saved_value)} "
+                    f"as in {path}"
+                )
+
+
+def _refuse_other_weights(saved: Collection[str], current: Collection[str], path: Path) -> None:
+    """UserError if the keys of the state dict differ."""
+    different = sorted(set(saved) ^ set(current))
+    if different:
+        raise UserError(
+            f"{FLAG}: got {path}, expected the weights of this version; {len(different)} differ: {different[0]}"
+        )
 
 
 def _step_of(row: Mapping[str, str]) -> int:
@@ -104,26 +126,26 @@ def _step_of(row: Mapping[str, str]) -> int:
 
 
 def _epoch_of(row: Mapping[str, str]) -> int:
-    return int(row.get("epoch", 1))  # the timing of a grid on cached features has none
+    return int(row.get("epoch", 1))  # absent from the timing of a grid on cached features
 
 
-def _refuse_other_tables(folder: Path) -> None:
-    """UserError where metrics.csv or timing.csv was saved by a spreadsheet, its own way."""
+def _refuse_edited_tables(folder: Path) -> None:
+    """UserError if metrics.csv or timing.csv is unreadable, such as after a spreadsheet has saved it."""
     try:
-        for name, number_of in (("metrics.csv", _step_of), ("timing.csv", _epoch_of)):
+        for name, parse in (("metrics.csv", _step_of), ("timing.csv", _epoch_of)):
             for row in Table(folder / name).rows:
-                number_of(row)
+                parse(row)
     except (KeyError, ValueError, csv.Error) as error:
         raise UserError(
-            f"{FLAG}: got {folder}, expected {name} as the run wrote it ({type(error).__name__}: {error}); without "
-            "it the run goes on, too, and begins a new one"
+            f"{FLAG}: got {folder}, expected {name} as the run wrote it ({type(error).__name__}: {error}); move "
+            "it away to resume with a new one"
         ) from None
 
 
 def remove_later_rows(start: StartingPoint) -> None:
-    """Remove the rows that were written after the checkpoint, and the unfinished files of a killed process."""
+    """Remove rows written after the checkpoint, and temporary files of a killed process."""
     metrics = Table(start.folder / "metrics.csv")
     metrics.keep(lambda row: _step_of(row) <= start.step)
     Table(start.folder / "timing.csv").keep(lambda row: _epoch_of(row) <= len(metrics.rows))
-    for half in start.folder.glob(".*-[0-9]*"):
-        half.unlink()
+    for temporary in start.folder.glob(".*-[0-9]*"):
+        temporary.unlink()

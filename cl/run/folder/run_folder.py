@@ -1,4 +1,4 @@
-"""The run folder: everything that a run leaves behind, and how it came about."""
+"""The run folder and its config.json."""
 
 import dataclasses
 import json
@@ -23,9 +23,9 @@ PACKAGES = ("torchvision", "pytorch-lightning", "numpy")
 
 
 def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
-    """Make `<output_dir>/<run id>` with its config.json; a dry run has one folder that the next one overwrites.
+    """Create `<output_dir>/<run id>` with its config.json.
 
-    A run that goes on does so in the folder that it has.
+    A resumed run keeps its folder; all dry runs share one folder and overwrite it.
     """
     run = resolved.config.run
     parent = Path(run.output_dir)
@@ -33,9 +33,7 @@ def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         if (parent / LATEST).is_dir() and not (parent / LATEST).is_symlink():
-            raise UserError(
-                f"--output_dir: got {parent}, whose {LATEST} is a folder of yours; expected a link or nothing"
-            )
+            raise UserError(f"--output_dir: got {parent}, where {LATEST} is a folder; expected a symlink or nothing")
         if run.dry_run:
             folder = parent / DRY_RUN
         elif resolved.resume:
@@ -45,12 +43,12 @@ def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
         folder.mkdir(exist_ok=True)
         _write_config(folder, resolved)
     except OSError as error:
-        raise UserError(f"--output_dir: got {parent}, expected a folder to write to ({error.strerror})") from None
+        raise UserError(f"--output_dir: got {parent}, expected a writable folder ({error.strerror})") from None
     return folder
 
 
 def _new_folder(parent: Path, name: str, fixed: bool) -> Path:
-    """A folder that was not there, for an old run is never touched: `name`, or name-2, name-3 unless it is `fixed`."""
+    """Create folder `name`, or if it exists and is not `fixed`, name-2, name-3; existing folders are not touched."""
     folder = parent / name
     number = 1
     while True:
@@ -60,45 +58,45 @@ def _new_folder(parent: Path, name: str, fixed: bool) -> Path:
         except FileExistsError:
             if fixed:
                 raise UserError(
-                    f"--run_id: got {name}, expected a new name: {folder} is there already; "
-                    "--resume_training_from auto goes on with it"
+                    f"--run_id: got {name}, expected a new name: {folder} already exists; "
+                    "--resume_training_from auto resumes it"
                 ) from None
             number += 1
             folder = parent / f"{name}-{number}"
 
 
 def point_latest(folder: Path) -> None:
-    """Let `latest` beside the run folder point to it, in one step."""
-    beside = folder.parent / f".latest-{os.getpid()}"
-    beside.symlink_to(folder.name)
-    os.replace(beside, folder.parent / LATEST)
+    """Point the symlink `latest` next to the run folder to it, atomically."""
+    temporary = folder.parent / f".latest-{os.getpid()}"
+    temporary.symlink_to(folder.name)
+    os.replace(temporary, folder.parent / LATEST)
 
 
 def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
-    """config.json: every value with its origin, the command, the commit and the versions."""
-    place = folder / "config.json"
+    """Write config.json: every value with its origin, the command, the commit and the versions."""
+    path = folder / "config.json"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    start: dict[str, Any] = {
+    launch: dict[str, Any] = {
         "argv": shlex.join(resolved.argv),
         "commit": _commit(),
         "versions": versions | {name: metadata.version(name) for name in PACKAGES},
     }
     if resolved.resume and resolved.resume.begun and not resolved.config.run.dry_run:
-        begun = json.loads(place.read_text())
-        begun |= {"resumed": [*begun.get("resumed", []), start]}
-        return write_atomically(place, lambda file: file.write(as_json(begun)))
-    about: dict[str, Any] = {
+        content = json.loads(path.read_text())
+        content["resumed"] = [*content.get("resumed", []), launch]
+        return write_atomically(path, lambda file: file.write(as_json(content)))
+    content = {
         "schema": SCHEMA,
-        **start,
+        **launch,
         "config": {
             part: {name: {"value": value, "origin": resolved.origins[name]} for name, value in values.items()}
             for part, values in dataclasses.asdict(resolved.config).items()
         },
     }
-    if isinstance(resolved.config, Linear):  # where `latest` pointed to is not to be found out later
-        named = resolved.config.linear.pretrained_feature_extractor
-        about["pretrained"] = str(Path(named or "").resolve())
-    write_atomically(place, lambda file: file.write(as_json(about)))
+    if isinstance(resolved.config, Linear):  # resolved now, because `latest` may point elsewhere later
+        pretrained = resolved.config.linear.pretrained_feature_extractor
+        content["pretrained"] = str(Path(pretrained or "").resolve())
+    write_atomically(path, lambda file: file.write(as_json(content)))
 
 
 def plain_values(resolved: Resolved[Any]) -> dict[str, Any]:
@@ -107,7 +105,7 @@ def plain_values(resolved: Resolved[Any]) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of this source tree, with "+" if it was changed since; None outside of git."""
+    """The commit of this source tree, with "+" if it has uncommitted changes; None outside a git repository."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

@@ -9,7 +9,7 @@ from cl.run.folder.atomic_files import write_or_stop
 
 
 class Table:
-    """A CSV file and its rows; a row may have new columns. Each row rewrites the file, so that it is always whole."""
+    """A CSV file; rows may add columns. Each change rewrites the file atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -22,11 +22,11 @@ class Table:
         self.rows.append({name: _cell(value) for name, value in row.items()})
         self._write()
 
-    def keep(self, wanted: Callable[[Mapping[str, str]], bool]) -> None:
-        """Drop the rows that are not `wanted`."""
-        kept = [row for row in self.rows if wanted(row)]
-        if len(kept) < len(self.rows):
-            self.rows = kept
+    def keep(self, predicate: Callable[[Mapping[str, str]], bool]) -> None:
+        """Remove the rows for which `predicate` is false."""
+        matching = [row for row in self.rows if predicate(row)]
+        if len(matching) < len(self.rows):
+            self.rows = matching
             self._write()
 
     def _write(self) -> None:

@@ -1,4 +1,4 @@
-"""What a run says before it starts: its plan, where each flag's value comes from, and warnings."""
+"""The start banner: the plan of the run, the origin of each flag's value, and warnings."""
 
 import os
 import textwrap
@@ -17,7 +17,7 @@ from cl.run.start.plan import Plan
 
 WIDTH = 110  # columns
 NAME_WIDTH = 20
-NEEDS = {  # flags that have no effect unless another one is on
+REQUIRED_SWITCH = {  # flag -> the switch without which it has no effect
     "lars_eta": "lars", "lars_clip": "lars",
     "n_small_crops": "multicrop", "small_crop_size": "multicrop", "small_scale": "multicrop",
     "backbone_lr_factor": "finetune",
@@ -25,11 +25,12 @@ NEEDS = {  # flags that have no effect unless another one is on
 
 
 def banner(resolved: Resolved[Any], plan: Plan, start: StartingPoint, weights: str = "") -> str:
-    """Everything to check before a long run; `weights` describes what the backbone starts from."""
+    """What to check before a long run; `weights` describes the initial weights of the backbone."""
     config = resolved.config
+    (mean, std) = plan.norm
     rows = {
         "images": _images(plan),
-        "normalised by": "mean " + " ".join(map(str, plan.norm[0])) + ", std " + " ".join(map(str, plan.norm[1])),
+        "normalised by": f"mean {_numbers(mean)}, std {_numbers(std)}",
         "batch": _batch(config, plan),
         "steps": f"{plan.budget.steps_per_epoch} an epoch, {plan.budget.steps} in all",
         "learning rate": _learning_rate(config, plan),
@@ -49,13 +50,13 @@ def banner(resolved: Resolved[Any], plan: Plan, start: StartingPoint, weights: s
     lines = [f"cl {cl.__version__}: {plan.title}"]
     for name, text in rows.items():
         lines += row_lines(name, text)
-    for text in warnings_of(resolved, plan):
+    for text in banner_warnings(resolved, plan):
         lines += row_lines("warning", text)
     return "\n".join(lines)
 
 
 def row_lines(name: str, text: str) -> list[str]:
-    """A name and its text, wrapped."""
+    """A name and its text, wrapped to the width of the banner."""
     return textwrap.wrap(
         text,
         WIDTH,
@@ -63,6 +64,10 @@ def row_lines(name: str, text: str) -> list[str]:
         subsequent_indent=" " * (NAME_WIDTH + 2),
         break_on_hyphens=False,
     )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(map(str, values))
 
 
 def _images(plan: Plan) -> str:
@@ -82,14 +87,14 @@ def _batch(config: Pretrain | Linear, plan: Plan) -> str:
 def _learning_rate(config: Pretrain | Linear, plan: Plan) -> str:
     optim = config.optim
     warmup = f", {plan.warmup_steps} steps of warm-up" if plan.warmup_steps else ""
-    return f"{_rates(optim.grid, plan.budget.global_batch)} ({optim.optimizer}, {optim.scheduler}{warmup})"
+    return f"{_grid(optim.grid, plan.budget.global_batch)} ({optim.optimizer}, {optim.scheduler}{warmup})"
 
 
-def _rates(grid: Sequence[OptimConfig], batch: int) -> str:
+def _grid(grid: Sequence[OptimConfig], global_batch: int) -> str:
     first = grid[0]
     last = grid[-1]
     if len(grid) == 1:
-        return f"{first.lr:g} per 256 images, {first.scaled_lr(batch):g} after scaling"
+        return f"{first.lr:g} per 256 images, {first.scaled_lr(global_batch):g} after scaling"
     return (
         f"{len(grid)} pairs of rates {first.lr:g} to {last.lr:g} per 256 images and decays {first.weight_decay:g} to "
         f"{last.weight_decay:g}; a tenth of the training images chooses"
@@ -97,7 +102,7 @@ def _rates(grid: Sequence[OptimConfig], batch: int) -> str:
 
 
 def _other_views(config: Pretrain, plan: Plan) -> int:
-    """Views of other images that one loss compares a view with."""
+    """The number of views of other images that the loss compares each view with."""
     views = config.views.n_crops
     if config.views.multicrop:
         views += config.views.n_small_crops
@@ -105,7 +110,7 @@ def _other_views(config: Pretrain, plan: Plan) -> int:
 
 
 def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
-    """The flags that have a value, by where it came from: typed first, presets, default last."""
+    """The flags that have a value, grouped by its origin: typed first, then presets, default last."""
     unused = RESNETS_ONLY if resolved.config.backbone.timm_name else ()
     by_origin: dict[str, list[str]] = {"typed": []}
     for part in vars(resolved.config).values():
@@ -117,25 +122,25 @@ def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
     return dict(sorted(by_origin.items(), key=lambda item: item[0] == "default"))
 
 
-def warnings_of(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
-    """What is allowed but probably not meant."""
+def banner_warnings(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
+    """Settings that are allowed but probably not intended."""
     config = resolved.config
     yield from plan.notes
     cores = os.cpu_count() or 1
     if config.data.workers() > cores:
-        yield f"--num_workers {config.data.workers()} on {cores} cores: loader processes will wait for one another"
+        yield f"--num_workers {config.data.workers()} on {cores} cores: loader processes will compete for cores"
     yield from _without_effect(resolved)
     if isinstance(config, Pretrain) and config.method.uses_labels and not plan.labelled_images:
-        yield f"{config.method.method} learns from labels, and there are none: each image is a class of its own"
+        yield f"{config.method.method} needs labels, but the images have none: each image is its own class"
     skipped = plan.train_images % plan.budget.global_batch
     if skipped > plan.train_images / 5 and not config.data.last_batch_fill:
         yield f"an epoch skips {skipped} of the images; --last_batch_fill or a smaller --batch_size uses them"
     if config.run.fast_dev_run:
-        yield "--fast_dev_run: one training and one validation batch; the numbers mean nothing"
+        yield "--fast_dev_run: one training and one validation batch; the numbers are meaningless"
 
 
 def _without_effect(resolved: Resolved[Any]) -> Iterator[str]:
-    """Typed flags that other flags make useless."""
+    """Typed flags that have no effect because of other flags."""
     config = resolved.config
     optim = config.optim
     typed = {name for name, origin in resolved.origins.items() if origin == "typed"}
@@ -149,6 +154,6 @@ def _without_effect(resolved: Resolved[Any]) -> Iterator[str]:
             if flag in typed:
                 yield f"--{flag} has no effect with --protocol cached"
     values = plain_values(resolved)
-    for flag, switch in NEEDS.items():
+    for flag, switch in REQUIRED_SWITCH.items():
         if flag in typed and not values[switch]:
             yield f"--{flag} has no effect without --{switch}"

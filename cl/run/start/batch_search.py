@@ -1,4 +1,4 @@
-"""`--batch_size auto --dry_run`: the largest power of two of images that fits into memory."""
+"""`--batch_size auto --dry_run`: find the largest power of two of images that fits into memory."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 
 from cl.errors import UserError
-from cl.run.start.memory import Peak, available, format_bytes
+from cl.run.start.memory import Peak, available_memory, format_bytes
 
-SLOWEST = 20  # seconds of a step; larger ones are extrapolated
-SPARE = 0.2  # of the free RAM: for loaders, evaluation and everybody else
+SLOWEST = 20  # seconds per step; larger batches are extrapolated
+SPARE = 0.2  # of the free RAM: for loaders, evaluation and other programs
 
 
 class Trial(NamedTuple):
@@ -19,54 +19,58 @@ class Trial(NamedTuple):
     peak: int  # bytes
 
 
-def largest_batch(step: Callable[[int], object], most: int, device: torch.device) -> str:
-    """Try a `step` with 2, 4, 8, ... images, at most `most`: a line for each, and which is the largest that fits.
+def largest_batch(step: Callable[[int], object], max_images: int, device: torch.device) -> str:
+    """Try `step` with 2, 4, 8, ... images, at most `max_images`: a line per trial, and the largest that fits.
 
-    A GPU says so when its memory is full. On a CPU the kernel ends the process, so that it must not come to that: the
-    next peak is estimated from the last two, and has to leave a part of the RAM free.
+    A GPU reports that its memory is full. On a CPU the kernel would kill the process, so the next peak is estimated
+    from the last two and must leave part of the RAM free.
     """
-    room = available() if device.type == "cpu" else None
-    if room is None and device.type == "cpu":
-        raise UserError("--batch_size: got auto, expected an integer: this system does not say how much memory is free")
+    on_cpu = device.type == "cpu"
+    free = available_memory() if on_cpu else None
+    if on_cpu and free is None:
+        raise UserError("--batch_size: got auto, expected an integer: this system does not report its free memory")
     trials: list[Trial] = []
     peak = Peak(device)
     images = 2
-    slow = False
-    end = f"there are no more than {most} training images for it"
-    while images <= most:
-        needed = estimated(trials, images)
-        if room is not None and needed > (1 - SPARE) * room:
-            end = f"{images} would take {format_bytes(needed)} of the {format_bytes(room)} that are free, less a fifth"
+    extrapolate = False
+    reason = f"only {max_images} training images are available"
+    while images <= max_images:
+        needed = estimated_peak(trials, images)
+        if free is not None and needed > (1 - SPARE) * free:
+            reason = (
+                f"{images} would need {format_bytes(needed)} of the {format_bytes(free)} that are free, less a fifth"
+            )
             break
-        if not slow:
+        if not extrapolate:
             trial = _try(step, images, peak)
             if trial is None:
-                end = f"the memory of the GPU is full at {images}"
+                reason = f"GPU memory is full at {images}"
                 break
             trials.append(trial)
-            slow = room is not None and len(trials) > 1 and trial.seconds > SLOWEST
+            extrapolate = free is not None and len(trials) > 1 and trial.seconds > SLOWEST
         images *= 2
-    largest = f"largest batch that fits: {images // 2}" if images > 2 else "not even 2 images fit"
-    guess = f"; extrapolated, for a step of {trials[-1].images} images takes {trials[-1].seconds:.0f} s" if slow else ""
-    return "\n".join([*map(_line, trials), f"{largest} ({end}{guess})"])
+    if extrapolate:
+        reason += f"; extrapolated, because a step of {trials[-1].images} images takes {trials[-1].seconds:.0f} s"
+    result = f"largest batch that fits: {images // 2}" if images > 2 else "not even 2 images fit"
+    return "\n".join([*map(_line, trials), f"{result} ({reason})"])
 
 
 def _try(step: Callable[[int], object], images: int, peak: Peak) -> Trial | None:
-    """None if the memory of the GPU is full."""
-    began = time.perf_counter()
+    """Time one step; None if GPU memory is full."""
+    start = time.perf_counter()
     try:
         step(images)
     except torch.OutOfMemoryError:
         return None
-    return Trial(images, time.perf_counter() - began, peak.bytes() or 0)
+    return Trial(images, time.perf_counter() - start, peak.bytes() or 0)
 
 
-def estimated(trials: Sequence[Trial], images: int) -> float:
-    """The peak of so many images: a constant, and the same for each image. 0 before two trials."""
+def estimated_peak(trials: Sequence[Trial], images: int) -> float:
+    """The peak in bytes, linear in the number of images; 0 before two trials."""
     if len(trials) < 2:
         return 0.0
-    before, last = trials[-2:]
-    return last.peak + (images - last.images) * (last.peak - before.peak) / (last.images - before.images)
+    (previous, last) = trials[-2:]
+    return last.peak + (images - last.images) * (last.peak - previous.peak) / (last.images - previous.images)
 
 
 def _line(trial: Trial) -> str:

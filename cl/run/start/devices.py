@@ -1,4 +1,4 @@
-"""Which devices the flags mean on this machine."""
+"""Resolve the device flags on this machine."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from cl.errors import UserError
 
 @dataclass(frozen=True)
 class Devices:
-    """Lightning's words for them."""
+    """The devices of a run, in Lightning's terms."""
 
     accelerator: str  # "gpu" or "cpu"
     devices: int | list[int]
@@ -22,7 +22,7 @@ class Devices:
         return self.count * self.nodes
 
     def local(self, number: int) -> int:
-        """The index of the device of this node's process `number`."""
+        """The device index of local process `number`."""
         return number if isinstance(self.devices, int) else self.devices[number]
 
     @property
@@ -30,7 +30,7 @@ class Devices:
         return self.devices if isinstance(self.devices, int) else len(self.devices)
 
     def device(self, number: int) -> torch.device:
-        """That of this node's process `number`."""
+        """The device of local process `number`."""
         return torch.device("cpu") if self.accelerator == "cpu" else torch.device("cuda", self.local(number))
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Devices:
 
 
 def usable_devices(config: Pretrain | Linear) -> Devices:
-    """The devices of the run; UserError if they are not there, or if a flag asks for what is still to come."""
+    """The devices of the run; UserError if they are missing or do not support --precision."""
     devices = choose_devices(config.device)
     if config.device.precision == "16-mixed" and devices.accelerator == "cpu":
         raise UserError("--precision: got 16-mixed on a CPU, expected 32 or bf16-mixed")
@@ -49,7 +49,7 @@ def usable_devices(config: Pretrain | Linear) -> Devices:
 
 
 def choose_devices(config: DeviceConfig) -> Devices:
-    """UserError if a GPU is asked for that is not there. If nothing was: one GPU if there is one, else the CPU."""
+    """The devices that the flags request, by default one GPU if present, else the CPU; UserError if missing."""
     present = torch.cuda.device_count()
     if config.gpus is not None:
         _check_indices(config.gpus, present)
@@ -72,9 +72,9 @@ def _check_indices(gpus: tuple[int, ...], present: int) -> None:
     if len(set(gpus)) != len(gpus):
         raise UserError(f"--gpus: got {typed}, expected each index once")
     if max(gpus) >= present:
-        count = f"; for {_word(gpus[0])} GPUs: --devices {gpus[0]}" if len(gpus) == 1 and gpus[0] > 1 else ""
-        raise UserError(f"--gpus: got {typed}, expected indices from 0 to {present - 1}: these are indices{count}")
+        count = f"; for {_in_words(gpus[0])} GPUs: --devices {gpus[0]}" if len(gpus) == 1 and gpus[0] > 1 else ""
+        raise UserError(f"--gpus: got {typed}, expected indices from 0 to {present - 1}, not a count{count}")
 
 
-def _word(count: int) -> str:
+def _in_words(count: int) -> str:
     return {2: "two", 3: "three", 4: "four", 8: "eight"}.get(count, str(count))

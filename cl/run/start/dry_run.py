@@ -1,8 +1,8 @@
-"""`--dry_run`: what a training will cost, from a few real steps. Nothing is trained: the network is thrown away."""
+"""`--dry_run`: measure the cost of a training with a few real steps, then discard the network."""
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,78 +23,78 @@ from cl.run.start.memory import Peak
 from cl.run.start.network import TrainedModule, prepare_network
 from cl.run.start.plan import Plan
 
-MEASURED = 3  # steps after the first one
-PATIENCE = 60  # seconds after which no further step is started
-HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+MEASURED_STEPS = 3  # after the first one
+TIME_LIMIT = 60  # seconds after which no further step is started
+HALF_DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: ImageData, folder: Path) -> str:
-    """Size, FLOPs, memory and time of a training, or the batch that fits; the views of the real loader in `folder`."""
+    """Report size, FLOPs, memory and time, or the largest batch that fits, and save views of the first batch."""
     config = resolved.config
     device = plan.devices.device(0)
     side = data.settings.views[0][0].size
-    flops = flops_of(module.backbone, torch.zeros(1, config.data.in_channels, side, side))
+    flops = count_flops(module.backbone, torch.zeros(1, config.data.in_channels, side, side))
     rows = {
-        "parameters": ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in parameters_of(module).items()),
-        "FLOPs": f"{flops / 1e9:.3g} billion for an image of {side} x {side} pixels (backbone, forward, a multiply-add "
-        "is two)",
+        "parameters": ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in count_parameters(module).items()),
+        "FLOPs": f"{flops / 1e9:.3g} billion per image of {side} x {side} pixels (backbone, forward, a multiply-add "
+        "counts as two)",
     }
     prepare_network(module.to(device), config.device, plan.devices)
     step = Step(module, config.device.precision)
     batches = endless(data)
     if resolved.auto_batch:
         batch = next(batches)
-        together = data.settings.batches_per_loss
-        most = len(data.splits.train) // (plan.devices.processes * data.settings.accumulate)
-        said = largest_batch(lambda images: step(of_size(batch, images * together)), most, device)
+        batches_per_loss = data.settings.batches_per_loss
+        max_images = len(data.splits.train) // (plan.devices.processes * data.settings.accumulate)
+        result = largest_batch(lambda images: step(resized(batch, images * batches_per_loss)), max_images, device)
     else:
-        batch, said, found = measure(step, batches, plan)
-        rows |= found
+        batch, result, cost = measure(step, batches, plan)
+        rows |= cost
     save_views(batch, data.splits.train, data.splits.norm, folder / "views.png")
     lines = [line for name, text in rows.items() for line in row_lines(name, text)]
-    return "\n".join([*lines, said, f"the views are in {folder / 'views.png'}; nothing was trained"])
+    return "\n".join([*lines, result, f"the views are in {folder / 'views.png'}; nothing was trained"])
 
 
-def parameters_of(module: nn.Module) -> dict[str, int]:
-    """How many each part has."""
+def count_parameters(module: nn.Module) -> dict[str, int]:
+    """The number of parameters of each child module that has any."""
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_children()}
     return {name: count for name, count in counts.items() if count}
 
 
-def flops_of(backbone: nn.Module, images: Tensor) -> int:
-    """Of a forward pass in evaluation mode; each multiply-add of a convolution or a matrix product counts as two."""
+def count_flops(backbone: nn.Module, images: Tensor) -> int:
+    """FLOPs of a forward pass in evaluation mode: two per multiply-add of convolutions and matrix products."""
     with evaluating(backbone), FlopCounterMode(display=False) as counter:
         backbone(images)
     return int(counter.get_total_flops())
 
 
 def endless(data: ImageData) -> Iterator[Batch]:
-    """Training batches, epoch after epoch."""
+    """Training batches of one epoch after another."""
     loader = data.train_dataloader()
     for epoch in count():
         loader.set_epoch(epoch)
         yield from loader
 
 
-def of_size(batch: Batch, images: int) -> Batch:
-    """So many images with the views of `batch`, over and over."""
+def resized(batch: Batch, images: int) -> Batch:
+    """A batch of that many images, which repeats the views of `batch`."""
     rows = torch.arange(images) % len(batch.index)
     return Batch(torch.arange(images), tuple(views[:, rows] for views in batch.views), batch.target[rows])
 
 
 class Step:
-    """What the trainer does with a batch: forward, backward, optimizer."""
+    """One training step as the trainer does it: forward, backward, optimizer."""
 
     def __init__(self, module: TrainedModule, precision: str) -> None:
         self.module = module
         self.device = module.device
-        self.half = HALF.get(precision)
+        self.half_dtype = HALF_DTYPES.get(precision)
         self.optimizer = module.configure_optimizers()["optimizer"]
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The loss; it is there when this returns."""
+        """Return the loss, after the device has finished the step."""
         self.optimizer.zero_grad()
-        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+        with torch.autocast(self.device.type, self.half_dtype, enabled=self.half_dtype is not None):
             loss = self.module.training_step(batch.to(self.device), 0)
         loss.backward()
         self.optimizer.step()
@@ -108,41 +108,47 @@ class Step:
 
 
 def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, str, dict[str, str]]:
-    """The first batch, its loss and gradient in words, and what some steps took."""
-    both = " with the online head's" if "online_head" in dict(step.module.named_children()) else ""
+    """The first batch, a line about its loss and gradient, and rows with the memory and time of a step."""
     peak = Peak(step.device)
-    began = time.perf_counter()
+    start = time.perf_counter()
     batch = next(batches)
-    try:
-        said = f"one step: loss {step(batch):.3f}{both}, gradient norm {step.gradient_norm():.3f}"
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"--batch_size: got {len(batch.index)}, more than fits into the memory of the GPU, expected less: "
-            "--batch_size auto --dry_run says how much"
-        ) from None
-    first = time.perf_counter()
-    times = [first - began]
+    first_step = _first_step(step, batch)
+    times = [time.perf_counter() - start]
     waits = [0.0]
-    while len(times) <= MEASURED and time.perf_counter() - began < PATIENCE:
-        asked = time.perf_counter()
-        another = next(batches)
-        waits.append(time.perf_counter() - asked)
-        step(another)
-        times.append(time.perf_counter() - asked)
-    if len(times) > 1:  # the first one warms up
+    while len(times) <= MEASURED_STEPS and time.perf_counter() - start < TIME_LIMIT:
+        step_start = time.perf_counter()
+        next_batch = next(batches)
+        waits.append(time.perf_counter() - step_start)
+        step(next_batch)
+        times.append(time.perf_counter() - step_start)
+    if len(times) > 1:  # the first step is warm-up
         times = times[1:]
         waits = waits[1:]
+    return batch, first_step, {"memory": str(peak), "time": _time_row(times, waits, plan)}
+
+
+def _first_step(step: Step, batch: Batch) -> str:
+    has_online_head = "online_head" in dict(step.module.named_children())
+    try:
+        loss = f"loss {step(batch):.3f}" + (" including the online head" if has_online_head else "")
+        return f"one step: {loss}, gradient norm {step.gradient_norm():.3f}"
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"--batch_size: got {len(batch.index)}, which does not fit into GPU memory, expected a smaller one: "
+            "--batch_size auto --dry_run finds the largest"
+        ) from None
+
+
+def _time_row(times: Sequence[float], waits: Sequence[float], plan: Plan) -> str:
     seconds = statistics.median(times) * plan.losses_per_step
     budget = plan.budget
-    epoch, whole = (format_duration(seconds * steps) for steps in (budget.steps_per_epoch, budget.steps))
-    alone = f" of one process of {plan.devices.processes}" if plan.devices.processes > 1 else ""
-    took = {
-        "memory": str(peak),
-        "time": f"{format_duration(seconds)} a step{alone} (median of {len(times)}), "
-        f"{sum(waits) / sum(times):.0%} of it waiting for data; {epoch} an epoch, {whole} for all {budget.steps} "
-        "steps, evaluation not counted",
-    }
-    return batch, said, took
+    epoch = format_duration(seconds * budget.steps_per_epoch)
+    training = format_duration(seconds * budget.steps)
+    process = f" of one process of {plan.devices.processes}" if plan.devices.processes > 1 else ""
+    return (
+        f"{format_duration(seconds)} a step{process} (median of {len(times)}), {sum(waits) / sum(times):.0%} of it "
+        f"waiting for data; {epoch} an epoch, {training} for all {budget.steps} steps, evaluation not counted"
+    )
 
 
 def format_duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What is done to a network before it trains: batch norm over all processes, channels last, compilation."""
+"""Prepare a network for training: synchronised batch norm, channels last, compilation."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ TrainedModule = ContrastiveModule[Any] | LinearEvaluation
 
 
 def prepare_network(module: TrainedModule, config: DeviceConfig, devices: Devices) -> None:
-    """Change `module` in place; its weights keep their names."""
+    """Change `module` in place, without renaming its weights."""
     if devices.processes > 1 and config.sync_batchnorm:
         synchronized(module, devices.accelerator)
     if devices.accelerator == "gpu" or _safe_in_channels_last(module.backbone):
@@ -26,10 +26,10 @@ def prepare_network(module: TrainedModule, config: DeviceConfig, devices: Device
 
 
 def _safe_in_channels_last(backbone: Backbone) -> bool:
-    """Whether a CPU may use it: a step of a ResNet-18 is then 1.0 (224 px) to 1.5 times (32 px, width 16) as fast.
+    """Whether a CPU can use it: a step of a ResNet-18 is 1.0 (224 px) to 1.5 times (32 px, width 16) as fast.
 
-    With fewer than sixteen channels, the block of AVX-512, a strided 1x1 convolution writes beyond its memory in the
-    backward pass (oneDNN#6035, torch 2.14): width 4 ended in free(), width 8 in a segmentation fault, on some machines
-    only. Other networks were not tried.
+    With fewer than 16 channels, the block size of AVX-512, the backward pass of a strided 1x1 convolution writes out of
+    bounds (oneDNN#6035, torch 2.14): width 4 crashed in free(), width 8 with a segmentation fault, on some machines
+    only. Other networks were not tested.
     """
     return isinstance(backbone, ResNetBackbone) and backbone.stage_width >= 16

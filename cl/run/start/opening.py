@@ -1,4 +1,4 @@
-"""Where a run starts: a new folder, or the checkpoint of an old one; and what it prints before the first step."""
+"""Open the run folder, find the checkpoint to resume from, and print the banner."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from cl.run.start.plan import Plan
 
 
 def open_run(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, module: TrainedModule) -> StartingPoint:
-    """The run's folder, and the checkpoint that it resumes from; rank 0 decides for all."""
+    """The run's folder and the checkpoint to resume from; rank 0 decides for all processes."""
     return broadcast_from_rank_zero(lambda: _open(resolved, kind, plan, data, module))
 
 
@@ -30,7 +30,7 @@ def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, modul
 
 
 def announce(resolved: Resolved[Any], plan: Plan, start: StartingPoint, data: ImageData, weights: str = "") -> None:
-    """Print the banner and list the bad images, once for all processes."""
+    """Print the banner and write bad_images.csv, on rank 0."""
     if rank() == 0:
         print(banner(resolved, plan, start, weights), flush=True)
         write_bad_images(start.folder / "bad_images.csv", data.splits.bad)

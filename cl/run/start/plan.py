@@ -11,25 +11,25 @@ from cl.run.start.devices import Devices
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do."""
+    """The numbers that the banner and the trainer need."""
 
     title: str
     train_images: int
-    labelled_images: int  # of the training images
-    knn_bank: int  # of those, the ones that kNN uses
+    labelled_images: int  # training images with a label
+    knn_bank: int  # labelled training images that kNN uses
     val_images: int
     classes: int
     norm: Norm
-    notes: tuple[str, ...]  # about the images
+    notes: tuple[str, ...]  # warnings about the images
     budget: Budget
     warmup_steps: int
     devices: Devices
-    losses_per_step: int  # of the optimizer
+    losses_per_step: int  # per optimizer step
     loader: str  # how images reach the device
 
 
 def make_plan(title: str, config: Pretrain | Linear, data: ImageData, devices: Devices) -> Plan:
-    """Everything that is known before the first step."""
+    """Compute the plan."""
     splits = data.splits
     budget = Budget.of(config.run, data.global_batch, data.steps_per_epoch)
     labelled = int((splits.train.targets >= 0).sum())
@@ -37,7 +37,7 @@ def make_plan(title: str, config: Pretrain | Linear, data: ImageData, devices: D
         title=title,
         train_images=len(splits.train),
         labelled_images=labelled,
-        knn_bank=min(_wanted_bank(config) or labelled, labelled),
+        knn_bank=min(_max_bank(config) or labelled, labelled),
         val_images=len(splits.val or ()),
         classes=len(splits.classes),
         norm=splits.norm,
@@ -50,8 +50,8 @@ def make_plan(title: str, config: Pretrain | Linear, data: ImageData, devices: D
     )
 
 
-def _wanted_bank(config: Pretrain | Linear) -> int:
-    """Images; 0 for all."""
+def _max_bank(config: Pretrain | Linear) -> int:
+    """The requested number of images in the kNN bank; 0 for all."""
     if config.run.fast_dev_run:
         return config.data.batch_size
     return config.online.knn_bank if isinstance(config, Pretrain) else 0

@@ -1,4 +1,4 @@
-"""`--seeds 0 1 2`: this command once per seed, one after the other."""
+"""`--seeds 0 1 2`: run this command once per seed, one after the other."""
 
 import os
 import subprocess
@@ -16,22 +16,24 @@ from cl.run.start.signal_forwarding import forwarding_signals
 def run_each_seed(
     resolved: Resolved[Pretrain] | Resolved[Linear], kind: str, report: Callable[[Sequence[Path]], str]
 ) -> int:
-    """Start this program for each seed and print the `report` of their folders; the exit code of one that fails."""
+    """Run this program once per seed and print a report; the exit code of the first run that fails, else 0."""
     run = resolved.config.run
     seeds = run.seeds[:1] if run.dry_run else run.seeds
     if resolved.origins["seed"] == "typed":
         raise UserError(f"--seed: got {run.seed} with --seeds {as_typed(run.seeds)}, expected one of the two")
     if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        raise UserError(f"--seeds: got {as_typed(run.seeds)} under a launcher, expected a launch with --seed for each")
+        raise UserError(
+            f"--seeds: got {as_typed(run.seeds)} under a launcher, expected one launch per seed with --seed"
+        )
     name = run.new_id(kind, resolved.config.data.dataset)
     folders = [Path(run.output_dir) / f"{name}-seed{seed}" for seed in seeds]
     for number, (seed, folder) in enumerate(zip(seeds, folders, strict=True), start=1):
         print(f"seed {seed}, run {number} of {len(seeds)}\n", flush=True)
-        own = ["--seed", str(seed), "--run_id", folder.name]
-        code = _finish([sys.executable, sys.argv[0], *without_seeds(resolved.argv), *own])
+        flags = [*without_seeds(resolved.argv), "--seed", str(seed), "--run_id", folder.name]
+        code = _run([sys.executable, sys.argv[0], *flags])
         if code:
-            rest = f"; not started: {as_typed(seeds[number:])}" if number < len(seeds) else ""
-            print(f"seed {seed} ended with exit code {code}{rest}", file=sys.stderr)
+            not_started = f"; not started: {as_typed(seeds[number:])}" if number < len(seeds) else ""
+            print(f"seed {seed} ended with exit code {code}{not_started}", file=sys.stderr)
             return code
         print(flush=True)
     if not run.dry_run:
@@ -41,17 +43,17 @@ def run_each_seed(
 
 def without_seeds(argv: Sequence[str]) -> list[str]:
     """`argv` without --seeds and its values."""
-    kept = []
-    inside = False
+    remaining = []
+    in_seeds = False
     for word in argv:
-        inside = word.split("=")[0] == "--seeds" or (inside and not word.startswith("-"))
-        if not inside:
-            kept.append(word)
-    return kept
+        in_seeds = word.split("=")[0] == "--seeds" or (in_seeds and not word.startswith("-"))
+        if not in_seeds:
+            remaining.append(word)
+    return remaining
 
 
-def _finish(command: Sequence[str]) -> int:
-    """The command's exit code; a signal goes on to it, so that it stops well and does not live on alone."""
+def _run(command: Sequence[str]) -> int:
+    """Run the command and return its exit code; signals are forwarded, so that it saves and stops."""
     with subprocess.Popen(command, start_new_session=True) as child, forwarding_signals([child]):
         code = child.wait()
     return code if code >= 0 else 128 - code

@@ -1,4 +1,4 @@
-"""What a process does with signals that are meant for those it has started."""
+"""Forward signals to child processes."""
 
 import signal
 import subprocess
@@ -10,15 +10,15 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 @contextmanager
 def forwarding_signals(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
-    """The signals that a run hears go to `processes`, and it is they that decide what to do."""
+    """Forward stop signals to `processes`, which decide how to handle them."""
 
     def forward(number: int, _: object) -> None:
         for process in processes:
             process.send_signal(number)
 
-    before = {each: signal.signal(each, forward) for each in STOP_SIGNALS}
+    previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
