@@ -45,7 +45,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         commands.append(command)
         return 3
 
-    monkeypatch.setattr(seeds, "_finish", fake)
+    monkeypatch.setattr(seeds, "_run", fake)
     return commands
 
 
