@@ -18,8 +18,14 @@ def main(argv: Sequence[str]) -> None:
     check_folders(config.data)
     if config.run.seeds:
         sys.exit(run_each_seed(resolved, config.method.method, report))
+    # Imports come late: --help and refusals must not wait for torch, nor a launcher of processes for Lightning.
+    from cl.run.start.devices import usable_devices
+    from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
 
-    import torch  # here and below: --help and refusals must not wait six seconds for it
+    devices = usable_devices(config)
+    if must_start_processes(config, devices):
+        sys.exit(start_processes(devices))
+    import torch
 
     from cl.backbones.timm import check_encoder
     from cl.data.datamodule import ImageData, pretrain_settings
@@ -30,21 +36,16 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.folder.closing import write_summary
     from cl.run.folder.export import export
     from cl.run.folder.load import make_card
-    from cl.run.start.devices import usable_devices
     from cl.run.start.dry_run import dry_run
     from cl.run.start.network import prepare_network
     from cl.run.start.opening import announce, open_run
     from cl.run.start.plan import make_plan
-    from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
     from cl.run.train.pretraining import closing_text, collapse_alarm, measure_pretraining, pictures
     from cl.run.train.progress import Progress
     from cl.run.train.skipped_steps import SkipNonFinite
     from cl.run.train.trainer import build_trainer
 
-    devices = usable_devices(config)
     check_encoder(config.backbone)
-    if must_start_processes(config, devices):
-        sys.exit(start_processes(devices))
     ranks = join_processes(config, devices)
     splits = rank_zero_first(lambda: load(config.data))
     data = ImageData(splits, pretrain_settings(config, ranks, local_device(devices)))
@@ -67,7 +68,6 @@ def main(argv: Sequence[str]) -> None:
     trainer = build_trainer(resolved, plan, start.folder, save, callbacks)
     trainer.fit(method, data, ckpt_path=start.checkpoint, weights_only=True)
     disconnect()
-
     if ranks.rank == 0:
         export(method.backbone, make_card(save.metadata, method.row), start.folder)
         write_summary(start.folder, method.row, progress.images_per_second)

@@ -18,8 +18,14 @@ def main(argv: Sequence[str]) -> None:
     check_folders(config.data)
     if config.run.seeds:
         sys.exit(run_each_seed(resolved, "linear", report))
+    # Imports come late: --help and refusals must not wait for torch, nor a launcher of processes for Lightning.
+    from cl.run.start.devices import usable_devices
+    from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
 
-    import torch  # here and below: --help and refusals must not wait six seconds for it
+    devices = usable_devices(config)
+    if must_start_processes(config, devices):
+        sys.exit(start_processes(devices))
+    import torch
 
     from cl.data.sources.registry import load
     from cl.distributed import disconnect, rank_zero_first
@@ -31,18 +37,13 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.folder.checkpoint import SaveLast
     from cl.run.folder.linear_results import linear_text, save_linear_results
     from cl.run.folder.load import load_pretrained
-    from cl.run.start.devices import usable_devices
     from cl.run.start.dry_run import dry_run
     from cl.run.start.network import prepare_network
     from cl.run.start.opening import announce, open_run
     from cl.run.start.plan import make_plan
-    from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
     from cl.run.train.progress import Progress
     from cl.run.train.trainer import build_trainer, log_cached
 
-    devices = usable_devices(config)
-    if must_start_processes(config, devices):
-        sys.exit(start_processes(devices))
     ranks = join_processes(config, devices)
     pretrained = load_pretrained(config)
     splits = labelled_splits(rank_zero_first(lambda: load(config.data)), config, pretrained.norm, pretrained.crop_size)
@@ -70,7 +71,6 @@ def main(argv: Sequence[str]) -> None:
     if not config.linear.finetune:
         check_unchanged(linear.backbone, loaded)
     disconnect()
-
     if ranks.rank == 0:
         save_linear_results(linear, images_per_second, start.folder)
         print(linear_text(linear, images_per_second, len(splits.train), start.folder))

@@ -47,7 +47,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("change", "undo"),
     [
         ("fallocate -l 20M disk/filler 2>/dev/null || cat /dev/zero > disk/filler 2>/dev/null", "rm disk/filler"),
-        ("until mount -o remount,ro disk 2>/dev/null; do sleep 0.05; done", "mount -o remount,rw disk"),
+        pytest.param(
+            "until mount -o remount,ro disk 2>/dev/null; do sleep 0.05; done",
+            "mount -o remount,rw disk",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["full", "read-only"],
 )

@@ -65,6 +65,7 @@ def test_a_run_that_was_broken_off_ends_with_the_same_bits(
     assert (folder / "trained_models/broken/summary.json").is_file()
 
 
+@pytest.mark.slow
 def test_three_kills_of_two_processes_with_two_workers_change_nothing() -> None:
     command = [sys.executable, "-m", "tests.kills", "simclr", "2", "2", "fast", "--kills", "3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)

@@ -31,7 +31,7 @@ def _torch_group(group: Group) -> dict[str, Any]:
 
 
 def lars_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
-    """Parameter groups for timm's Lars: biases and norms apart, with plain steps and no weight decay (SimCLR).
+    """Parameter groups for timm's Lars: biases and norms get plain steps and no weight decay (SimCLR).
 
     `always_adapt` is set for every group: by default Lars silently does not adapt groups whose decay is 0.
     """

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_only
 
+from cl.distributed import rank
 from cl.run.folder.tables import Table
 
 
@@ -25,7 +25,6 @@ class RunLog(Logger):
     def version(self) -> str:
         return self._folder.name
 
-    @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Do nothing: config.json has the flags."""
 
@@ -37,6 +36,6 @@ class CSVLog(RunLog):
         super().__init__(folder)
         self._table = Table(folder / "metrics.csv")
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._table.append(metrics)
+        if rank() == 0:
+            self._table.append(metrics)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_only
-
 from cl.config.run import RunConfig
 from cl.run.train.loggers import RunLog
 
@@ -21,12 +19,10 @@ class WandbLog(RunLog):
         super().__init__(folder)
         self._run = self._guarded(lambda: _start(config, folder, values))
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self._run is not None:
             self._guarded(lambda: self._run.log(dict(metrics), step=step))
 
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         run = self._run
         self._run = None
