@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     from cl.data.datamodule import ImageData, pretrain_settings
     from cl.data.sources.registry import load
     from cl.distributed import disconnect, rank_zero_first
-    from cl.methods import build_method, load_initial_weights
+    from cl.methods import build_method
     from cl.run.folder.checkpoint import SaveLast
     from cl.run.folder.closing import write_summary
     from cl.run.folder.export import export
@@ -52,9 +52,8 @@ def main(argv: Sequence[str]) -> None:
     torch.manual_seed(config.run.seed)
     plan = make_plan(f"{config.method.method} on {config.data.dataset}", config, data, devices)
     method = build_method(config, plan.classes, plan.budget)
-    weights = load_initial_weights(method, config)
     start = open_run(resolved, config.method.method, plan, data, method)
-    announce(resolved, plan, start, data, weights)
+    announce(resolved, plan, start, data, method.initial_weights)
     if config.run.dry_run:
         return print(dry_run(resolved, plan, method, data, start.folder))
 
@@ -69,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     trainer.fit(method, data, ckpt_path=start.checkpoint, weights_only=True)
     disconnect()
     if ranks.rank == 0:
-        export(method.backbone, make_card(save.metadata, method.row), start.folder)
+        export(method.evaluated, make_card(save.metadata, method.row), start.folder)
         write_summary(start.folder, method.row, progress.images_per_second)
         print(closing_text(resolved, plan, method.row, progress.images_per_second, alarm, start.folder))
     if alarm.stopped:

@@ -50,7 +50,6 @@ def main(argv: Sequence[str]) -> None:
     data = evaluation_data(splits, config, ranks, local_device(devices))
     torch.manual_seed(config.run.seed)
     plan = make_plan(f"linear evaluation on {config.data.dataset}", config, data, devices)
-    loaded = snapshot(pretrained.backbone)
     linear = LinearEvaluation(pretrained.backbone, plan.classes, config, plan.budget)
     start = open_run(resolved, "linear", plan, data, linear)
     announce(resolved, plan, start, data, pretrained.report)
@@ -58,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
         return print(dry_run(resolved, plan, linear, data, start.folder))
 
     prepare_network(linear, config.device, devices)
+    loaded = snapshot(linear.backbone)
     if config.linear.protocol == "cached":
         result = evaluate_cached(linear, data, config)
         images_per_second = result.images_per_second

@@ -22,6 +22,10 @@ class Batch:
         views = tuple(tensor.to(device, non_blocking=True) for tensor in self.views)
         return Batch(self.index.to(device, non_blocking=True), views, self.target.to(device, non_blocking=True))
 
+    def to_dtype(self, dtype: torch.dtype) -> "Batch":
+        """This batch with views of another floating-point type."""
+        return Batch(self.index, tuple(tensor.to(dtype) for tensor in self.views), self.target)
+
     def pin_memory(self) -> "Batch":
         """Copy this batch to page-locked memory; torch's DataLoader calls it."""
         views = tuple(tensor.pin_memory() for tensor in self.views)

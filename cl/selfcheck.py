@@ -1,7 +1,7 @@
 """Check that several processes compute what one would: python -m cl.selfcheck [--accelerator gpu]; exit code 0 or 1.
 
-Compares every method's loss and every parameter's gradient: two processes under DDP, each with half of a batch, against
-one process with the whole batch.
+Takes three optimizer steps with every method. Compares losses, gradients, and at the end weights and all other state:
+two processes under DDP, each with half of each batch, against one process with the whole batches.
 """
 
 import argparse
@@ -30,6 +30,7 @@ TOLERANCE = 1e-10  # relative, in float64
 IMAGES = 12
 CLASSES = 4
 PROCESSES = 2
+STEPS = 3  # state such as a teacher or a queue acts from the second on
 TINY = ["--width", "4", "--proj_hidden_dim", "16", "--crop_size", "8", "--small_crop_size", "6", "--gaussian_prob", "0"]
 TINY += ["--no_zero_init_residual"]  # a gradient of zero cannot be compared
 CASES: dict[str, list[str]] = {name: ["--method", name] for name in METHODS}
@@ -42,13 +43,14 @@ CASES |= {
 
 
 class Outcome(NamedTuple):
-    loss: Tensor  # of the global batch
-    gradients: dict[str, Tensor]
+    losses: Tensor  # [STEPS] of the global batch
+    gradients: dict[str, Tensor]  # of the first step
+    state: dict[str, Tensor]  # weights and buffers after the last step; a teacher's and a queue's too
 
 
-def whole_batch(images: int, small: int, dtype: torch.dtype) -> Batch:
+def whole_batch(images: int, small: int, dtype: torch.dtype, step: int = 0) -> Batch:
     """Random views of 8 pixels and `small` views of 6; the first third of the images has no label."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(step)
     shapes = [(2, images, 3, 8, 8)]
     if small:
         shapes.append((small, images, 3, 6, 6))
@@ -76,28 +78,61 @@ class _Step(nn.Module):
 
 
 def outcome(flags: list[str], images: int, dtype: torch.dtype, device: torch.device, sync: bool = True) -> Outcome:
-    """Loss and gradients of the whole batch, computed by all processes together."""
+    """Three optimizer steps on whole batches, computed by all processes together."""
     config = parse(Pretrain, ["custom", "resnet18", *TINY, "--proj_output_dim", "8", *flags]).config
     torch.manual_seed(0)
-    module = build_method(config, CLASSES, Budget(images, 1, 1)).to(device, dtype)
-    step: nn.Module = _Step(module)
+    module = build_method(config, CLASSES, Budget(images, STEPS, STEPS)).to(device, dtype)
+    wrapped: nn.Module = _Step(module)
     if world_size() > 1:
-        step = DistributedDataParallel(synchronized(step, "gpu" if device.type == "cuda" else "cpu") if sync else step)
+        if sync:
+            wrapped = synchronized(wrapped, "gpu" if device.type == "cuda" else "cpu")
+        wrapped = DistributedDataParallel(wrapped)
+    optimizer = module.configure_optimizers()["optimizer"]
     small = config.views.n_small_crops if config.views.multicrop else 0
-    loss = step(part_of(whole_batch(images, small, dtype)).to(device))
-    loss.backward()
-    gradients = {name: p.grad.detach().cpu() for name, p in module.named_parameters() if p.grad is not None}
-    return Outcome(global_mean(loss.detach()).cpu(), gradients)
+    losses = []
+    gradients: dict[str, Tensor] = {}
+    for step in range(STEPS):
+        loss = wrapped(part_of(whole_batch(images, small, dtype, step)).to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        losses.append(global_mean(loss.detach()).cpu())
+        gradients = gradients or _gradients(module)
+        module.prepare_gradients(optimizer)
+        optimizer.step()
+        module.after_step(torch.ones((), dtype=torch.float64, device=device))
+        module.step_index += 1
+    state = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    return Outcome(torch.stack(losses), gradients, state)
 
 
-def largest_error(actual: Outcome, expected: Outcome) -> tuple[float, float]:
-    """The relative error of the loss, and the largest relative error of a parameter's gradient."""
-    assert actual.gradients.keys() == expected.gradients.keys()
-    errors = [
-        float((actual.gradients[name] - gradient).norm() / gradient.norm().clamp(min=1e-30))
-        for name, gradient in expected.gradients.items()
-    ]
-    return float((actual.loss - expected.loss).abs() / expected.loss.abs()), max(errors)
+def _gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.detach().cpu().clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+class Errors(NamedTuple):
+    """The largest relative errors; of a state, tensors that should be 0 have a norm of 1e-3 here."""
+
+    loss: float
+    gradient: float
+    state: float
+
+
+def largest_errors(actual: Outcome, expected: Outcome) -> Errors:
+    """How far the outcome of several processes is from that of one."""
+    return Errors(
+        loss=float(((actual.losses - expected.losses).abs() / expected.losses.abs()).max()),
+        gradient=_largest_error(actual.gradients, expected.gradients, smallest_norm=1e-30),
+        state=_largest_error(actual.state, expected.state, smallest_norm=1e-3),
+    )
+
+
+def _largest_error(actual: dict[str, Tensor], expected: dict[str, Tensor], smallest_norm: float) -> float:
+    assert actual.keys() == expected.keys()
+    errors = []
+    for name, tensor in expected.items():
+        difference = (actual[name].double() - tensor.double()).norm()
+        errors.append(float(difference / tensor.double().norm().clamp(min=smallest_norm)))
+    return max(errors, default=0.0)
 
 
 def _run_rank(folder: Path, accelerator: str) -> None:
@@ -132,14 +167,16 @@ def main(argv: list[str]) -> int:
             return 1
         outcomes = torch.load(Path(folder) / "outcomes.pt", weights_only=True)
     device = torch.device("cuda" if args.accelerator == "gpu" else "cpu")
-    print(f"{PROCESSES} processes against one, float64, relative errors\n\n{'case':<28} {'loss':>8} {'gradient':>9}")
+    print(f"{PROCESSES} processes against one, {STEPS} optimizer steps, float64, relative errors\n")
+    print(f"{'case':<28} {'loss':>8} {'gradient':>9} {'state':>8}")
     all_equal = True
     for name, flags in CASES.items():
         expected = outcome(flags, IMAGES, torch.float64, device)
-        loss_error, gradient_error = largest_error(Outcome(**outcomes[name]), expected)
-        equal = max(loss_error, gradient_error) < TOLERANCE
+        errors = largest_errors(Outcome(**outcomes[name]), expected)
+        equal = max(errors) < TOLERANCE
         all_equal = all_equal and equal
-        print(f"{name:<28} {loss_error:>8.0e} {gradient_error:>9.0e}  {'equal' if equal else 'DIFFERENT'}")
+        cells = f"{errors.loss:>8.0e} {errors.gradient:>9.0e} {errors.state:>8.0e}"
+        print(f"{name:<28} {cells}  {'equal' if equal else 'DIFFERENT'}")
     print(f"\nSeveral processes {'compute' if all_equal else 'do not compute'} what one would.")
     return 0 if all_equal else 1
 

@@ -89,6 +89,11 @@ BY_ARGV: list[Case] = [  # program, flags, what the line must say
     (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--finetune"], ["--finetune: got it with --protocol cached"]),
     (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--dry_run"], ["--dry_run: got it with --protocol cached"]),
     (LINEAR, [*DIGITS, *RUN, "--few_shot", "--finetune"], ["--few_shot: got it with --finetune"]),
+    (
+        PRETRAIN,
+        [*DIGITS, "--method", "byol", "--teacher_momentum", "0.99", "--teacher_momentum_end", "0.9"],
+        ["--teacher_momentum_end: got 0.9", "at least the --teacher_momentum of 0.99"],
+    ),
     (LINEAR, [*DIGITS, *RUN, "--finetune", "--lr", "1", "2"], ["--finetune: got it with a grid of 2", "one --lr"]),
     (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--optimizer", "adam"], ["--optimizer: got adam", "sgd"]),
     (LINEAR, [*DIGITS, *RUN, "--lr", "1", "2", "--scheduler", "reduce"], ["--scheduler: got reduce with a grid"]),

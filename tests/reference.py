@@ -65,6 +65,31 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
     return -sum(rows) / len(rows)  # type: ignore[return-value]
 
 
+def byol(p: Tensor, z: Tensor) -> Tensor:
+    """Eq. 2 of BYOL, arXiv 2006.07733: squared distance of unit vectors, mean over images; one direction."""
+    distances = [(a / a.norm() - b / b.norm()).square().sum() for a, b in zip(p, z.detach(), strict=True)]
+    return sum(distances) / len(distances)  # type: ignore[return-value]
+
+
+def vicreg(views: list[Tensor], pairs: list[tuple[int, int]]) -> Tensor:
+    """Eq. 1 to 6 of VICReg, arXiv 2105.04906, element by element, with 25, 25, 1 and the official code's constants."""
+    n, dim = views[0].shape
+    total = views[0].new_zeros(())
+    for g, v in pairs:
+        squares = sum((views[g][b, d] - views[v][b, d]) ** 2 for b in range(n) for d in range(dim))
+        total = total + 25 * squares / (n * dim) / len(pairs)
+    for z in views:
+        mean = [sum(z[b, d] for b in range(n)) / n for d in range(dim)]
+        for i in range(dim):
+            for j in range(dim):
+                c = sum((z[b, i] - mean[i]) * (z[b, j] - mean[j]) for b in range(n)) / (n - 1)
+                if i == j:
+                    total = total + 25 * torch.relu(1 - torch.sqrt(c + 1e-4)) / dim / len(views)
+                else:
+                    total = total + 2 * c**2 / dim / len(views)  # of two views: the sum of both
+    return total
+
+
 def lars(weights: list[np.ndarray], gradients: list[list[np.ndarray]], lr: float, decay: float) -> list[np.ndarray]:
     """LARS (arXiv 1708.03888) as SimCLR uses it: eta 1e-3, momentum 0.9; vectors (biases, norms) take plain steps."""
     weights, velocity = [w.copy() for w in weights], [np.zeros_like(w) for w in weights]

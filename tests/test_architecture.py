@@ -51,7 +51,8 @@ def methods() -> set[str]:
 
 def test_names_of_code_in_the_text_exist() -> None:
     text = re.sub(r"```text\n.*?```", "", PAGE, flags=re.S)
-    source = "\n".join(path.read_text() for path in [*(ROOT / "cl").rglob("*.py"), *ROOT.glob("main_*.py")])
+    files = [*(ROOT / "cl").rglob("*.py"), *ROOT.glob("main_*.py"), *(ROOT / "tests").glob("*.py")]
+    source = "\n".join(path.read_text() for path in files)
     for name in re.findall(r"`([A-Za-z_][\w.]*)`", text):
         if name.endswith((".py", ".md", ".csv", ".json", ".png", ".ckpt")) or name.split(".")[-1] == "config":
             continue

@@ -36,6 +36,9 @@ def test_a_step_reaches_every_parameter_with_a_finite_gradient(name: str, small:
     module = build(name, "--no_zero_init_residual")  # zeros stop the gradient of what comes before them
     module.training_step(batch(small=small), 0).backward()
     for parameter, weight in module.named_parameters():
+        if not weight.requires_grad:  # a teacher's
+            assert weight.grad is None, parameter
+            continue
         assert weight.grad is not None, parameter
         assert weight.grad.isfinite().all(), parameter
         assert weight.grad.abs().sum() > 0, parameter
@@ -44,12 +47,12 @@ def test_a_step_reaches_every_parameter_with_a_finite_gradient(name: str, small:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_online_head_changes_nothing_but_itself(name: str) -> None:
     module, gradients = build(name), []
-    learned = {key: w for key, w in module.named_parameters() if not key.startswith("online_head")}
+    learned = {key for key, w in module.named_parameters() if w.requires_grad and not key.startswith("online_head")}
     for scale in (1, 1000):
         module.zero_grad()
         module.online_head.weight.data.mul_(scale)
         module.training_step(batch(), 0).backward()
-        gradients.append({key: w.grad.clone() for key, w in learned.items() if w.grad is not None})
+        gradients.append({key: module.get_parameter(key).grad.clone() for key in learned})
     assert all(torch.equal(gradients[0][key], gradients[1][key]) for key in learned)
 
 
@@ -69,7 +72,7 @@ def test_every_parameter_is_in_one_group_and_the_head_has_its_own_rate_without_d
         module = build(name, "--lr", "0.5", "--classifier_lr", "2", "--weight_decay", "0.1", *flags)
         *learned, online = module.configure_optimizers()["optimizer"].param_groups
         found = [id(p) for group in (*learned, online) for p in group["params"]]
-        assert sorted(found) == sorted(id(p) for p in module.parameters())
+        assert sorted(found) == sorted(id(p) for p in module.parameters() if p.requires_grad)
         assert [id(p) for p in online["params"]] == [id(p) for p in module.online_head.parameters()]
         assert online["weight_decay"] == 0
         assert online["initial_lr"] == 2 * 16 / 256
@@ -128,8 +131,45 @@ def test_simclr_and_supcon_take_all_views_as_anchors_and_positives(name: str, te
     z = torch.cat([module.projector(module(views.flatten(0, 1))) for views in images.views])
     ids = {"simclr": images.index, "supcon": torch.where(images.target < 0, 100 + images.index, images.target)}[name]
     expected = reference.supcon(z, ids.repeat(8), temperature)
-    features = tuple(module(views.flatten(0, 1)).unflatten(0, (len(views), 16)) for views in images.views)
-    torch.testing.assert_close(module.step(features, images).loss, expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(module.step(images).loss, expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("small", [0, 6])
+def test_byol_is_the_sum_of_both_directions_and_with_crops_the_mean_over_all_others(small: int) -> None:
+    module = build("byol").double()
+    with torch.no_grad():  # a teacher that is not the student
+        for parameter in module.teacher.parameters():
+            parameter.mul_(0.9)
+    images = double(batch(labels=False, small=small))
+    p = [module.predictor(each) for each in z_of(module, images)]
+    targets = [module.teacher.projector(module.teacher.backbone(view)) for view in images.views[0]]
+    terms = [reference.byol(p[v], targets[g]) for g in (0, 1) for v in range(len(p)) if v != g]
+    expected = 2 * sum(terms) / len(terms)
+    assert len(terms) == (2 if small == 0 else 14)
+    torch.testing.assert_close(module.training_step(images, 0), expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("small", [0, 6])
+def test_vicreg_is_the_official_loss_over_full_size_views_and_all_others(small: int) -> None:
+    module = build("vicreg").double()
+    images = double(batch(labels=False, small=small))
+    z = z_of(module, images)
+    pairs = [(g, v) for g in (0, 1) for v in range(len(z)) if v != g]
+    expected = reference.vicreg(z, pairs)
+    torch.testing.assert_close(module.training_step(images, 0), expected, rtol=1e-10, atol=0)
+
+
+def test_vicreg_of_two_views_is_the_official_code_line_by_line() -> None:
+    """25 mse + 25 (std_x + std_y) / 2 + (cov_x + cov_y), with the covariance a sum over both views."""
+    module = build("vicreg").double()
+    images = double(batch(labels=False))
+    x, y = z_of(module, images)
+    centred = [each - each.mean(dim=0) for each in (x, y)]
+    spread = sum(torch.relu(1 - (each.var(dim=0) + 1e-4).sqrt()).mean() / 2 for each in centred)
+    covariances = [(each.T @ each) / (len(each) - 1) for each in centred]
+    off = sum((c - torch.diag(c.diagonal())).square().sum() / len(c) for c in covariances)
+    expected = 25 * nn.functional.mse_loss(x, y) + 25 * spread + off
+    torch.testing.assert_close(module.training_step(images, 0), expected, rtol=1e-10, atol=0)
 
 
 def test_supcon_without_labels_is_simclr() -> None:

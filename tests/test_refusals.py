@@ -131,6 +131,7 @@ def test_gpus_that_are_not_there_explain_themselves(run: Run, folder: Path, monk
     refused(run(PRETRAIN, *DIGITS, "--gpus", "2"), ["--gpus: got 2", "not a count; for two GPUs: --devices 2"], folder)
     refused(run(PRETRAIN, *DIGITS, "--gpus", "0", "0"), ["--gpus: got 0 0, expected each index once"], folder)
     refused(run(PRETRAIN, *DIGITS, "--devices", "2"), ["--devices: got 2", "at most the 1 GPU"], folder)
+    refused(run(PRETRAIN, *DIGITS, "--precision", "64"), ["--precision: got 64 on a GPU", "--accelerator cpu"], folder)
 
 
 def test_a_launcher_of_another_number_of_processes_is_refused(

@@ -79,6 +79,16 @@ def _read_pickle(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         content = torch.load(file, "cpu", weights_only=True)
     if not isinstance(content, dict):
         raise TypeError(f"expected a dict, got a {type(content).__name__}")
+    if isinstance(content.get("cl"), Mapping):  # ours
+        return _with_evaluated(content["state_dict"], content["cl"].get("evaluated", "backbone")), content
     nested = (content.get(name) for name in ("state_dict", "model"))  # Lightning, MoCo; SupContrast, Barlow Twins
     tensors = next((value for value in nested if isinstance(value, Mapping)), content)
     return tensors, content
+
+
+def _with_evaluated(tensors: Mapping[str, Any], evaluated: str) -> Mapping[str, Any]:
+    """A checkpoint's weights, with the evaluated network, the student's or a teacher's, as `backbone`."""
+    if evaluated == "backbone":
+        return tensors
+    others = {key: value for key, value in tensors.items() if not key.startswith("backbone.")}
+    return {key.replace(f"{evaluated}.", "backbone.", 1): value for key, value in others.items()}

@@ -110,6 +110,12 @@ class PretrainOptimConfig(OptimConfig):
     lr_scheduler_for_pred_head: Annotated[bool, Flag("schedule the learning rate of the predictor like the others")] = (
         True
     )
+    decay_biases_and_norms: Annotated[bool, Flag("weight decay also on biases and norms; LARS never decays them")] = (
+        True
+    )
+    clip_grad: Annotated[float | None, Flag("largest global norm of the gradients, online head excluded", above=0)] = (
+        None
+    )
     accumulate: Annotated[int, Flag("batches per optimizer step; the global batch grows with it", low=1)] = 1
     exact_negatives: Annotated[
         bool, Flag("one loss over all batches of --accumulate, at the cost of a second forward pass instead of memory")

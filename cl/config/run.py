@@ -26,7 +26,9 @@ class DeviceConfig(Config):
         Flag("number of GPUs, or of processes on a CPU", low=1, high=1024, overrides=("gpus",), resume="free"),
     ] = None
     num_nodes: Annotated[int, Flag("number of machines", low=1, resume="free")] = 1
-    precision: Annotated[str, Flag("arithmetic", choices=("32", "16-mixed", "bf16-mixed"))] = "32"
+    precision: Annotated[
+        str, Flag("arithmetic; 64 is for checks on a CPU", choices=("32", "16-mixed", "bf16-mixed", "64"))
+    ] = "32"
     compile: Annotated[bool, Flag("compile the backbone (torch.compile)")] = False
     deterministic: Annotated[bool, Flag("only deterministic kernels; slower on GPUs")] = False
     sync_batchnorm: Annotated[bool, Flag("compute batch norm statistics over all processes")] = True

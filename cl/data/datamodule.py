@@ -8,6 +8,7 @@ from pytorch_lightning import LightningDataModule
 
 from cl.config.data import DataConfig
 from cl.config.programs import Pretrain
+from cl.config.run import DeviceConfig
 from cl.data.cache import SHORT_SIDE, cached
 from cl.data.executors.base import Executor
 from cl.data.executors.dali import DaliExecutor, check_dali
@@ -36,6 +37,7 @@ class LoaderSettings:
     device: torch.device = CPU
     accumulate: int = 1  # batches per optimizer step
     batches_per_loss: int = 1  # how many of them the loader joins into one Batch
+    dtype: torch.dtype = torch.float32  # of the views
 
     @property
     def losses_per_step(self) -> int:
@@ -51,7 +53,12 @@ def pretrain_settings(config: Pretrain, rank_slice: RankSlice, device: torch.dev
         device=device,
         accumulate=config.optim.accumulate,
         batches_per_loss=config.batches_per_loss,
+        dtype=view_dtype(config.device),
     )
+
+
+def view_dtype(config: DeviceConfig) -> torch.dtype:
+    return torch.float64 if config.precision == "64" else torch.float32
 
 
 class ImageData(LightningDataModule):
@@ -144,6 +151,11 @@ class ImageData(LightningDataModule):
         return cached(images, data.cache, data.cache_dir, data.workers())
 
     def _executor(self, images: ImageSet, planner: ViewPlanner) -> Executor:
+        executor = self._make_executor(images, planner)
+        executor.dtype = self.settings.dtype
+        return executor
+
+    def _make_executor(self, images: ImageSet, planner: ViewPlanner) -> Executor:
         data = self.settings.data
         norm = self.splits.norm
         device = self.settings.device

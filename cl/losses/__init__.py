@@ -1,7 +1,16 @@
 """The losses, as pure functions of tensors."""
 
 from cl.losses.barlow_twins import barlow_twins_loss
+from cl.losses.byol import byol_loss
 from cl.losses.nt_xent import nt_xent_loss
 from cl.losses.simsiam import negative_cosine_similarity
+from cl.losses.vicreg import VICRegTerms, vicreg_terms
 
-__all__ = ["barlow_twins_loss", "negative_cosine_similarity", "nt_xent_loss"]
+__all__ = [
+    "VICRegTerms",
+    "barlow_twins_loss",
+    "byol_loss",
+    "negative_cosine_similarity",
+    "nt_xent_loss",
+    "vicreg_terms",
+]

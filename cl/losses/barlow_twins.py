@@ -1,7 +1,8 @@
 import torch
 from torch import Tensor
 
-from cl.distributed import gather, global_mean, world_size
+from cl.distributed import global_mean
+from cl.losses.correlation import squared_norm
 from cl.losses.precision import full_precision
 
 EPS = 1e-5  # of batch norm, with which the reference code standardises
@@ -34,15 +35,8 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, lamb: float, scale: float) -> Tens
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ValueError(f"z1 is {list(z1.shape)} and z2 is {list(z2.shape)}, expected [B, D] twice")
     z1, z2 = _standardized(z1), _standardized(z2)
-    batch = world_size() * len(z1)
     diagonal = global_mean((z1 * z2).mean(dim=0))
-    # The sum of squares of C also equals <z1 z1^T, z2 z2^T> / B^2: the smaller of D x D and B x B is computed.
-    if batch < z1.shape[1]:
-        gram1, gram2 = z1 @ gather(z1).T, z2 @ gather(z2).T  # this process's rows; their sum times W has the right mean
-        squares = world_size() * (gram1 * gram2).sum() / batch**2
-    else:
-        squares = global_mean(z1.T @ z2 / len(z1)).square().sum()
-    off_diagonal = squares - diagonal.square().sum()
+    off_diagonal = squared_norm(z1, z2) - diagonal.square().sum()
     return scale * ((1 - diagonal).square().sum() + lamb * off_diagonal)
 
 

@@ -1,7 +1,6 @@
 from collections import Counter
 
 import torch
-from torch import Tensor
 
 from cl.batch import Batch
 from cl.config.methods.barlow_twins import BarlowTwinsConfig
@@ -22,12 +21,13 @@ class BarlowTwins(ContrastiveModule[BarlowTwinsConfig]):
         dims = self.backbone.num_features, self.method.proj_hidden_dim, self.method.proj_output_dim
         self.projector = barlow_twins_projector(*dims)
 
-    def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
+        features = [self.encode(views, self.backbone) for views in batch.views]
         z = [self.projector(f) for views in features for f in views]  # V of [B, D]
         # (v, g) has the transposed correlation matrix of (g, v), hence the same loss.
-        pairs = Counter(tuple(sorted(pair)) for pair in view_pairs(features))
+        pairs = Counter(tuple(sorted(pair)) for pair in view_pairs(batch.views))
         losses = [
             count * barlow_twins_loss(z[g], z[v], lamb=self.method.lamb, scale=self.method.scale_loss)
             for (g, v), count in pairs.items()
         ]
-        return StepOutput(torch.stack(losses).sum() / pairs.total())
+        return StepOutput(torch.stack(losses).sum() / pairs.total(), features[0])

@@ -1,4 +1,5 @@
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from cl.backbones import build_backbone
+from cl.backbones import Backbone, build_backbone
+from cl.backbones.loading import load_init_from
 from cl.batch import Batch
 from cl.config.methods import MethodConfig
 from cl.config.programs import Pretrain
@@ -16,9 +18,11 @@ from cl.distributed import rank
 from cl.evaluation.features import Labelled
 from cl.evaluation.online.metrics import MeasuredModule
 from cl.losses.cross_entropy import labelled_cross_entropy
+from cl.methods.replicated import Replicated
 from cl.nn.batch_norm import frozen_statistics
 from cl.nn.heads import linear_head
 from cl.optim import build_optimizer, with_schedule
+from cl.optim.gradients import clip_gradients, freeze_gradients
 from cl.optim.groups import Group
 from cl.optim.schedules import Budget, Schedule
 
@@ -27,24 +31,25 @@ M = TypeVar("M", bound=MethodConfig)
 
 class StepOutput(NamedTuple):
     loss: Tensor  # scalar, mean over this process's images
-    metrics: dict[str, Tensor] = {}  # scalars, also means over this process's images; the base logs them
+    features: Tensor  # [V, B, F] of the full-size views, by the evaluated network; the online head learns on them
+    metrics: Mapping[str, Tensor] = {}  # scalars, also means over this process's images; the base logs them
 
 
-def view_pairs(features: tuple[Tensor, ...]) -> list[tuple[int, int]]:
+def view_pairs(views: tuple[Tensor, ...]) -> list[tuple[int, int]]:
     """All pairs (g, v), g != v, of a full-size view g as the target and any view v, numbered in order.
 
-    Small crops are never targets (SwAV, arXiv 2006.09882, section 3.2). Two full-size views give (0, 1) and (1, 0):
-    the two terms of a symmetric loss.
+    `views` has the views of each resolution, [V_r, B, ...], full-size first. Small crops are never targets (SwAV, arXiv
+    2006.09882, section 3.2). Two full-size views give (0, 1) and (1, 0): the two terms of a symmetric loss.
     """
-    views = sum(map(len, features))
-    return [(g, v) for g in range(len(features[0])) for v in range(views) if v != g]
+    count = sum(map(len, views))
+    return [(g, v) for g in range(len(views[0])) for v in range(count) if v != g]
 
 
 class ContrastiveModule(MeasuredModule, Generic[M]):
     """Backbone, online linear head, optimizer, schedule. A method adds its heads and returns its loss from `step`."""
 
     views_together: ClassVar[bool] = True  # one forward pass for all views of a resolution, else one per view
-    projector: nn.Module  # set by the method; diagnostics use its outputs
+    projector: nn.Module  # set by the method
 
     def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
         super().__init__()
@@ -54,52 +59,82 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         views = config.views
         small_crops = {"multicrop with --small_crop_size": views.small_crop_size} if views.multicrop else {}
         self.backbone = build_backbone(config.backbone, views.crop_size, config.data.in_channels, small_crops)
+        self.initial_weights = ""  # a description, for the banner
+        if config.backbone.init_from:  # before a teacher is copied
+            self.initial_weights = load_init_from(
+                self.backbone, config.backbone, views.crop_size, config.data.in_channels
+            )
         self.online_head = linear_head(self.backbone.num_features, classes) if classes else None
         self.predictor: nn.Module | None = None  # set by a method that has one
+        self.step_index = 0  # optimizer steps before this one; schedules are functions of it
         self.last_lr = 0.0  # of the last optimizer step
 
-    @abstractmethod
-    def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
-        """The method's loss from the features of each resolution, [V_r, B, F]."""
+    # What a method defines.
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> features [B, F]."""
-        return self.backbone(images)
+    @abstractmethod
+    def step(self, batch: Batch) -> StepOutput:
+        """The method's loss, and the features that its evaluated network has computed on the way."""
+
+    def after_step(self, taken: Tensor) -> None:
+        """Change the state that has no gradient (teacher, queue, ...), once after each optimizer step.
+
+        `taken` is a scalar, 1.0 or 0.0 on the device: 0.0 if the step was skipped. It masks the change.
+        """
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> projections [B, D]."""
+        """Images [B, C, H, W] -> projections [B, D] by the evaluated network, for diagnostics."""
         return self.projector(self(images))
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        features = tuple(self._encode(views) for views in batch.views)
-        output = self.step(features, batch)
-        for name, value in ({"loss": output.loss} | output.metrics).items():
-            self.means.add(name, value * len(batch.index), len(batch.index))
-        if self.online_head is None:
-            return output.loss
-        return output.loss + self._online_loss(self.online_head, features[0].detach(), batch.target)
+    # What the base does for every method.
 
-    def _encode(self, views: Tensor) -> Tensor:
-        """[V, B, C, H, W] -> [V, B, F]; under --exact_negatives one batch at a time, recomputed in backward."""
+    @property
+    def evaluated(self) -> Backbone:
+        """The network that is evaluated and exported, everywhere."""
+        return cast(Backbone, self.get_submodule(self.method.evaluated))
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What DDP must not touch; it asks for this name."""
+        replicated = [name for name, module in self.named_modules() if isinstance(module, Replicated)]
+        return [name for name, _ in self.named_buffers() if name.rpartition(".")[0] in replicated]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> features [B, F] by the evaluated network."""
+        return self.evaluated(images)
+
+    def encode(self, views: Tensor, network: nn.Module) -> Tensor:
+        """Views [V, B, C, H, W] of one resolution -> features [V, B, F] by the student's or a teacher's backbone.
+
+        Under --exact_negatives one batch at a time, recomputed in backward.
+        """
         chunks = views.chunk(self.config.batches_per_loss, dim=1)
-        if len(chunks) == 1:
-            return self._forward_views(views)
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._forward_views(chunk, network) for chunk in chunks], dim=1)
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            """For the forward pass and its recomputation, which must not update the running statistics again."""
+            return nullcontext(), frozen_statistics(network)
+
         features = [
-            checkpoint(self._forward_views, chunk, use_reentrant=False, context_fn=self._recomputation_contexts)
+            checkpoint(self._forward_views, chunk, network, use_reentrant=False, context_fn=contexts)
             for chunk in chunks
         ]
         return torch.cat(features, dim=1)
 
-    def _recomputation_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For the forward pass and its recomputation, which must not update the running statistics again."""
-        return nullcontext(), frozen_statistics(self.backbone)
-
-    def _forward_views(self, views: Tensor) -> Tensor:
+    def _forward_views(self, views: Tensor, network: nn.Module) -> Tensor:
         """[V, B, C, H, W] -> [V, B, F]; with `views_together`, batch norm sees all views of a resolution together."""
         if not self.views_together:
-            return torch.stack([self(view) for view in views])
-        features = self(rearrange(views, "v b c h w -> (v b) c h w"))
+            return torch.stack([network(view) for view in views])
+        features = network(rearrange(views, "v b c h w -> (v b) c h w"))
         return rearrange(features, "(v b) f -> v b f", v=len(views))
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        output = self.step(batch)
+        for name, value in ({"loss": output.loss} | dict(output.metrics)).items():
+            self.means.add(name, value * len(batch.index), len(batch.index))
+        if self.online_head is None:
+            return output.loss
+        return output.loss + self._online_loss(self.online_head, output.features.detach(), batch.target)
 
     def _online_loss(self, head: nn.Linear, features: Tensor, target: Tensor) -> Tensor:
         """The online head's loss on the detached features [V, B, F] of the full-size views."""
@@ -120,20 +155,37 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         # Randomness inside the network (dropout) depends only on seed, step and rank: a resumed run draws the same.
         step_seed = (self.config.run.seed * 1_000_003 + self.trainer.current_epoch) * 1_000_003 + batch_idx
         torch.manual_seed((step_seed * 65_537 + rank()) % 2**63)
+        self.step_index = self.trainer.global_step
+
+    def prepare_gradients(self, optimizer: Optimizer) -> None:
+        freeze_gradients(optimizer, self.step_index)
+        if self.config.optim.clip_grad is not None:
+            clip_gradients(self._learned(), self.config.optim.clip_grad)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.last_lr = float(optimizer.param_groups[0]["lr"])
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """The only place that Lightning reaches once per optimizer step and right after it (Lightning#11688)."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            self.after_step(self.step_taken)
+
+    def _learned(self) -> list[nn.Parameter]:
+        """What the method's loss trains."""
+        online = {id(p) for p in self.online_head.parameters()} if self.online_head is not None else set()
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in online]
 
     def configure_optimizers(self) -> Any:
         optim = self.config.optim
         batch = self.budget.global_batch
         predictor = list(self.predictor.parameters()) if self.predictor is not None else []
         online = list(self.online_head.parameters()) if self.online_head is not None else []
-        separate = {id(p) for p in predictor + online}
+        separate = {id(p) for p in predictor}
         lr = optim.scaled_lr(batch)
         decay = optim.weight_decay
         groups = [
-            Group([p for p in self.parameters() if id(p) not in separate], lr, decay),
+            Group([p for p in self._learned() if id(p) not in separate], lr, decay),
             Group(predictor, lr, decay, scheduled=optim.lr_scheduler_for_pred_head),
             Group(online, optim.scaled_classifier_lr(batch), weight_decay=0.0, adapted=False),
         ]

@@ -19,10 +19,11 @@ class SimCLR(ContrastiveModule[SimCLRConfig]):
         dims = self.backbone.num_features, self.method.proj_hidden_dim, self.method.proj_output_dim
         self.projector = simclr_projector(*dims, self.method.proj_batch_norm)
 
-    def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
+        features = [self.encode(views, self.backbone) for views in batch.views]
         z = torch.cat([self.projector(rearrange(f, "v b f -> (v b) f")) for f in features])  # [V B, D]
         ids = self.ids(batch).repeat(len(z) // len(batch.index))  # [V B]
-        return StepOutput(nt_xent_loss(z, ids, self.method.temperature))
+        return StepOutput(nt_xent_loss(z, ids, self.method.temperature), features[0])
 
     def ids(self, batch: Batch) -> Tensor:
         """[B] int64: views with the same id are positives."""

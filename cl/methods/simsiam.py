@@ -1,5 +1,5 @@
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cl.batch import Batch
 from cl.config.methods.simsiam import SimSiamConfig
@@ -22,8 +22,9 @@ class SimSiam(ContrastiveModule[SimSiamConfig]):
         self.projector = simsiam_projector(*dims)
         self.predictor = simsiam_predictor(self.method.proj_output_dim, self.method.pred_hidden_dim)
 
-    def step(self, features: tuple[Tensor, ...], batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
+        features = [self.encode(views, self.backbone) for views in batch.views]
         z = [self.projector(f) for views in features for f in views]  # V of [B, D]
         p = [self.predictor(projection) for projection in z]
-        losses = [negative_cosine_similarity(p[v], z[g]) for g, v in view_pairs(features)]
-        return StepOutput(torch.stack(losses).mean())
+        losses = [negative_cosine_similarity(p[v], z[g]) for g, v in view_pairs(batch.views)]
+        return StepOutput(torch.stack(losses).mean(), features[0])

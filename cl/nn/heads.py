@@ -28,6 +28,11 @@ def simsiam_predictor(dim: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(*_layer(dim, hidden), nn.Linear(hidden, dim))
 
 
+def byol_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """BYOL's projector and predictor: two layers, batch norm in the hidden one only (arXiv 2006.07733, section 3.2)."""
+    return nn.Sequential(*_layer(inputs, hidden), nn.Linear(hidden, outputs, bias=False))
+
+
 def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)
 

@@ -8,12 +8,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from cl.config.optim import OptimConfig, PretrainOptimConfig
-from cl.optim.groups import Group, lars_groups, torch_groups
+from cl.optim.groups import Group, lars_groups, torch_groups, without_decay_of_vectors
 from cl.optim.schedules import Schedule
 
 
 def build_optimizer(config: OptimConfig, groups: Sequence[Group]) -> Optimizer:
     """Build the optimizer that the flags name."""
+    if isinstance(config, PretrainOptimConfig) and not config.decay_biases_and_norms:
+        groups = without_decay_of_vectors(groups)
     if isinstance(config, PretrainOptimConfig) and config.lars:
         from timm.optim.lars import Lars
 

@@ -14,6 +14,7 @@ class Group(NamedTuple):
     weight_decay: float
     scheduled: bool = True  # False: the learning rate is constant, as for SimSiam's predictor
     adapted: bool = True  # False: LARS takes plain SGD steps
+    frozen_steps: int = 0  # optimizer steps before it starts to learn
 
 
 def torch_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
@@ -27,7 +28,19 @@ def _torch_group(group: Group) -> dict[str, Any]:
         "lr": group.lr,
         "weight_decay": group.weight_decay,
         "scheduled": group.scheduled,
+        "frozen_steps": group.frozen_steps,
     }
+
+
+def without_decay_of_vectors(groups: Iterable[Group]) -> list[Group]:
+    """The same groups, with biases and norms (parameters of one dimension) in groups of their own without decay."""
+    split = []
+    for group in groups:
+        vectors = [p for p in group.parameters if p.ndim <= 1] if group.weight_decay else []
+        matrices = [p for p in group.parameters if p.ndim > 1] if group.weight_decay else group.parameters
+        split.append(group._replace(parameters=matrices))
+        split.append(group._replace(parameters=vectors, weight_decay=0.0))
+    return [group for group in split if group.parameters]
 
 
 def lars_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 from cl.config.methods.barlow_twins import BarlowTwinsConfig
 from cl.config.methods.base import METHODS, MethodConfig
+from cl.config.methods.byol import BYOLConfig
 from cl.config.methods.simclr import SimCLRConfig
 from cl.config.methods.simsiam import SimSiamConfig
 from cl.config.methods.supcon import SupConConfig
+from cl.config.methods.vicreg import VICRegConfig
 
 __all__ = ["DEFAULT", "METHODS", "MethodConfig"]
 
@@ -14,4 +16,6 @@ METHODS |= {
     "barlow_twins": BarlowTwinsConfig,
     "simsiam": SimSiamConfig,
     "supcon": SupConConfig,
+    "vicreg": VICRegConfig,
+    "byol": BYOLConfig,
 }

@@ -17,6 +17,7 @@ class Executor(ABC):
     """Makes the drawn views; the implementations are `torchvision`, `workers`, `resident` and `dali`."""
 
     device: torch.device
+    dtype: torch.dtype = torch.float32  # of the views; float64 under --precision 64
 
     @abstractmethod
     def read(self, keys: list[SampleKey]) -> Any:
@@ -31,7 +32,8 @@ class Executor(ABC):
         """The training process's part: a Batch on its device."""
 
     def batches(self, reads: Iterable[Any]) -> Iterator[Batch]:
-        return prefetch(self.submit(_stop_at_broken_files(reads)), self.to_batch, self.device)
+        for batch in prefetch(self.submit(_stop_at_broken_files(reads)), self.to_batch, self.device):
+            yield batch.to_dtype(self.dtype)
 
 
 def _stop_at_broken_files(reads: Iterable[Any]) -> Iterator[Any]:

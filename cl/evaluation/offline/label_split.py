@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cl.config.programs import Linear
-from cl.data.datamodule import ImageData, LoaderSettings
+from cl.data.datamodule import ImageData, LoaderSettings, view_dtype
 from cl.data.images import ImageSet, Splits, Subset, stratified
 from cl.data.loader import EvalLoader
 from cl.data.sampler import RankSlice, TrainSampler
@@ -85,7 +85,14 @@ class GridData(ImageData):
 
 def evaluation_data(splits: Splits, config: Linear, rank_slice: RankSlice, device: torch.device) -> ImageData:
     """The loaders of an evaluation; for a grid with the held-out tenth."""
-    settings = LoaderSettings(config.data, linear_views(config.views), config.run.seed, rank_slice, device)
+    settings = LoaderSettings(
+        data=config.data,
+        views=linear_views(config.views),
+        seed=config.run.seed,
+        rank_slice=rank_slice,
+        device=device,
+        dtype=view_dtype(config.device),
+    )
     return GridData(splits, settings) if config.holds_out else ImageData(splits, settings)
 
 

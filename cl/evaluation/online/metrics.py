@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cl.distributed import gather_dicts, rank
@@ -68,6 +69,9 @@ class MeasuredModule(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.means = EpochMeans()
+        self.step_taken = torch.ones(
+            (), dtype=torch.float64
+        )  # 0 if the newest optimizer step was skipped; on the module's device
         self.row: dict[str, float] = {}  # of the last finished epoch
         self.validation: list[Labelled] = []  # this process's validation batches of this epoch, for kNN
 
@@ -80,6 +84,9 @@ class MeasuredModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.means.load(checkpoint["epoch_sums"][rank()])
+
+    def prepare_gradients(self, optimizer: Optimizer) -> None:
+        """Change gradients once per optimizer step, before they are checked for non-finite values."""
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if not isinstance(scheduler, ReduceLROnPlateau):  # which `MeasureEpoch` steps

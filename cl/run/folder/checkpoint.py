@@ -71,6 +71,7 @@ def checkpoint_metadata(config: Pretrain | Linear, splits: Splits) -> dict[str, 
         "norm": splits.norm,
         "images": len(splits.train),
         "processes": world_size(),
+        "evaluated": config.method.evaluated if isinstance(config, Pretrain) else "backbone",
     }
 
 

@@ -45,6 +45,8 @@ def usable_devices(config: Pretrain | Linear) -> Devices:
     devices = choose_devices(config.device)
     if config.device.precision == "16-mixed" and devices.accelerator == "cpu":
         raise UserError("--precision: got 16-mixed on a CPU, expected 32 or bf16-mixed")
+    if config.device.precision == "64" and devices.accelerator == "gpu":
+        raise UserError("--precision: got 64 on a GPU, expected it with --accelerator cpu: it is for checks")
     return devices
 
 

@@ -19,7 +19,7 @@ from cl.evaluation.features import evaluating
 from cl.evaluation.pictures.views_picture import save_views
 from cl.run.start.banner import row_lines
 from cl.run.start.batch_search import largest_batch
-from cl.run.start.memory import Peak
+from cl.run.start.memory import Peak, format_bytes
 from cl.run.start.network import TrainedModule, prepare_network
 from cl.run.start.plan import Plan
 
@@ -39,6 +39,10 @@ def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: Im
         "FLOPs": f"{flops / 1e9:.3g} billion per image of {side} x {side} pixels (backbone, forward, a multiply-add "
         "counts as two)",
     }
+    if sizes := state_sizes(module):
+        rows["state"] = (
+            ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items()) + ", in checkpoints too"
+        )
     prepare_network(module.to(device), config.device, plan.devices)
     step = Step(module, config.device.precision)
     batches = endless(data)
@@ -59,6 +63,16 @@ def count_parameters(module: nn.Module) -> dict[str, int]:
     """The number of parameters of each child module that has any."""
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_children()}
     return {name: count for name, count in counts.items() if count}
+
+
+def state_sizes(module: nn.Module) -> dict[str, int]:
+    """Bytes of each child module that no gradient trains: a teacher, a queue."""
+    sizes = {}
+    for name, part in module.named_children():
+        tensors = [*part.parameters(), *part.buffers()]
+        if tensors and not any(tensor.requires_grad for tensor in tensors):
+            sizes[name] = sum(tensor.nbytes for tensor in tensors)
+    return sizes
 
 
 def count_flops(backbone: nn.Module, images: Tensor) -> int:

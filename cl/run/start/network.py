@@ -17,6 +17,8 @@ TrainedModule = ContrastiveModule[Any] | LinearEvaluation
 
 def prepare_network(module: TrainedModule, config: DeviceConfig, devices: Devices) -> None:
     """Change `module` in place, without renaming its weights."""
+    if config.precision == "64":
+        module.double()
     if devices.processes > 1 and config.sync_batchnorm:
         synchronized(module, devices.accelerator)
     if devices.accelerator == "gpu" or _safe_in_channels_last(module.backbone):

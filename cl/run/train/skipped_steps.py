@@ -58,7 +58,9 @@ class SkipNonFinite(Callback):
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
             checked.append(torch.stack(torch._foreach_norm(gradients)).sum())
         finite = bool(torch.stack(checked).sum().isfinite().item())
-        if on_any_rank(not finite):
+        skipped = on_any_rank(not finite)
+        pl_module.step_taken = torch.tensor(float(not skipped), dtype=torch.float64, device=pl_module.device)
+        if skipped:
             self._skip(trainer, pl_module)
         else:
             self._in_a_row = 0

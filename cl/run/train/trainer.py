@@ -9,11 +9,14 @@ from typing import Any
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
+from torch.optim import Optimizer
 
 from cl.cli import Resolved
+from cl.config.run import DeviceConfig
 from cl.data.loader import TrainLoader
 from cl.distributed import rank
 from cl.evaluation.offline.cached_protocol import CachedResult
+from cl.evaluation.online.metrics import MeasuredModule
 from cl.run.folder.checkpoint import AtomicCheckpointIO, SaveLast
 from cl.run.folder.run_folder import plain_values
 from cl.run.folder.tables import Table
@@ -31,6 +34,14 @@ class Position(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
         _train_loader(trainer).step_done()
+
+
+class PrepareGradients(Callback):
+    """Freezes and clips gradients. Callbacks run before the module's own hook, and this one before the guard."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        assert isinstance(pl_module, MeasuredModule)
+        pl_module.prepare_gradients(optimizer)
 
 
 class StopAt(Callback):
@@ -61,14 +72,14 @@ def build_trainer(
         devices=plan.devices.devices,
         num_nodes=plan.devices.nodes,
         accumulate_grad_batches=plan.losses_per_step,
-        precision=resolved.config.device.precision,
+        precision=_lightning_precision(resolved.config.device),
         deterministic=resolved.config.device.deterministic,
         strategy="ddp" if plan.devices.processes > 1 else "auto",
         max_epochs=plan.budget.epochs,  # no max_steps: it makes Lightning treat a saved epoch as an interrupted one
         limit_train_batches=1 if run.fast_dev_run else None,
         limit_val_batches=1 if run.fast_dev_run else None,
         logger=build_loggers(resolved, folder),
-        callbacks=[Position(), StopAt(plan.budget.steps), *callbacks, StopOnSignal(save), save],
+        callbacks=[Position(), StopAt(plan.budget.steps), PrepareGradients(), *callbacks, StopOnSignal(save), save],
         plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -78,6 +89,11 @@ def build_trainer(
     )
     disable_lightning_signals(trainer)
     return trainer
+
+
+def _lightning_precision(config: DeviceConfig) -> Any:
+    """Lightning converts nothing under 64: network and loaders are in double precision already."""
+    return "32" if config.precision == "64" else config.precision
 
 
 def build_loggers(resolved: Resolved[Any], folder: Path) -> list[Logger]:

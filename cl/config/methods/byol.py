@@ -1,0 +1,54 @@
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from cl.config.flags import Flag
+from cl.config.methods.base import MAX_UNITS, METHOD, PROJ_OUTPUT_DIM, MethodConfig
+from cl.config.presets import Preset
+from cl.errors import UserError
+
+TEACHER_MOMENTUM = Flag("momentum of the teacher at the first step: how much of it stays", low=0, high=1)
+TEACHER_MOMENTUM_END = Flag("momentum of the teacher at the last step; half a cosine in between", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class BYOLConfig(MethodConfig):
+    """BYOL (arXiv 2006.07733). 0.99 is the paper's momentum for 100 to 300 epochs; 0.996 for 1000."""
+
+    implementation: ClassVar[str] = "cl.methods.byol:BYOL"
+    compares_images: ClassVar[bool] = False
+    preset: ClassVar[Preset] = {"asymmetric_augmentations": True}
+    dataset_presets: ClassVar[Mapping[str, Preset]] = {
+        # After 60 steps at 0.99 the teacher would still be half of its start: more steps, and a faster teacher.
+        "digits": {
+            "proj_hidden_dim": 512,
+            "proj_output_dim": 128,
+            "pred_hidden_dim": 512,
+            "teacher_momentum": 0.9,
+            "teacher_momentum_end": 0.99,
+            "asymmetric_augmentations": False,
+            "min_scale": 0.6,
+            "batch_size": 64,
+            "lr": 4e-3,
+            "epochs": 24,
+        },
+        "cifar10": {"gaussian_prob": (0.0,)},
+        "cifar100": {"gaussian_prob": (0.0,)},
+    }
+
+    method: Annotated[str, METHOD] = "byol"
+    proj_hidden_dim: Annotated[
+        int, Flag("hidden units of the projector", aliases=("--hidden_mlp",), low=1, high=MAX_UNITS)
+    ] = 4096
+    proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 256
+    pred_hidden_dim: Annotated[int, Flag("hidden units of the predictor", low=1, high=MAX_UNITS)] = 4096
+    teacher_momentum: Annotated[float, TEACHER_MOMENTUM] = 0.99
+    teacher_momentum_end: Annotated[float, TEACHER_MOMENTUM_END] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher_momentum_end < self.teacher_momentum:
+            raise UserError(
+                f"--teacher_momentum_end: got {self.teacher_momentum_end:g}, expected at least the --teacher_momentum "
+                f"of {self.teacher_momentum:g}"
+            )
