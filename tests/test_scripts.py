@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cl.cli import parse
+from cl.config.methods import METHODS
 from cl.config.programs import Linear, Pretrain
 from tests.conftest import ROOT, Run
 from tests.mistakes import SEED_LINEAR, SEED_PRETRAIN
@@ -28,6 +29,8 @@ ROWS = {  # the recipe table: backbone, method, data, epochs, global batch, temp
     "imagenet100/barlow_twins": ("resnet18", "barlow_twins", 100, 256, None, 2048, None, False, True),
     "imagenet100/simsiam": ("resnet18", "simsiam", 100, 256, None, 2048, 512, False, True),
     "imagenet100/simsiam_small_head": ("resnet18", "simsiam", 100, 256, None, 512, 128, False, True),
+    "imagenet100/vicreg": ("resnet18", "vicreg", 400, 256, None, 2048, None, False, True),
+    "imagenet100/byol": ("resnet18", "byol", 400, 256, None, 256, 8192, False, True),
     "imagenet/simsiam": ("resnet50", "simsiam", 100, 256, None, 512, 128, False, True),
 }
 
@@ -89,10 +92,10 @@ def test_the_recipe_table_has_its_scripts(row: str, tmp_path: Path) -> None:
 
 
 def test_each_method_has_a_script_for_each_of_the_small_data_sets_and_for_its_evaluation() -> None:
-    methods = ("barlow_twins", "simclr", "simsiam", "supcon")
+    methods = sorted(METHODS)
     for kind, datasets in (("pretrain", ("cifar10", "cifar100")), ("linear", ("cifar10", "cifar100", "imagenet100"))):
         for dataset in datasets:
-            assert [each.stem for each in sorted((FOLDER / kind / dataset).iterdir())] == list(methods)
+            assert [each.stem for each in sorted((FOLDER / kind / dataset).iterdir())] == methods
     evaluated = {script.parent.name for script in EVALUATE}
     assert {script.parent.name for script in PRETRAIN} <= evaluated
 
