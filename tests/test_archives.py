@@ -1,4 +1,4 @@
-"""CIFAR and STL-10 as torchvision's archives, and ImageNet-100 linked out of ImageNet."""
+"""CIFAR and STL-10 from torchvision's archives, and ImageNet-100 linked from ImageNet."""
 
 import hashlib
 import pickle
@@ -17,8 +17,8 @@ from cl.errors import UserError
 from tests.conftest import ROOT, TINY, Run
 
 
-def write(file: Path, content: bytes) -> str:
-    """Write a file; return its checksum, which the test puts in the place of the real archive's."""
+def write_file(file: Path, content: bytes) -> str:
+    """Write a file and return its MD5, which replaces that of the real archive."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
     return hashlib.md5(content).hexdigest()
@@ -28,20 +28,21 @@ def write(file: Path, content: bytes) -> str:
 def cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """CIFAR-10's files with twenty images in each batch."""
     pixels = np.random.default_rng(0).integers(0, 256, (120, 3072), dtype=np.uint8)
-    root, kind = folder / "datasets/cifar-10-batches-py", datasets.CIFAR10
-    for names in (kind.train_list, kind.test_list):
-        sums = []
+    root = folder / "datasets/cifar-10-batches-py"
+    dataset = datasets.CIFAR10
+    for names in (dataset.train_list, dataset.test_list):
+        checksums = []
         for name, _ in names:
             rows = pixels[:20] if name == "test_batch" else pixels[20 * int(name[-1]) :][:20]
             content = {"data": rows, "labels": (np.arange(20) % 10).tolist()}
-            sums.append([name, write(root / name, pickle.dumps(content))])
-        monkeypatch.setattr(kind, "train_list" if len(names) > 1 else "test_list", sums)
+            checksums.append([name, write_file(root / name, pickle.dumps(content))])
+        monkeypatch.setattr(dataset, "train_list" if len(names) > 1 else "test_list", checksums)
     meta = {"label_names": [f"class{i}" for i in range(10)]}
-    monkeypatch.setitem(kind.meta, "md5", write(root / "batches.meta", pickle.dumps(meta)))
+    monkeypatch.setitem(dataset.meta, "md5", write_file(root / "batches.meta", pickle.dumps(meta)))
     return pixels
 
 
-def test_an_archive_is_read_as_its_authors_split_it(cifar10: np.ndarray) -> None:
+def test_an_archive_is_read_with_its_official_split(cifar10: np.ndarray) -> None:
     splits = load(DataConfig(dataset="cifar10"))
     assert splits.val is not None
     assert (len(splits.train), len(splits.val)) == (100, 20)
@@ -53,13 +54,13 @@ def test_an_archive_is_read_as_its_authors_split_it(cifar10: np.ndarray) -> None
     assert len(grey.norm[0]) == 1
 
 
-def test_an_archive_trains(cifar10: np.ndarray, run: Run) -> None:
+def test_a_run_trains_on_an_archive(cifar10: np.ndarray, run: Run) -> None:
     code, out, err = run("main_contrastive.py", "cifar10", "resnet18", *TINY, "--fast_dev_run", "--num_workers", "0")
     assert (code, err) == (0, "")
     assert "100 for training, 20 for validation, 10 classes" in out
 
 
-def test_stl10s_unlabelled_images_have_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlabelled_images_of_stl10_have_target_minus_1(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stl10:
         filename, url, classes = "stl10_binary.tar.gz", "http://somewhere", ["a", "b"]
 
@@ -76,7 +77,7 @@ def test_stl10s_unlabelled_images_have_no_label(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
-def test_without_a_network_it_says_which_file_to_put_where(
+def test_without_a_network_the_error_names_the_file_and_its_folder(
     name: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(*_: object, **__: object) -> None:
@@ -92,7 +93,7 @@ def test_without_a_network_it_says_which_file_to_put_where(
     assert list(folder.iterdir()) == []
 
 
-def test_a_damaged_archive_is_not_used(cifar10: np.ndarray, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_archive_is_refused(cifar10: np.ndarray, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise URLError("no route to host")
 
@@ -102,23 +103,23 @@ def test_a_damaged_archive_is_not_used(cifar10: np.ndarray, folder: Path, monkey
         load(DataConfig(dataset="cifar10"))
 
 
-def test_imagenet100_is_linked_out_of_imagenet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imagenet100_is_linked_from_imagenet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(set(imagenet100.CLASSES)) == 100
     for split in ("train", "val"):
         for name in [*imagenet100.CLASSES, "n00000000"]:
             (tmp_path / "imagenet" / split / name).mkdir(parents=True)
             (tmp_path / "imagenet" / split / name / "one.JPEG").write_bytes(split.encode())
-    for _ in range(2):  # again is harmless
+    for _ in range(2):  # a second call changes nothing
         imagenet100.main([str(tmp_path / "imagenet"), str(tmp_path / "out")])
-    assert sorted(each.name for each in (tmp_path / "out/train").iterdir()) == sorted(imagenet100.CLASSES)
+    assert sorted(path.name for path in (tmp_path / "out/train").iterdir()) == sorted(imagenet100.CLASSES)
     assert (tmp_path / "out/test" / imagenet100.CLASSES[0] / "one.JPEG").read_bytes() == b"val"
     assert "100 classes linked" in capsys.readouterr().out
     with pytest.raises(UserError, match="expected class folders; 200 are missing"):
         imagenet100.main([str(tmp_path), str(tmp_path / "out")])
 
 
-def test_the_class_list_is_the_one_handed_down() -> None:
+def test_the_class_list_equals_the_shared_one() -> None:
     shared = ROOT.parent / "shared/data/imagenet100_classes.txt"
     if not shared.exists():
-        pytest.skip("the list lies beside the project only where it is developed")
+        pytest.skip("the shared list exists only where the project is developed")
     assert shared.read_text().split() == imagenet100.CLASSES

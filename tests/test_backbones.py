@@ -1,4 +1,4 @@
-"""The backbones are torchvision's, but for the stem of small images and the width."""
+"""The backbones equal torchvision's except for the stem for small images and the width."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from cl.config.backbone import BackboneConfig
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
-def test_torchvisions_weights_give_torchvisions_features(encoder: str) -> None:
+def test_torchvisions_weights_give_identical_features(encoder: str) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(encoder, weights=None).eval()
     ours = build_backbone(BackboneConfig(encoder), 224).eval()
@@ -24,7 +24,7 @@ def test_torchvisions_weights_give_torchvisions_features(encoder: str) -> None:
     assert features.shape == (2, ours.num_features)
 
 
-def test_the_same_seed_starts_from_torchvisions_weights() -> None:
+def test_the_same_seed_gives_torchvisions_initial_weights() -> None:
     torch.manual_seed(3)
     theirs = torchvision.models.resnet18(weights=None).state_dict()
     torch.manual_seed(3)
@@ -32,7 +32,7 @@ def test_the_same_seed_starts_from_torchvisions_weights() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_up_to_64_pixels_the_stem_keeps_the_resolution() -> None:
+def test_the_stem_keeps_the_resolution_up_to_64_pixels() -> None:
     small = build_backbone(BackboneConfig("resnet18"), 64)
     assert (small.conv1.kernel_size, small.conv1.stride, small.conv1.padding) == ((3, 3), (1, 1), (1, 1))
     assert isinstance(small.maxpool, torch.nn.Identity)
@@ -43,10 +43,10 @@ def test_up_to_64_pixels_the_stem_keeps_the_resolution() -> None:
 
 @pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("stem", ["small", "large"])
-def test_a_quarter_of_the_width_is_a_sixteenth_of_the_weights(encoder: str, stem: str) -> None:
+def test_a_quarter_of_the_width_has_a_sixteenth_of_the_weights(encoder: str, stem: str) -> None:
     full, quarter = (build_backbone(BackboneConfig(encoder, stem=stem, width=width), 32) for width in (64, 16))
-    sizes = [sum(p.numel() for p in net.parameters() if p.ndim == 4) for net in (full, quarter)]
-    assert sizes[0] / sizes[1] == pytest.approx(16, rel=0.02)
+    counts = [sum(p.numel() for p in net.parameters() if p.ndim == 4) for net in (full, quarter)]
+    assert counts[0] / counts[1] == pytest.approx(16, rel=0.02)
     assert quarter(torch.randn(2, 3, 32, 32)).shape == (2, quarter.num_features)
     assert quarter.num_features * 4 == full.num_features
 

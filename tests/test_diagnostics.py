@@ -1,4 +1,4 @@
-"""The numbers that tell a collapsed embedding from a healthy one, and what is made of them."""
+"""The metrics that distinguish a collapsed embedding from a healthy one, and the verdict on them."""
 
 import math
 from pathlib import Path
@@ -17,21 +17,21 @@ def projections(n: int, dim: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("n", "dim"), [(9, 4), (5, 7)])
-def test_health_is_its_definitions(n: int, dim: int) -> None:
+def test_health_matches_its_definitions(n: int, dim: int) -> None:
     z1, z2 = projections(n, dim), projections(n, dim) + 0.3 * projections(n, dim, seed=1)
     expected = reference.health(z1.numpy(), z2.numpy())
     assert health(z1, z2)._asdict() == pytest.approx(expected, rel=1e-6)
 
 
-def test_closed_forms() -> None:
+def test_health_of_orthogonal_and_of_identical_projections() -> None:
     z = torch.eye(8).repeat(2, 1)  # sixteen images on eight orthogonal directions
-    found = health(z, z)
-    assert found.rank == pytest.approx(8)
-    assert found.std == pytest.approx(math.sqrt(8) * math.sqrt(1 / 8 - 1 / 64))
-    assert (found.alignment, found.positive_cosine) == (0, pytest.approx(1))
-    one = health(torch.ones(5, 3), torch.ones(5, 3))  # all images are one point
-    assert (one.std, one.rank) == (pytest.approx(0, abs=1e-6), pytest.approx(1))
-    assert (one.uniformity, one.negative_cosine) == (pytest.approx(0), pytest.approx(1))
+    orthogonal = health(z, z)
+    assert orthogonal.rank == pytest.approx(8)
+    assert orthogonal.std == pytest.approx(math.sqrt(8) * math.sqrt(1 / 8 - 1 / 64))
+    assert (orthogonal.alignment, orthogonal.positive_cosine) == (0, pytest.approx(1))
+    identical = health(torch.ones(5, 3), torch.ones(5, 3))  # all images at one point
+    assert (identical.std, identical.rank) == (pytest.approx(0, abs=1e-6), pytest.approx(1))
+    assert (identical.uniformity, identical.negative_cosine) == (pytest.approx(0), pytest.approx(1))
 
 
 def test_evenly_spread_directions_have_a_standard_deviation_of_one() -> None:
@@ -40,27 +40,27 @@ def test_evenly_spread_directions_have_a_standard_deviation_of_one() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
-def test_dead_and_non_finite_projections_are_collapsed(value: float) -> None:
+def test_constant_and_non_finite_projections_are_collapsed(value: float) -> None:
     z = torch.full((20, 4), value)
-    found = verdict_on(health(z, z), 20, 4, step=60, steps=100)
-    assert found is not None
-    assert found.collapsed
+    result = verdict_on(health(z, z), 20, 4, step=60, steps=100)
+    assert result is not None
+    assert result.collapsed
 
 
-def said(std: float, rank: float, step: int = 200, images: int = 1000, dim: int = 512) -> Verdict | None:
+def verdict(std: float, rank: float, step: int = 200, images: int = 1000, dim: int = 512) -> Verdict | None:
     return verdict_on(Health(std, rank, 0, 0, 0, 0), images, dim, step, steps=1000)
 
 
 def test_the_verdict_follows_the_thresholds() -> None:
-    assert said(0.09, 100).collapsed  # type: ignore[union-attr]
-    assert said(1.0, 1.9).collapsed  # type: ignore[union-attr]
-    partial = said(1.0, 10.1)
+    assert verdict(0.09, 100).collapsed  # type: ignore[union-attr]
+    assert verdict(1.0, 1.9).collapsed  # type: ignore[union-attr]
+    partial = verdict(1.0, 10.1)
     assert partial == Verdict("partial collapse: rank 10 of 512", alarm=True)
-    assert not said(1.0, 10.3).alarm  # type: ignore[union-attr]  # 2 % of 512 is 10.24
-    assert not said(1.0, 9.0, images=100).alarm  # type: ignore[union-attr]  # 2 % of 100 images is 2
-    assert not said(1.0, 5.0, step=90).alarm  # type: ignore[union-attr]  # the first tenth
-    assert said(0.0, 1.0, step=49) is None
-    assert said(0.0, 1.0, images=15) is None
+    assert not verdict(1.0, 10.3).alarm  # type: ignore[union-attr]  # 2 % of 512 is 10.24
+    assert not verdict(1.0, 9.0, images=100).alarm  # type: ignore[union-attr]  # 2 % of 100 images is 2
+    assert not verdict(1.0, 5.0, step=90).alarm  # type: ignore[union-attr]  # within the first tenth
+    assert verdict(0.0, 1.0, step=49) is None
+    assert verdict(0.0, 1.0, images=15) is None
 
 
 COLLAPSING = ["digits", "resnet18", "--width", "4", "--method", "simsiam", "--proj_hidden_dim", "32"]
@@ -68,7 +68,7 @@ COLLAPSING += ["--proj_output_dim", "32", "--pred_hidden_dim", "8", "--no_zero_i
 COLLAPSING += ["--optimizer", "sgd", "--lr", "2", "--epochs", "8"]
 
 
-def test_simsiam_without_its_stop_gradient_is_called_collapsed(
+def test_simsiam_without_its_stop_gradient_is_reported_as_collapsed(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_gradient(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,7 @@ def test_simsiam_without_its_stop_gradient_is_called_collapsed(
     assert "epoch 8/8" not in out
 
 
-def test_a_healthy_run_says_so_in_its_last_lines_and_in_metrics(run: Run, folder: Path) -> None:
+def test_a_healthy_run_reports_no_collapse_and_logs_its_health(run: Run, folder: Path) -> None:
     code, out, err = run("main_contrastive.py", *COLLAPSING, "--run_id", "fine", "--epochs", "3", "--stop_on_collapse")
     assert (code, err) == (0, "")
     assert "no collapse: std x sqrt(d)" in out

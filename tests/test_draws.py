@@ -1,4 +1,4 @@
-"""Draws are a function of (seed, epoch, index, view) alone, and distributed like torchvision's."""
+"""Draws depend only on (seed, epoch, index, view) and are distributed like torchvision's."""
 
 from dataclasses import replace
 
@@ -22,8 +22,8 @@ def same(a: ViewParams, b: ViewParams) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def rows(params: ViewParams, which: np.ndarray) -> ViewParams:
-    return ViewParams(*(each[which] for each in params))
+def rows(params: ViewParams, positions: np.ndarray) -> ViewParams:
+    return ViewParams(*(values[positions] for values in params))
 
 
 @settings(derandomize=True, max_examples=50, deadline=None)
@@ -31,9 +31,9 @@ def rows(params: ViewParams, which: np.ndarray) -> ViewParams:
     st.lists(st.integers(0, 2**40), min_size=1, max_size=50, unique=True), st.integers(0, 2**31), st.integers(0, 999)
 )
 def test_draws_do_not_depend_on_the_rest_of_the_batch(index: list[int], seed: int, epoch: int) -> None:
-    whole = draw(SPEC, seed, epoch, np.array(index), 0)
+    batch = draw(SPEC, seed, epoch, np.array(index), 0)
     for i in range(len(index)):
-        assert same(rows(whole, np.array([i])), draw(SPEC, seed, epoch, np.array([index[i]]), 0))
+        assert same(rows(batch, np.array([i])), draw(SPEC, seed, epoch, np.array([index[i]]), 0))
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"epoch": 1}, {"view": 1}, {"index": np.arange(1, 101)}])
@@ -59,11 +59,11 @@ def test_splitmix64_gives_the_published_stream() -> None:
     assert splitmix64(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
-def test_the_stream_stays_what_it_is() -> None:
+def test_the_stream_is_unchanged() -> None:
     # Golden: a change here changes every run. It needs a CHANGELOG line.
     params = draw(SPEC, 7, 3, np.array([11]), 1)
-    found = [params.area[0, 0], params.ratio[0, 0], params.position[0, 0, 0], params.factors[0, 3], params.sigma[0]]
-    assert found == pytest.approx(
+    values = [params.area[0, 0], params.ratio[0, 0], params.position[0, 0, 0], params.factors[0, 3], params.sigma[0]]
+    assert values == pytest.approx(
         [0.7625360358643593, 0.8398636642198917, 0.009134421098208834, 0.0961046131465217, 0.3522796280813687],
         rel=1e-12,
     )
@@ -91,7 +91,7 @@ def test_crops_are_distributed_like_torchvisions(height: int, width: int) -> Non
 
 @settings(derandomize=True, max_examples=100, deadline=None)
 @given(st.integers(1, 600), st.integers(1, 600))
-def test_a_crop_lies_in_its_image(height: int, width: int) -> None:
+def test_a_crop_lies_within_its_image(height: int, width: int) -> None:
     params = draw(SPEC, 0, 0, np.arange(200), 0)
     top, left, h, w = crop_boxes(params, SPEC, np.full(200, height), np.full(200, width)).T
     assert (top >= 0).all()
@@ -102,7 +102,7 @@ def test_a_crop_lies_in_its_image(height: int, width: int) -> None:
     assert (left + w <= width).all()
 
 
-def test_factors_sigma_and_rates_are_torchvisions() -> None:
+def test_factors_sigma_and_rates_are_distributed_like_torchvisions() -> None:
     params = draw(SPEC, 0, 0, np.arange(N), 0)
     for k, (low, high) in enumerate([(0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (-0.1, 0.1)]):
         assert stats.kstest(params.factors[:, k], stats.uniform(low, high - low).cdf).pvalue > 1e-3
