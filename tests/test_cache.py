@@ -1,4 +1,4 @@
-"""--cache: small copies that are what they should be, written once, never half."""
+"""--cache: smaller copies with the right pixels, written once and never partially."""
 
 import multiprocessing
 import os
@@ -30,7 +30,7 @@ def images(tmp_path: Path) -> FileSet:
     return FileSet(tmp_path / "images", NAMES, np.array([0, 1, -1]), 3)
 
 
-def test_the_short_side_becomes_256_by_torchs_resize_and_small_images_stay(images: FileSet) -> None:
+def test_large_images_shrink_to_a_short_side_of_256_and_small_ones_are_kept(images: FileSet) -> None:
     shapes = [tuple(shrink(images.read(i)).shape[1:]) for i in range(3)]
     assert shapes == [(443, 256), (256, 768), (40, 48)]
     wide = images.read(1)
@@ -41,29 +41,29 @@ def test_the_short_side_becomes_256_by_torchs_resize_and_small_images_stay(image
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cache_gives_the_smaller_images(images: FileSet, kind: str, channels: int, tmp_path: Path) -> None:
+def test_a_cache_returns_the_shrunk_images(images: FileSet, kind: str, channels: int, tmp_path: Path) -> None:
     images = FileSet(images.root, NAMES, images.targets, channels)
-    found = cached(images, kind, str(tmp_path / "cache"), workers=2)
-    assert len(found) == 3
-    assert found.targets is images.targets
+    copies = cached(images, kind, str(tmp_path / "cache"), workers=2)
+    assert len(copies) == 3
+    assert copies.targets is images.targets
     for i in range(3):
-        image, expected = found.read(i), shrink(images.read(i))
+        image, expected = copies.read(i), shrink(images.read(i))
         assert image.dtype == torch.uint8
         assert image.shape == expected.shape
-        off = (image.float() - expected.float()).abs()
-        assert off.max() == 0 if kind == "raw256" else off.mean() < 3
-        encoded = found.encoded(i)
+        difference = (image.float() - expected.float()).abs()
+        assert difference.max() == 0 if kind == "raw256" else difference.mean() < 3
+        encoded = copies.encoded(i)
         assert torch.equal(decode(encoded.data, channels), image)
         assert (encoded.height, encoded.width) == tuple(image.shape[1:])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_written_once_and_again_when_a_file_changes(
+def test_a_cache_is_rebuilt_only_when_an_image_or_the_cache_has_changed(
     images: FileSet, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    really = cache._write
-    monkeypatch.setattr(cache, "_write", lambda *args: written.append(kind) or really(*args))
+    original = cache._write
+    monkeypatch.setattr(cache, "_write", lambda *args: written.append(kind) or original(*args))
     for _ in range(2):
         cached(images, kind, str(tmp_path / "cache"), workers=0)
     assert len(written) == 1
@@ -77,47 +77,46 @@ def test_it_is_written_once_and_again_when_a_file_changes(
 
 
 def build(root: Path, folder: Path, count: int) -> None:
-    """In a process of its own, which may not use torch's threads: they do not survive a fork."""
+    """Build a cache in a forked process, with one thread: torch's threads do not survive a fork."""
     torch.set_num_threads(1)
-    cached(many(root, count), "raw256", str(folder), workers=0)
+    cached(file_set(root, count), "raw256", str(folder), workers=0)
 
 
-def many(root: Path, count: int) -> FileSet:
+def file_set(root: Path, count: int) -> FileSet:
     return FileSet(root, [f"a/{i:03d}.jpg" for i in range(count)], np.zeros(count, np.int64), 3)
 
 
-def test_a_build_that_is_killed_leaves_nothing_that_a_run_would_use(
+def test_a_killed_build_leaves_no_incomplete_cache_that_a_run_would_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, folder, count = write_classes(tmp_path / "images", {"a": 300}), tmp_path / "cache", 300
-    began = time.monotonic()
+    start = time.monotonic()
     build(root, tmp_path / "trial", count)
-    whole = time.monotonic() - began
-    complete, interrupted, dice = 0, 0, random.Random(0)
+    duration = time.monotonic() - start
+    interrupted, delays = 0, random.Random(0)
     for _ in range(12):
         process = multiprocessing.get_context("fork").Process(target=build, args=(root, folder, count))
         process.start()
-        time.sleep(dice.uniform(0, whole))
+        time.sleep(delays.uniform(0, duration))
         process.kill()
         process.join()
-        places = [each for each in folder.glob("raw256-*") if not each.name.endswith(".part")]
-        interrupted += not places
-        for place in places:  # what has the name of a cache is one
-            complete += 1
-            assert np.load(place / "index.npy")[-1, :2].sum() == (place / "pixels").stat().st_size
-            for each in place.iterdir():
-                each.unlink()
-            place.rmdir()
+        caches = [path for path in folder.glob("raw256-*") if not path.name.endswith(".part")]
+        interrupted += not caches
+        for path in caches:  # a folder with the name of a cache is complete
+            assert np.load(path / "index.npy")[-1, :2].sum() == (path / "pixels").stat().st_size
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
     assert interrupted
-    images = many(root, count)
-    found = cached(images, "raw256", str(folder), workers=0)
-    assert all(torch.equal(found.read(i), images.read(i)) for i in range(count))
+    images = file_set(root, count)
+    copies = cached(images, "raw256", str(folder), workers=0)
+    assert all(torch.equal(copies.read(i), images.read(i)) for i in range(count))
     assert not list(folder.glob("*.part"))
     monkeypatch.setattr(cache, "_write", None)
-    cached(images, "raw256", str(folder), workers=0)  # and is complete
+    cached(images, "raw256", str(folder), workers=0)  # nothing is written: the cache is complete
 
 
-def test_of_two_processes_one_writes(tmp_path: Path) -> None:
+def test_concurrent_builds_leave_one_cache(tmp_path: Path) -> None:
     root, folder = write_classes(tmp_path / "images", {"a": 100}), tmp_path / "cache"
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=build, args=(root, folder, 100)) for _ in range(3)]
@@ -126,10 +125,10 @@ def test_of_two_processes_one_writes(tmp_path: Path) -> None:
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    (place,) = folder.glob("raw256-*")
-    inode = (place / "pixels").stat().st_ino
+    (path,) = folder.glob("raw256-*")
+    inode = (path / "pixels").stat().st_ino
     build(root, folder, 100)
-    assert (place / "pixels").stat().st_ino == inode
+    assert (path / "pixels").stat().st_ino == inode
 
 
 FLAGS = [
@@ -147,7 +146,7 @@ FLAGS = [
 ]
 
 
-def test_a_run_reads_its_cache(run: Run, folder: Path) -> None:
+def test_a_run_with_a_cache_has_the_same_metrics(run: Run, folder: Path) -> None:
     write_classes(folder / "images", {"a": 12, "b": 12})
     rows = []
     for name, flags in {"files": [], "cache": ["--cache", "raw256", "--cache_dir", "small"]}.items():
@@ -158,11 +157,11 @@ def test_a_run_reads_its_cache(run: Run, folder: Path) -> None:
     assert len(list((folder / "small").glob("raw256-*/pixels"))) == 1
 
 
-def test_a_cache_that_cannot_be_is_refused(run: Run, folder: Path) -> None:
+def test_a_cache_is_refused_for_large_views_and_where_it_cannot_be_written(run: Run, folder: Path) -> None:
     write_classes(folder / "images", {"a": 12})
-    large = [*FLAGS, "--cache", "jpeg256"]
-    large[large.index("32")] = "288"
-    code, out, err = run("main_contrastive.py", *large)
+    large_views = [*FLAGS, "--cache", "jpeg256"]
+    large_views[large_views.index("32")] = "288"
+    code, out, err = run("main_contrastive.py", *large_views)
     assert (code, out) == (2, "")
     assert err == "error: --cache: got jpeg256 with views of 288 pixels, expected at most 256\n"
     (folder / "file").write_text("in the way")
@@ -172,7 +171,7 @@ def test_a_cache_that_cannot_be_is_refused(run: Run, folder: Path) -> None:
     assert not (folder / "trained_models").exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_part(
+def test_a_full_disk_raises_a_user_error_and_leaves_no_part(
     images: FileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object) -> None:
