@@ -1,4 +1,4 @@
-"""What README and docs name is there: flags, messages, files; and the commands of docs run."""
+"""Flags, messages and files named in README and docs exist, and the commands in docs run."""
 
 import re
 import shlex
@@ -14,13 +14,13 @@ from tests.conftest import ROOT, Run
 
 PAGES = {path.name: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 DOCS = [name for name in PAGES if name != "README.md"]
-PROGRAMS = Path("bench"), Path("cl"), Path("tests")  # whose modules have flags of their own
+FOLDERS = Path("bench"), Path("cl"), Path("tests")  # some of their modules have their own flags
 
 
-def flags_of_the_programs() -> set[str]:
+def program_flags() -> set[str]:
     parts = {part for program in (Pretrain, Linear) for part in get_type_hints(program).values()}
-    declared = [each for part in {*parts, *METHODS.values()} for each in fields_of(part)]
-    spellings = {name for each in declared for name in (f"--{each.name}", *each.flag.aliases, *each.flag.shorthands)}
+    fields = [field for part in {*parts, *METHODS.values()} for field in fields_of(part)]
+    spellings = {name for field in fields for name in (f"--{field.name}", *field.flag.aliases, *field.flag.shorthands)}
     return spellings | {f"--no_{name.removeprefix('--')}" for name in spellings} | {"--help"}
 
 
@@ -30,16 +30,16 @@ def commands(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_flag_that_is_named_exists(page: str) -> None:
-    """Of main_contrastive, main_linear, or of a module with flags of its own."""
-    others = "".join(path.read_text() for folder in PROGRAMS for path in (ROOT / folder).rglob("*.py"))
+def test_every_flag_in_the_docs_exists(page: str) -> None:
+    """In main_contrastive, main_linear, or a module with its own flags."""
+    sources = "".join(path.read_text() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
     text = re.sub(r"```(python|text)\n.*?```", "", PAGES[page].read_text(), flags=re.S)
-    named = set(re.findall(r"(?<![\w-])--[a-z]\w*", text))
-    unknown = {flag for flag in named - flags_of_the_programs() if f'"{flag}"' not in others}
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z]\w*", text))
+    unknown = {flag for flag in mentioned - program_flags() if f'"{flag}"' not in sources}
     assert unknown <= ({"--sim_weight"} if page == "adding_a_method.md" else set()), unknown
 
 
-def test_every_message_of_the_troubleshooting_page_is_one_of_the_programs() -> None:
+def test_every_message_on_the_troubleshooting_page_exists() -> None:
     source = "".join(path.read_text() for path in [*(ROOT / "cl").rglob("*.py"), *ROOT.glob("main_*.py")])
     rows = [line.split(" | ")[0] for line in PAGES["troubleshooting.md"].read_text().splitlines()]
     messages = [message for row in rows if row.startswith("| ") for message in re.findall("`([^`]+)`", row)]
@@ -48,18 +48,18 @@ def test_every_message_of_the_troubleshooting_page_is_one_of_the_programs() -> N
 
 
 @pytest.mark.parametrize("page", DOCS)
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_point_to_existing_files(page: str) -> None:
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", PAGES[page].read_text()):
         assert (PAGES[page].parent / link).exists(), link
 
 
-@pytest.mark.parametrize("page", sorted(set(DOCS) - {"adding_a_method.md"}))  # that one has a test of its own
-def test_the_commands_run_as_written(page: str, run: Run, folder: Path) -> None:
-    """One after the other in one folder, each for one batch; benches take too long."""
+@pytest.mark.parametrize("page", sorted(set(DOCS) - {"adding_a_method.md"}))  # run by test_adding_a_method
+def test_commands_run_as_written(page: str, run: Run, folder: Path) -> None:
+    """In order, in one folder, each for one batch; benchmarks are skipped because they take too long."""
     for line in commands(page):
         _, program, *flags = shlex.split(line)
         if program.startswith("bench/") or program == "-m":
             continue
-        goes_on = "--resume_training_from" in flags and flags[-1] != "auto"  # with the flags of its run
-        code, _, err = run(program, *flags, *([] if goes_on else ["--fast_dev_run"]))
+        resumes = "--resume_training_from" in flags and flags[-1] != "auto"  # takes no other flags than its run
+        code, _, err = run(program, *flags, *([] if resumes else ["--fast_dev_run"]))
         assert (code, err) == (0, ""), line

@@ -1,4 +1,4 @@
-"""What --dry_run says of a training, and --batch_size auto under it."""
+"""The report of --dry_run, and --batch_size auto with it."""
 
 import re
 from pathlib import Path
@@ -23,45 +23,45 @@ QUICK = ["digits", "resnet18", *TINY]
 CPU = torch.device("cpu")
 
 
-def test_a_long_name_does_not_run_into_what_is_said_of_it() -> None:
+def test_a_long_label_is_separated_from_its_text() -> None:
     assert row_lines("digits preset", "lr 0.1") == ["  digits preset       lr 0.1"]
     assert row_lines("digits barlow_twins preset", "lr 0.1") == ["  digits barlow_twins preset  lr 0.1"]
 
 
 @pytest.mark.parametrize(("side", "multiply_adds"), [(224, 1.8136e9), (32, 0.5557e9)])
-def test_flops_of_a_resnet18_are_the_known_ones(side: int, multiply_adds: float) -> None:
+def test_flops_of_a_resnet18_match_the_published_counts(side: int, multiply_adds: float) -> None:
     """1.814 G multiply-adds with the classifier at 224 pixels (torchvision); 0.556 G with the stem of CIFAR."""
     backbone = build_backbone(BackboneConfig("resnet18"), side)
     assert count_flops(backbone, torch.zeros(1, 3, side, side)) == pytest.approx(2 * multiply_adds, rel=1e-3)
     assert backbone.training
 
 
-def test_parameters_are_counted_by_part_and_all_of_them() -> None:
+def test_parameter_counts_of_the_parts_add_up_to_all_parameters() -> None:
     module = build("simsiam")
     counts = count_parameters(module)
     assert list(counts) == ["backbone", "online_head", "projector", "predictor"]
     assert sum(counts.values()) == sum(p.numel() for p in module.parameters())
 
 
-def test_the_figures_of_a_dry_run_fit_together(run: Run, folder: Path) -> None:
+def test_the_figures_of_a_dry_run_are_consistent(run: Run, folder: Path) -> None:
     code, out, err = run("main_contrastive.py", *QUICK, "--max_steps", "30", "--dry_run")
     assert (code, err) == (0, "")
-    said = " ".join(out.split())
-    assert "parameters 44,292 backbone, 330 online head, 2,704 projector" in said
-    found = re.search(
-        r"time ([\d.]+) s a step \(median of 3\), (\d+)% of it waiting for data; ([\d.]+) s an epoch", said
+    text = " ".join(out.split())
+    assert "parameters 44,292 backbone, 330 online head, 2,704 projector" in text
+    match = re.search(
+        r"time ([\d.]+) s a step \(median of 3\), (\d+)% of it waiting for data; ([\d.]+) s an epoch", text
     )
-    assert found, said
-    step, share, epoch = map(float, found.groups())
+    assert match, text
+    step, waiting, epoch = map(float, match.groups())
     assert epoch == pytest.approx(22 * step, rel=0.2, abs=22 * 0.005)
-    assert 0 <= share <= 100
-    assert "for all 30 steps" in said
-    assert re.search(r"one step: loss [\d.]+ including the online head, gradient norm", said)
-    assert re.search(r"memory \d+ MiB at the peak of a step", said)
+    assert 0 <= waiting <= 100
+    assert "for all 30 steps" in text
+    assert re.search(r"one step: loss [\d.]+ including the online head, gradient norm", text)
+    assert re.search(r"memory \d+ MiB at the peak of a step", text)
     assert not list(folder.glob("trained_models/*/last.ckpt"))
 
 
-def test_linear_evaluation_is_measured_too(run: Run, folder: Path) -> None:
+def test_a_dry_run_measures_linear_evaluation(run: Run, folder: Path) -> None:
     assert run("main_contrastive.py", *QUICK, "--fast_dev_run", "--run_id", "first")[0] == 0
     flags = ["digits", "resnet18", "--pretrained_feature_extractor", "trained_models/first", "--dry_run"]
     code, out, err = run("main_linear.py", *flags)
@@ -70,7 +70,7 @@ def test_linear_evaluation_is_measured_too(run: Run, folder: Path) -> None:
     assert re.search(r"one step: loss [\d.]+, gradient norm", out)
 
 
-def test_batch_size_auto_tries_powers_of_two_up_to_the_images(run: Run, folder: Path) -> None:
+def test_batch_size_auto_tries_powers_of_two_up_to_the_number_of_images(run: Run, folder: Path) -> None:
     code, out, err = run("main_contrastive.py", *QUICK, "--batch_size", "auto", "--devices", "2", "--dry_run")
     assert (code, err) == (0, "")
     assert [int(n) for n in re.findall(r"(\d+) images .* s a step", out)] == [2**k for k in range(1, 10)]
@@ -94,7 +94,7 @@ def test_a_full_gpu_ends_the_search() -> None:
     assert tiny == "not even 2 images fit (GPU memory is full at 2)"
 
 
-def test_a_batch_that_does_not_fit_is_refused_by_name(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_fit_is_refused(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: ContrastiveModule, batch: Batch, _: int) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -104,14 +104,14 @@ def test_a_batch_that_does_not_fit_is_refused_by_name(run: Run, folder: Path, mo
     assert "--batch_size: got 64, which does not fit" in err
 
 
-def test_a_system_that_does_not_tell_its_free_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_auto_is_refused_where_free_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_search, "available_memory", lambda: None)
     with pytest.raises(UserError, match="--batch_size: got auto, expected an integer: this system"):
         largest_batch(lambda images: None, 10_000, CPU)
 
 
-class _Peak:
-    """100 bytes, and 10 for each image."""
+class FakePeak:
+    """Reports 100 bytes plus 10 per image, for 2, 4, 8, ... images."""
 
     def __init__(self, device: torch.device) -> None:
         self.images = 0
@@ -122,33 +122,33 @@ class _Peak:
 
 
 def test_a_cpu_stops_before_its_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_search, "Peak", _Peak)
+    monkeypatch.setattr(batch_search, "Peak", FakePeak)
     monkeypatch.setattr(batch_search, "available_memory", lambda: 1000)
     tried: list[int] = []
-    said = largest_batch(tried.append, 10_000, CPU)
-    assert tried == [2, 4, 8, 16, 32, 64]  # 128 images would take 1380 bytes, and 800 may be taken: 64 take 740
-    assert "fits: 64 (128 would need" in said
+    result = largest_batch(tried.append, 10_000, CPU)
+    assert tried == [2, 4, 8, 16, 32, 64]  # 128 images would need 1380 bytes, 64 need 740; the limit is 800
+    assert "fits: 64 (128 would need" in result
 
 
-def test_slow_steps_are_extrapolated_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_search, "Peak", _Peak)
+def test_slow_steps_are_extrapolated_and_the_result_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_search, "Peak", FakePeak)
     monkeypatch.setattr(batch_search, "available_memory", lambda: 1000)
     monkeypatch.setattr(batch_search, "SLOWEST", -1)
     tried: list[int] = []
-    said = largest_batch(tried.append, 10_000, CPU)
+    result = largest_batch(tried.append, 10_000, CPU)
     assert tried == [2, 4]
-    assert "fits: 64" in said
-    assert "extrapolated, because a step of 4 images takes" in said
+    assert "fits: 64" in result
+    assert "extrapolated, because a step of 4 images takes" in result
 
 
-def test_estimates_are_exact_for_a_constant_and_a_share_of_each_image() -> None:
+def test_the_estimated_peak_is_exact_for_a_constant_plus_a_cost_per_image() -> None:
     assert estimated_peak([Trial(2, 1, 120)], 4) == 0
     assert estimated_peak([Trial(2, 1, 120), Trial(4, 1, 140), Trial(8, 1, 180)], 64) == 740
 
 
-@pytest.mark.skipif(not memory.STATUS.exists(), reason="/proc is Linux's")
-def test_the_peak_is_what_the_process_grew_by_since_then() -> None:
-    before = torch.ones(2**26)  # 256 MiB, which came and went
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="needs /proc of Linux")
+def test_the_peak_is_the_growth_of_the_process_since_it_was_created() -> None:
+    before = torch.ones(2**26)  # 256 MiB, freed before the measurement
     del before
     peak = Peak(CPU)
     during = torch.ones(2**25)
@@ -156,7 +156,7 @@ def test_the_peak_is_what_the_process_grew_by_since_then() -> None:
     assert peak.bytes() == pytest.approx(2**27, rel=0.1)
 
 
-def test_a_container_may_take_less_than_its_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_memory_respects_the_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    2000 kB\n")
     for name, file in (("SYSTEM", "meminfo"), ("LIMIT", "max"), ("USED", "current")):
         monkeypatch.setattr(memory, name, tmp_path / file)
