@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from cl.data import cache
 from cl.data.cache import cached, shrink
@@ -79,6 +81,7 @@ def test_a_cache_is_rebuilt_only_when_an_image_or_the_cache_has_changed(
 def build(root: Path, folder: Path, count: int) -> None:
     """Build a cache in a forked process, with one thread: torch's threads do not survive a fork."""
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # a child killed with tqdm's lock for processes would block the parent for ever
     cached(file_set(root, count), "raw256", str(folder), workers=0)
 
 
