@@ -20,8 +20,8 @@ from tests.pictures import BAD, GOOD, plain, write_odd
 
 
 @pytest.fixture
-def trained(folder: Path) -> Path:
-    """A run folder of an untrained backbone."""
+def run_folder(folder: Path) -> Path:
+    """A run folder with an untrained backbone."""
     card = Card("resnet18", "small", 4, 3, 32, 32, (0.5,) * 3, (0.2,) * 3, (), "simclr", {}, "0.1.0")
     torch.manual_seed(0)
     (folder / "run").mkdir()
@@ -31,7 +31,7 @@ def trained(folder: Path) -> Path:
 
 @pytest.fixture
 def images(folder: Path) -> Path:
-    """Good and bad files, flat and nested, and a copy of one of them."""
+    """Good and bad files, some in subfolders, and a copy of one of them."""
     write_odd(folder / "images")
     (folder / "images/deep/er").mkdir(parents=True)
     shutil.copy(folder / "images/upright.jpg", folder / "images/deep/er/copy.jpg")
@@ -39,8 +39,8 @@ def images(folder: Path) -> Path:
     return folder / "images"
 
 
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["embed", *words])
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["embed", *arguments])
     code = 0
     try:
         cli.run(embed.main)
@@ -49,41 +49,41 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *w
     return code, *capsys.readouterr()
 
 
-def test_features_are_the_backbones_and_neighbours_are_the_nearest(
-    trained: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_file_has_the_backbones_features_and_the_nearest_neighbours(
+    run_folder: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["run", "images", "--out", "f.npz", "--num_workers", "0", "--neighbours", "3", "--batch_size", "5"]
-    code, out, err = call(capsys, monkeypatch, *words)
+    arguments = ["run", "images", "--out", "f.npz", "--num_workers", "0", "--neighbours", "3", "--batch_size", "5"]
+    code, out, err = call(capsys, monkeypatch, *arguments)
     assert (code, err) == (0, "")
     count, bad = len(GOOD) + 2, len(BAD)
     assert out.startswith(
         f"f.npz: features {count} x 32, paths, 3 neighbours of each; skipped {bad} of {count + bad} files: "
     )
-    found = np.load("f.npz")
-    paths = found["paths"].tolist()
+    saved = np.load("f.npz")
+    paths = saved["paths"].tolist()
     assert paths == sorted([*GOOD, "deep/other.png", "deep/er/copy.jpg"], key=os.fsencode)
-    assert (found["features"].dtype, found["features"].shape) == (np.float32, (count, 32))
-    backbone = cl.load_backbone(trained)
+    assert (saved["features"].dtype, saved["features"].shape) == (np.float32, (count, 32))
+    backbone = cl.load_backbone(run_folder)
     for name in ("alpha.png", "deep/other.png", "turned.jpg"):
         with torch.no_grad():
             expected = backbone(backbone.transform(Image.open(images / name))[None])[0].numpy()
-        assert np.allclose(found["features"][paths.index(name)], expected, rtol=1e-4, atol=1e-6)
+        assert np.allclose(saved["features"][paths.index(name)], expected, rtol=1e-4, atol=1e-6)
     copies = [paths.index(name) for name in ("upright.jpg", "deep/er/copy.jpg")]
-    assert [found["neighbours"][each, 0] for each in copies] == copies[::-1]
-    assert np.allclose(found["cosine"][copies, 0], 1)
+    assert [saved["neighbours"][row, 0] for row in copies] == copies[::-1]
+    assert np.allclose(saved["cosine"][copies, 0], 1)
 
 
 def test_a_single_image_has_no_neighbours(
-    trained: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run_folder: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "one").mkdir()
     plain(1).save(folder / "one/a.png")
-    words = ["run/backbone.safetensors", "one", "--out", "f.npz", "--num_workers", "0"]
-    assert call(capsys, monkeypatch, *words) == (0, "f.npz: features 1 x 32, paths, 0 neighbours of each\n", "")
+    arguments = ["run/backbone.safetensors", "one", "--out", "f.npz", "--num_workers", "0"]
+    assert call(capsys, monkeypatch, *arguments) == (0, "f.npz: features 1 x 32, paths, 0 neighbours of each\n", "")
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "message"),
     [
         ("nothing images --out f.npz", "RUN: got nothing, expected a run folder"),
         ("run nothing --out f.npz", "FOLDER: got nothing, expected a folder"),
@@ -97,10 +97,10 @@ def test_a_single_image_has_no_neighbours(
         ("images/page.jpg images --out f.npz", "RUN: got images/page.jpg; images/page.jpg cannot be read as weights"),
     ],
 )
-def test_a_mistake_is_one_line(
-    words: str,
-    says: str,
-    trained: Path,
+def test_a_mistake_prints_one_line_and_writes_nothing(
+    arguments: str,
+    message: str,
+    run_folder: Path,
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -108,13 +108,13 @@ def test_a_mistake_is_one_line(
     for name in ("empty", "images"):
         (folder / name).mkdir()
     (folder / "images/page.jpg").write_text("<html></html>")
-    code, out, err = call(capsys, monkeypatch, *words.split())
+    code, out, err = call(capsys, monkeypatch, *arguments.split())
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"error: {says}")
+    assert err.startswith(f"error: {message}")
     assert not (folder / "f.npz").exists()
 
 
-def test_neighbours_in_chunks_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_in_chunks_match_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "CHUNK", 4)
     features = torch.randn(11, 5, generator=torch.Generator().manual_seed(0))
     cosine, index = nearest_neighbours(features, 3)

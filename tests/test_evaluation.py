@@ -1,4 +1,4 @@
-"""What evaluation measures is what its definitions say."""
+"""Evaluation metrics match their definitions."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ QUERIES = torch.randn(40, 5, generator=generator)
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (20, 0.07), (200, 0.1), (20, 0.005)])
-def test_knn_votes_as_defined_and_k_is_clamped_to_the_bank(k: int, temperature: float) -> None:
+def test_knn_matches_its_definition_with_k_limited_to_the_bank(k: int, temperature: float) -> None:
     ours = knn_scores(BANK, LABELS, QUERIES, k, temperature).argmax(dim=1).tolist()
     bank, labels = BANK.double().numpy(), LABELS.numpy()
     theirs = [reference.knn(bank, labels, query, min(k, 60), temperature) for query in QUERIES.double().numpy()]
@@ -29,10 +29,10 @@ def test_knn_votes_as_defined_and_k_is_clamped_to_the_bank(k: int, temperature: 
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (200, 0.1)])
-def test_knn_is_scikit_learns_with_the_same_weights(k: int, temperature: float) -> None:
+def test_knn_matches_scikit_learn_with_the_same_weights(k: int, temperature: float) -> None:
     from sklearn.neighbors import KNeighborsClassifier
 
-    bank, queries = (nn.functional.normalize(each.double()).numpy() for each in (BANK, QUERIES))
+    bank, queries = (nn.functional.normalize(features.double()).numpy() for features in (BANK, QUERIES))
     theirs = KNeighborsClassifier(min(k, 60), weights=lambda d: np.exp(-(d**2) / 2 / temperature))  # |a - b|^2 = 2 - 2s
     votes = theirs.fit(bank, LABELS.numpy()).predict_proba(queries)
     scores = knn_scores(BANK, LABELS, QUERIES, k, temperature)
@@ -40,8 +40,8 @@ def test_knn_is_scikit_learns_with_the_same_weights(k: int, temperature: float) 
     assert np.array_equal(scores.argmax(dim=1).numpy(), theirs.predict(queries))
 
 
-def test_of_equally_near_images_the_first_ones_vote_and_of_equal_votes_the_first_class_wins() -> None:
-    """Entries +-1/2: their products are exact, so that ties are ties."""
+def test_ties_in_distance_go_to_the_first_images_and_ties_in_votes_to_the_first_class() -> None:
+    """Normalised entries are +-1/2: their products are exact, so ties are exact."""
     from sklearn.neighbors import KNeighborsClassifier
 
     near, far = torch.tensor([1.0, 1, 1, 1]), torch.tensor([1.0, 1, 1, -1])
@@ -50,20 +50,20 @@ def test_of_equally_near_images_the_first_ones_vote_and_of_equal_votes_the_first
     for k, expected in {1: [2], 2: [1, 2], 3: [1, 2], 4: [1, 2, 3], 5: [0, 1, 2, 3]}.items():
         (scores,) = knn_scores(bank, labels, near[None], k)
         assert scores.nonzero().flatten().tolist() == expected
-    assert knn_scores(bank, labels, near[None], k=2).argmax() == 1  # of one vote for each of 1 and 2
-    equal = torch.tensor([2, 2, 1, 1])
+    assert knn_scores(bank, labels, near[None], k=2).argmax() == 1  # classes 1 and 2 have one vote each
+    tied_labels = torch.tensor([2, 2, 1, 1])
     for k in (4, 200):
-        theirs = KNeighborsClassifier(4, weights="distance" if k > 4 else "uniform").fit(far.repeat(4, 1), equal)
-        assert theirs.predict(near[None])[0] == knn_scores(far.repeat(4, 1), equal, near[None], k).argmax() == 1
+        theirs = KNeighborsClassifier(4, weights="distance" if k > 4 else "uniform").fit(far.repeat(4, 1), tied_labels)
+        assert theirs.predict(near[None])[0] == knn_scores(far.repeat(4, 1), tied_labels, near[None], k).argmax() == 1
 
 
-def test_a_large_bank_of_duplicates_is_no_lottery() -> None:
+def test_the_first_images_of_a_large_bank_of_duplicates_vote() -> None:
     bank, labels = torch.ones(3000, 4), torch.arange(3000) % 7
     scores = knn_scores(bank, labels, bank[:2], k=9, temperature=0.1)
     assert scores.tolist() == [[2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]] * 2  # images 0 to 8
 
 
-def test_few_labels_are_drawn_from_each_class_and_scaled_by_what_was_drawn() -> None:
+def test_few_labels_are_drawn_per_class_and_standardised_by_the_drawn_images() -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -72,31 +72,31 @@ def test_few_labels_are_drawn_from_each_class_and_scaled_by_what_was_drawn() -> 
     labels = np.repeat([0, 1, 4], [40, 40, 3])
     bank = torch.from_numpy(generator.normal(size=(83, 6)) + labels[:, None]).float()
     queries, targets = bank + 0.5, torch.from_numpy(labels)
-    found = few_labels_accuracies(bank, targets, queries, targets, count=5)
+    accuracies = few_labels_accuracies(bank, targets, queries, targets, count=5)
     drawn = [sample_per_class(labels, 5, draw) for draw in range(10)]
-    assert all(np.bincount(labels[each]).tolist() == [5, 5, 0, 0, 3] for each in drawn)
-    assert len({tuple(each) for each in drawn}) == 10
-    for accuracy, chosen in zip(found, drawn, strict=True):
+    assert all(np.bincount(labels[indices]).tolist() == [5, 5, 0, 0, 3] for indices in drawn)
+    assert len({tuple(indices) for indices in drawn}) == 10
+    for accuracy, indices in zip(accuracies, drawn, strict=True):
         theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
-        assert accuracy == theirs.fit(bank[chosen], labels[chosen]).score(queries, labels)
+        assert accuracy == theirs.fit(bank[indices], labels[indices]).score(queries, labels)
 
 
-def test_knn_finds_itself() -> None:
+def test_the_nearest_neighbour_of_a_bank_image_is_itself() -> None:
     assert torch.equal(knn_scores(BANK, LABELS, BANK, k=1).argmax(dim=1), LABELS)
 
 
-def test_knn_takes_labels_with_gaps() -> None:
+def test_knn_accepts_labels_with_gaps() -> None:
     scores = knn_scores(BANK, LABELS * 3, QUERIES)
     assert scores.shape == (40, int(LABELS.max()) * 3 + 1)
     assert set((scores > 0).nonzero()[:, 1].tolist()) <= set((LABELS * 3).tolist())
 
 
-def test_correct_within_k() -> None:
+def test_correct_within_k_counts_targets_among_the_k_largest_logits() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
     target = torch.tensor([0, 1, -1])
     assert correct_within(logits, target, 1) == 1
     assert correct_within(logits, target, 2) == 2
-    assert correct_within(logits, target, 3) == 2  # no label is never right
+    assert correct_within(logits, target, 3) == 2  # an image without a label is never correct
 
 
 def test_probe_loss_is_the_mean_over_labelled_rows_and_zero_without_any() -> None:
@@ -106,14 +106,14 @@ def test_probe_loss_is_the_mean_over_labelled_rows_and_zero_without_any() -> Non
     loss, total = labelled_cross_entropy(logits, target)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(total, 4 * expected)
-    nothing, _ = labelled_cross_entropy(logits, torch.full((6,), -1))
-    nothing.backward()
-    assert nothing == 0
+    unlabelled_loss, _ = labelled_cross_entropy(logits, torch.full((6,), -1))
+    unlabelled_loss.backward()
+    assert unlabelled_loss == 0
     assert logits.grad is not None
     assert (logits.grad == 0).all()
 
 
-def test_means_weigh_uneven_batches_and_leave_out_what_was_never_seen() -> None:
+def test_means_weight_uneven_batches_and_omit_metrics_without_samples() -> None:
     means = EpochMeans()
     means.add("loss", torch.tensor(6.0), 3)
     means.add("loss", torch.tensor(4.0), 1)
@@ -123,7 +123,7 @@ def test_means_weigh_uneven_batches_and_leave_out_what_was_never_seen() -> None:
     assert means.compute(all_processes=False) == {}
 
 
-def test_a_linear_head_starts_as_the_protocol_says() -> None:
+def test_a_linear_head_is_initialised_as_in_the_protocol() -> None:
     torch.manual_seed(0)
     head = linear_head(512, 100)
     assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
@@ -131,7 +131,7 @@ def test_a_linear_head_starts_as_the_protocol_says() -> None:
     assert (head.bias == 0).all()
 
 
-def test_features_are_taken_in_evaluation_mode_which_is_put_back() -> None:
+def test_features_are_extracted_in_evaluation_mode_and_training_mode_is_restored() -> None:
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12))
     network.train()
     images = torch.randn(1, 8, 3, 2, 2)

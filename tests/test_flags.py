@@ -1,4 +1,4 @@
-"""Flags become frozen, checked configs: typed beats the data set's preset, that the method's, that the default."""
+"""Flags become frozen, checked configs; precedence: typed, data set preset, method preset, default."""
 
 import dataclasses
 import json
@@ -18,15 +18,15 @@ from cl.config.methods import METHODS
 from cl.config.programs import Linear, Pretrain, config_parts
 from cl.errors import UserError
 
-ALL = {config for method in METHODS for config in config_parts(Pretrain, method).values()} | set(
+CONFIGS = {config for method in METHODS for config in config_parts(Pretrain, method).values()} | set(
     config_parts(Linear, None).values()
 )
-MORE_THAN_A_RANGE = {  # what has rules beyond its own type and range, and may refuse a value that these allow
+WITH_OTHER_RULES = {  # fields with rules beyond type and range, which may refuse a value of `values_of`
     "--scheduler", "--min_lr", "--gaussian_prob", "--small_scale", "--lars",
     "--gpus", "--in_channels", "--name", "--run_id", "--method",
     "--pretrained_feature_extractor", "encoder", "--finetune", "--few_shot", "--seeds", "--resume_training_from",
 }  # fmt: skip
-NEEDED = ["--pretrained_feature_extractor", "somewhere"]
+REQUIRED = ["--pretrained_feature_extractor", "somewhere"]
 
 
 def pretrain(*flags: str) -> Pretrain:
@@ -38,54 +38,54 @@ def values_of(declared: Field) -> st.SearchStrategy[Any]:
     flag = declared.flag
     low = max(flag.low, flag.above, -1e9)
     high = min(flag.high, 1e9)
-    one: st.SearchStrategy[Any] = {
+    single: st.SearchStrategy[Any] = {
         bool: st.booleans(),
         int: st.integers(math.ceil(low), math.floor(high)),
         float: st.floats(low, high, exclude_min=flag.above > -math.inf, allow_nan=False),
         str: st.sampled_from(sorted(flag.choices)) if flag.choices else st.text("abc", min_size=1),
     }[declared.kind]
-    several = st.lists(one, min_size=1).map(tuple) if declared.many else one
-    return st.none() | several if declared.optional else several
+    values = st.lists(single, min_size=1).map(tuple) if declared.many else single
+    return st.none() | values if declared.optional else values
 
 
-def attempt(make: Callable[[], Any]) -> tuple[Any, str]:
-    """What is made, or why it was refused, which only a known rule may do."""
+def attempt(build: Callable[[], Any]) -> tuple[Any, str]:
+    """The result and "", or None and the message of a refusal, which only WITH_OTHER_RULES may cause."""
     try:
-        return make(), ""
+        return build(), ""
     except UserError as error:
-        refused = str(error)
-    assert refused.split(":")[0] in MORE_THAN_A_RANGE, refused
-    return None, refused
+        message = str(error)
+    assert message.split(":")[0] in WITH_OTHER_RULES, message
+    return None, message
 
 
 @settings(derandomize=True, max_examples=300, deadline=None)
 @given(st.data())
 def test_a_config_survives_json(data: st.DataObject) -> None:
-    config = data.draw(st.sampled_from(sorted(ALL, key=lambda each: each.__name__)))
+    config = data.draw(st.sampled_from(sorted(CONFIGS, key=lambda config: config.__name__)))
     values = {declared.name: data.draw(values_of(declared)) for declared in fields_of(config)}
-    made, refused = attempt(lambda: config(**values))
-    if refused:
+    built, message = attempt(lambda: config(**values))
+    if message:
         return
-    assert config.from_dict(json.loads(json.dumps(dataclasses.asdict(made)))) == made
+    assert config.from_dict(json.loads(json.dumps(dataclasses.asdict(built)))) == built
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
 @given(st.data())
-def test_what_is_typed_is_what_one_gets(data: st.DataObject) -> None:
+def test_a_typed_value_reaches_its_config(data: st.DataObject) -> None:
     declared = data.draw(
         st.sampled_from([d for part in config_parts(Pretrain, "simclr").values() for d in fields_of(part)])
     )
     value = data.draw(values_of(declared).filter(lambda value: value is not None))
     if declared.flag.positional or declared.name == "method":
         return
-    words = [repr(each) if isinstance(each, float) else str(each) for each in (value if declared.many else (value,))]
+    words = [repr(item) if isinstance(item, float) else str(item) for item in (value if declared.many else (value,))]
     flags = [f"--{'' if value else 'no_'}{declared.name}"] if declared.kind is bool else [f"--{declared.name}", *words]
-    resolved, refused = attempt(lambda: parse(Pretrain, ["digits", "resnet18", *flags]))
-    if refused:
-        assert declared.name in refused  # a rule over two fields names the one that was typed
+    resolved, message = attempt(lambda: parse(Pretrain, ["digits", "resnet18", *flags]))
+    if message:
+        assert declared.name in message  # a rule over two fields names the one that was typed
         return
-    found = {name: v for part in vars(resolved.config).values() for name, v in vars(part).items()}
-    assert found[declared.name] == value
+    values = {name: v for part in vars(resolved.config).values() for name, v in vars(part).items()}
+    assert values[declared.name] == value
     assert resolved.origins[declared.name] == "typed"
 
 
@@ -99,7 +99,7 @@ def test_typed_beats_preset_beats_default(monkeypatch: pytest.MonkeyPatch) -> No
     assert (config.run.seed, origins["seed"]) == (0, "default")
 
 
-def test_data_set_and_method_beat_data_set_beats_flags_beat_method(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_of_data_set_and_method_beat_data_set_beat_flags_beat_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METHODS["simclr"], "preset", {"lr": 1.0, "hue": 0.1, "multicrop": True})
     monkeypatch.setattr("cl.config.programs.PRETRAIN_FLAGS", {"multicrop": {"lr": 2.0, "hue": 0.2, "min_scale": 0.2}})
     monkeypatch.setattr("cl.config.programs.PRETRAIN_DATASETS", {"stl10": {"lr": 3.0, "min_scale": 0.3}})
@@ -114,7 +114,7 @@ def test_data_set_and_method_beat_data_set_beats_flags_beat_method(monkeypatch: 
     assert (without.config.views.hue, without.origins["hue"]) == (0.1, "simclr preset")
 
 
-def test_a_typed_optimizer_brings_its_own_rates_unless_they_are_typed() -> None:
+def test_a_typed_optimizer_sets_its_preset_rates_unless_they_are_typed() -> None:
     resolved = parse(Pretrain, ["cifar10", "resnet18", "--optimizer", "adamw", "--classifier_lr", "0.5"])
     assert (resolved.config.optim.lr, resolved.origins["lr"]) == (1e-3, "adamw preset")
     assert (resolved.config.optim.classifier_lr, resolved.origins["classifier_lr"]) == (0.5, "typed")
@@ -122,7 +122,7 @@ def test_a_typed_optimizer_brings_its_own_rates_unless_they_are_typed() -> None:
 
 
 def test_every_preset_sets_a_declared_field_to_an_allowed_value() -> None:
-    declared = {d.name for config in ALL for d in fields_of(config)}
+    declared = {d.name for config in CONFIGS for d in fields_of(config)}
     layers = [presets.PRETRAIN_DATASETS, presets.PRETRAIN_FLAGS, presets.LINEAR_DATASETS, presets.PRETRAIN_OPTIMIZERS]
     layers += [{"cached": presets.CACHED, "grid": presets.CACHED_GRID}]
     layers += [{"": config.preset, **config.dataset_presets} for config in METHODS.values()]
@@ -134,26 +134,28 @@ def test_every_preset_sets_a_declared_field_to_an_allowed_value() -> None:
             for flags in ([], [f"--{flag}" for flag in presets.PRETRAIN_FLAGS]):
                 parse(Pretrain, [dataset, "resnet18", "--method", method, *flags])
     for dataset in presets.LINEAR_DATASETS:
-        parse(Linear, [dataset, "resnet18", *NEEDED])
-        assert len(parse(Linear, [dataset, "resnet18", *NEEDED, "--protocol", "cached"]).config.optim.grid) >= 20
+        parse(Linear, [dataset, "resnet18", *REQUIRED])
+        assert len(parse(Linear, [dataset, "resnet18", *REQUIRED, "--protocol", "cached"]).config.optim.grid) >= 20
 
 
-def test_a_rate_alone_is_one_pair_and_several_values_are_a_grid() -> None:
+def test_one_rate_is_one_pair_and_several_values_are_a_grid() -> None:
     for protocol in ([], ["--protocol", "cached"]):
-        config = parse(Linear, ["digits", "resnet18", *NEEDED, *protocol, "--lr", "0.5"]).config
+        config = parse(Linear, ["digits", "resnet18", *REQUIRED, *protocol, "--lr", "0.5"]).config
         assert [(pair.lr, pair.weight_decay) for pair in config.optim.grid] == [(0.5, 0.0)]
-    grid = parse(Linear, ["digits", "resnet18", *NEEDED, "--lr", "3", "0.5", "3", "--weight_decay", "1e-4", "0"]).config
+    grid = parse(
+        Linear, ["digits", "resnet18", *REQUIRED, "--lr", "3", "0.5", "3", "--weight_decay", "1e-4", "0"]
+    ).config
     pairs = [(pair.lr, pair.weight_decay) for pair in grid.optim.grid]
     assert pairs == [(0.5, 0.0), (0.5, 1e-4), (3.0, 0.0), (3.0, 1e-4)]
     assert grid.optim.grid[0].momentum == grid.optim.momentum
 
 
-@pytest.mark.parametrize("config", sorted(ALL, key=lambda each: each.__name__))
-def test_defaults_are_allowed_and_frozen(config: type[Config]) -> None:
-    missing = {"pretrained_feature_extractor": "somewhere"} if "LinearConfig" in config.__name__ else {}
-    made = config(**missing)
+@pytest.mark.parametrize("config", sorted(CONFIGS, key=lambda config: config.__name__))
+def test_defaults_are_valid_and_configs_are_frozen(config: type[Config]) -> None:
+    required = {"pretrained_feature_extractor": "somewhere"} if "LinearConfig" in config.__name__ else {}
+    instance = config(**required)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(made, fields_of(config)[0].name, None)
+        setattr(instance, fields_of(config)[0].name, None)
 
 
 def test_a_methods_config_is_registered_under_its_own_name() -> None:
@@ -161,7 +163,7 @@ def test_a_methods_config_is_registered_under_its_own_name() -> None:
 
 
 @pytest.mark.parametrize("program", [Pretrain, Linear])
-def test_a_flag_is_declared_once_in_a_program(program: type) -> None:
+def test_a_spelling_is_declared_once_in_a_program(program: type) -> None:
     for method in METHODS:
         parts = config_parts(program, method).values()
         spellings = [
@@ -177,7 +179,7 @@ def test_a_loaded_config_is_checked_like_a_typed_one() -> None:
         METHODS["simclr"].from_dict({"temprature": 0.1})
 
 
-def test_positionals_may_stand_apart_and_supervised_means_supcon_wherever_it_stands() -> None:
+def test_positionals_may_be_separated_and_supervised_selects_supcon_in_any_position() -> None:
     config = parse(Pretrain, ["digits", "--epochs", "3", "resnet50"]).config
     assert (config.backbone.encoder, config.run.epochs) == ("resnet50", 3)
     for flags in (["--supervised"], ["--supervised", "--method", "simclr"], ["--method", "simclr", "--supervised"]):
@@ -193,7 +195,7 @@ def test_aliases_and_shorthands_name_the_same_field() -> None:
     assert pretrain("--no_lr_scheduler_for_pred_head").optim.lr_scheduler_for_pred_head is False
 
 
-def test_of_gpus_and_devices_the_last_one_typed_wins() -> None:
+def test_the_last_one_typed_of_gpus_and_devices_wins() -> None:
     device = pretrain("--gpus", "0", "1", "--devices", "1", "--accelerator", "cpu").device
     assert (device.gpus, device.devices) == (None, 1)
     device = pretrain("--devices", "2", "--gpus", "0").device

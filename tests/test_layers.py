@@ -1,4 +1,4 @@
-"""A module imports its own layer and lower ones: the shape that everything else hangs on."""
+"""A module imports its own layer and lower ones only."""
 
 import ast
 import sys
@@ -26,49 +26,49 @@ FILES = sorted((ROOT / "cl").rglob("*.py"))
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """The modules that a file imports, and whether it does so when it is itself imported."""
+    """The modules that a file imports, and whether at its top level."""
     tree = ast.parse(file.read_text())
-    top = set(map(id, tree.body))
+    top_level = set(map(id, tree.body))
     for node in ast.walk(tree):
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: a relative import hides its layer"
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from (
-                (f"{node.module}.{name.name}" if node.module == "cl" else node.module, id(node) in top)
+                (f"{node.module}.{name.name}" if node.module == "cl" else node.module, id(node) in top_level)
                 for name in node.names
             )
         if isinstance(node, ast.Import):
-            yield from ((name.name, id(node) in top) for name in node.names)
+            yield from ((name.name, id(node) in top_level) for name in node.names)
 
 
 def part(file: Path) -> str:
     return file.relative_to(ROOT / "cl").with_suffix("").parts[0]
 
 
-def inside(file: Path) -> set[str]:
+def imported_parts(file: Path) -> set[str]:
     """The parts of `cl` that a file imports."""
     return {name.split(".")[1] for name, _ in imports(file) if name.startswith("cl.")}
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if part(f) in HEIGHT], ids=lambda f: str(f.relative_to(ROOT)))
 def test_a_module_imports_no_higher_layer(file: Path) -> None:
-    for name in inside(file) - {"cli"}:
+    for name in imported_parts(file) - {"cli"}:
         assert name in HEIGHT, f"{file} imports cl.{name}, which is in no layer"
-        assert HEIGHT[name] <= HEIGHT[part(file)], f"{file} imports cl.{name} from above"
+        assert HEIGHT[name] <= HEIGHT[part(file)], f"{file} imports cl.{name} from a higher layer"
 
 
 def test_cli_imports_config_and_errors_only() -> None:
-    assert inside(ROOT / "cl/cli.py") == {"config", "errors"}
+    assert imported_parts(ROOT / "cl/cli.py") == {"config", "errors"}
 
 
-def test_only_the_run_layer_and_the_programs_know_the_command_line() -> None:
+def test_only_the_run_layer_and_the_programs_import_cli() -> None:
     programs = {file for file in FILES if '__name__ == "__main__"' in file.read_text()}
-    assert {part(file) for file in FILES if "cli" in inside(file) and file not in programs} <= {"run"}
+    assert {part(file) for file in FILES if "cli" in imported_parts(file) and file not in programs} <= {"run"}
 
 
 def test_data_and_methods_never_import_each_other() -> None:
     for file in FILES:
         other = {"data": "methods", "methods": "data"}.get(part(file), "")
-        assert other not in inside(file), f"{file} imports cl.{other}"
+        assert other not in imported_parts(file), f"{file} imports cl.{other}"
 
 
 def test_config_imports_the_standard_library_only() -> None:
@@ -78,31 +78,31 @@ def test_config_imports_the_standard_library_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("only", "allowed"), [("torch.distributed", {"distributed"}), ("nvidia", {"data/executors/dali"})]
+    ("package", "allowed"), [("torch.distributed", {"distributed"}), ("nvidia", {"data/executors/dali"})]
 )
-def test_one_module_alone_imports(only: str, allowed: set[str]) -> None:
-    users = {f for f in FILES if any(name == only or name.startswith(only + ".") for name, _ in imports(f))}
+def test_a_restricted_package_is_imported_by_one_module(package: str, allowed: set[str]) -> None:
+    users = {f for f in FILES if any(name == package or name.startswith(package + ".") for name, _ in imports(f))}
     assert {str(f.relative_to(ROOT / "cl").with_suffix("")) for f in users} <= allowed
 
 
 @pytest.mark.parametrize("optional", ["wandb", "nvidia", "timm", "sklearn", "matplotlib"])
-def test_optional_packages_are_imported_where_they_are_used(optional: str) -> None:
+def test_optional_packages_are_not_imported_at_the_top_of_a_module(optional: str) -> None:
     for file in FILES:
-        assert not any(name.split(".")[0] == optional and top for name, top in imports(file)), file
+        assert not any(name.split(".")[0] == optional and top_level for name, top_level in imports(file)), file
 
 
 @pytest.mark.parametrize("folder", sorted({file.parent for file in FILES}), ids=lambda f: str(f.relative_to(ROOT)))
 def test_a_folder_holds_at_most_twelve_modules(folder: Path) -> None:
-    """One file per method is a rule of its own: there they are not counted."""
+    """Method files are not counted: there is one per method."""
     uncounted = set(METHODS) if folder.name == "methods" else set()
     modules = [file.name for file in folder.glob("*.py") if file.stem not in uncounted]
     assert len(modules) <= 12, modules
 
 
-def test_the_programs_fit_on_a_screen_and_a_half() -> None:
+def test_the_programs_have_at_most_80_lines() -> None:
     for name in ("main_contrastive.py", "main_linear.py"):
         assert len((ROOT / name).read_text().splitlines()) <= 80
 
 
-def test_there_is_no_room_without_a_purpose() -> None:
+def test_there_are_no_modules_for_miscellaneous_code() -> None:
     assert not {"utils.py", "misc.py", "helpers.py", "common.py"} & {file.name for file in FILES}

@@ -1,4 +1,4 @@
-"""The losses are what their papers say, to the last digit that float64 has."""
+"""Each loss matches its paper's formula to the precision of float64."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,14 @@ def projections(rows: int, dim: int = 6, seed: int = 0) -> Tensor:
     return torch.randn(rows, dim, dtype=torch.float64, generator=generator)
 
 
-def assert_same(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor) -> None:
+def assert_same_loss(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor) -> None:
     """Equal in value, and in the gradient of every input, to a relative 1e-10."""
-    found = []
+    results = []
     for loss in (ours, theirs):
-        leaves = [each.clone().requires_grad_() for each in inputs]
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
         value = loss(*leaves) + 0 * sum(leaf.sum() for leaf in leaves)  # a loss may be constant in an input
-        found.append((value.detach(), *torch.autograd.grad(value, leaves)))
-    for a, b in zip(*found, strict=True):
+        results.append((value.detach(), *torch.autograd.grad(value, leaves)))
+    for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
@@ -31,8 +31,8 @@ IDS = {
     "two views": torch.arange(5).repeat(2),
     "eight views": torch.arange(2).repeat(8),
     "classes": torch.tensor([0, 1, 1, 2, 0, 1, 1, 2]),
-    "some alone": torch.tensor([0, -2, -3, 0, 4, 4]),
-    "nobody has a positive": torch.arange(4),
+    "some without positives": torch.tensor([0, -2, -3, 0, 4, 4]),
+    "no positives": torch.arange(4),
 }
 CLASSES = IDS["classes"]
 Z1, Z2 = projections(8), projections(8) + 0.5 * projections(8, seed=1)
@@ -46,29 +46,31 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 @pytest.mark.parametrize("name", IDS)
-def test_nt_xent_is_the_papers_loops(name: str, temperature: float) -> None:
+def test_nt_xent_matches_the_papers_formula(name: str, temperature: float) -> None:
     ids = IDS[name]
-    assert_same(
+    assert_same_loss(
         lambda z: nt_xent_loss(z, ids, temperature),
         lambda z: reference.supcon(z, ids, temperature),
         projections(len(ids)),
     )
 
 
-def test_with_instance_ids_it_is_simclrs_algorithm_1() -> None:
+def test_nt_xent_with_instance_ids_is_simclrs_algorithm_1() -> None:
     ids = torch.arange(5).repeat(2)
-    assert_same(lambda z: nt_xent_loss(z, ids, 0.2), lambda z: reference.nt_xent(z[:5], z[5:], 0.2), projections(10))
+    assert_same_loss(
+        lambda z: nt_xent_loss(z, ids, 0.2), lambda z: reference.nt_xent(z[:5], z[5:], 0.2), projections(10)
+    )
 
 
-def test_supcon_with_a_class_for_each_image_is_nt_xent() -> None:
+def test_supcon_with_one_class_per_image_is_nt_xent() -> None:
     z = projections(10)
     labels = torch.tensor([7, 3, 0, 12, 5]).repeat(2)
     assert torch.equal(nt_xent_loss(z, labels, 0.1), nt_xent_loss(z, torch.arange(5).repeat(2), 0.1))
 
 
 @pytest.mark.parametrize(("lamb", "scale"), [(5e-3, 1.0), (0.5, 0.1), (0.0, 1.0)])
-def test_barlow_twins_is_the_papers_loops(lamb: float, scale: float) -> None:
-    assert_same(
+def test_barlow_twins_matches_the_papers_formula(lamb: float, scale: float) -> None:
+    assert_same_loss(
         lambda a, b: barlow_twins_loss(a, b, lamb, scale),
         lambda a, b: reference.barlow_twins(a, b, lamb, scale),
         Z1,
@@ -76,36 +78,36 @@ def test_barlow_twins_is_the_papers_loops(lamb: float, scale: float) -> None:
     )
 
 
-def test_barlow_twins_by_grams_where_the_batch_is_smaller_than_the_projection() -> None:
+def test_barlow_twins_matches_the_formula_when_the_batch_is_smaller_than_the_projection() -> None:
     z1, z2 = projections(4, 9), projections(4, 9, seed=1)
-    assert_same(
+    assert_same_loss(
         lambda a, b: barlow_twins_loss(a, b, 0.1, 1.0), lambda a, b: reference.barlow_twins(a, b, 0.1, 1.0), z1, z2
     )
 
 
-def test_simsiam_is_the_papers_loops_and_stops_the_gradient() -> None:
-    assert_same(negative_cosine_similarity, reference.negative_cosine, Z1, Z2)
+def test_simsiam_matches_the_papers_formula_and_stops_the_gradient() -> None:
+    assert_same_loss(negative_cosine_similarity, reference.negative_cosine, Z1, Z2)
     p, z = Z1.clone().requires_grad_(), Z2.clone().requires_grad_()
     negative_cosine_similarity(p, z).backward()
     assert p.grad is not None
     assert z.grad is None
 
 
-def test_nt_xent_in_many_blocks_is_nt_xent_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nt_xent_in_many_blocks_equals_nt_xent_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     z = projections(10)
-    whole = nt_xent_loss(z, IDS["two views"], 0.2)
-    monkeypatch.setattr(blockwise, "BLOCK", 35)  # three rows of ten at a time, and one that is left
-    assert_same(
+    one_block = nt_xent_loss(z, IDS["two views"], 0.2)
+    monkeypatch.setattr(blockwise, "BLOCK", 35)  # three rows of ten per block, and one in the last
+    assert_same_loss(
         lambda z: nt_xent_loss(z, IDS["two views"], 0.2), lambda z: reference.supcon(z, IDS["two views"], 0.2), z
     )
-    torch.testing.assert_close(nt_xent_loss(z, IDS["two views"], 0.2), whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close(nt_xent_loss(z, IDS["two views"], 0.2), one_block, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_gradcheck(name: str) -> None:
+def test_gradients_pass_gradcheck(name: str) -> None:
     loss, inputs = LOSSES[name]
-    first, *rest = inputs  # SimSiam's second input has no gradient on purpose
-    checked = [first.clone().requires_grad_(), *(z.clone().requires_grad_(name != "simsiam") for z in rest)]
+    first, *others = inputs  # SimSiam's second input has no gradient on purpose
+    checked = [first.clone().requires_grad_(), *(z.clone().requires_grad_(name != "simsiam") for z in others)]
     assert torch.autograd.gradcheck(loss, checked)
 
 
@@ -123,13 +125,13 @@ def test_the_order_of_the_batch_does_not_matter_to_nt_xent() -> None:
 
 
 @pytest.mark.parametrize("name", ["nt_xent", "simsiam"])
-def test_the_length_of_a_projection_does_not_matter(name: str) -> None:
+def test_the_norm_of_a_projection_does_not_matter(name: str) -> None:
     loss, inputs = LOSSES[name]
     lengths = torch.linspace(0.1, 100, 8, dtype=torch.float64)[:, None]
     torch.testing.assert_close(loss(*(z * lengths for z in inputs)), loss(*inputs), rtol=1e-10, atol=0)
 
 
-def test_the_scale_and_place_of_a_dimension_do_not_matter_to_barlow_twins() -> None:
+def test_the_scale_and_shift_of_a_dimension_do_not_matter_to_barlow_twins() -> None:
     scale, shift = torch.linspace(10, 100, 6, dtype=torch.float64), projections(1)
     z1, z2 = 100 * Z1, 100 * Z2  # far above eps
     torch.testing.assert_close(
@@ -150,9 +152,9 @@ def test_one_class_of_equal_projections_has_the_closed_form_of_supcon() -> None:
 
 def test_uncorrelated_equal_views_have_the_closed_form_of_barlow_twins() -> None:
     z = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
-    c = 1 / (1 + 1e-5)  # the diagonal, a hair below 1 because of eps; nothing beside it
+    c = 1 / (1 + 1e-5)  # the diagonal, slightly below 1 because of eps; all other entries are 0
     assert barlow_twins_loss(z, z, 0.3, 1.0).item() == pytest.approx(2 * (1 - c) ** 2, rel=1e-9)
-    swapped = 2 + 0.3 * 2 * c**2  # each dimension agrees with the other one alone
+    swapped = 2 + 0.3 * 2 * c**2  # each dimension correlates with the other one only
     assert barlow_twins_loss(z, z.flip(1), 0.3, 1.0).item() == pytest.approx(swapped, rel=1e-12)
 
 
@@ -174,23 +176,23 @@ def test_nt_xent_is_finite_at_temperature_001_in_any_precision(dtype: torch.dtyp
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_promoted_not_computed_in(name: str, dtype: torch.dtype) -> None:
+def test_half_precision_is_promoted_to_float32(name: str, dtype: torch.dtype) -> None:
     loss, inputs = LOSSES[name]
     half = [z.to(dtype) for z in inputs]
     assert torch.equal(loss(*half), loss(*(z.float() for z in half)))
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_autocast_does_not_reach_inside(name: str) -> None:
+def test_autocast_does_not_change_a_loss(name: str) -> None:
     loss, inputs = LOSSES[name]
     single = [z.float() for z in inputs]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under = loss(*single)
-    assert torch.equal(under, loss(*single))
+        with_autocast = loss(*single)
+    assert torch.equal(with_autocast, loss(*single))
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_projections_that_are_all_equal_give_no_nan(name: str) -> None:
+def test_equal_projections_give_a_finite_loss_and_gradient(name: str) -> None:
     loss, inputs = LOSSES[name]
     for value in (0.0, 1.0):
         same = [torch.full_like(z, value).requires_grad_() for z in inputs]
@@ -201,7 +203,7 @@ def test_projections_that_are_all_equal_give_no_nan(name: str) -> None:
         assert same[0].grad.isfinite().all()
 
 
-def test_shapes_that_do_not_fit_are_named() -> None:
+def test_mismatched_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"z is \[4, 6\] and ids is \[3\]"):
         nt_xent_loss(projections(4), torch.arange(3), 0.2)
     for loss in (lambda a, b: barlow_twins_loss(a, b, 5e-3, 1.0), negative_cosine_similarity):
