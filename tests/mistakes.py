@@ -1,4 +1,4 @@
-"""What users get wrong: command lines, and the files and folders that they name."""
+"""Mistakes of users: command lines, and the files and folders that they refer to."""
 
 import os
 from collections.abc import Callable
@@ -32,7 +32,7 @@ SEED_LINEAR = (
 RUN = ["--pretrained_feature_extractor", "run"]
 Case = tuple[str, list[str], list[str]]
 
-BY_ARGV: list[Case] = [  # program, flags, what the line must say
+BY_ARGV: list[Case] = [  # program, flags, parts of the message
     (PRETRAIN, [], ["dataset and encoder: not given"]),
     (PRETRAIN, ["digits"], ["encoder: not given"]),
     (LINEAR, ["digits"], ["encoder: not given"]),
@@ -180,13 +180,13 @@ BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
     (PRETRAIN, [*DIGITS, RESUME, "GIVEN/odd_rate"], ["--lr: got {}, expected a number"]),
     (PRETRAIN, [*DIGITS, RESUME, "GIVEN/odd_table"], ["expected metrics.csv as the run wrote it (KeyError: 'step')"]),
 ]
-for place in ("empty", "page", "pipe", "dangling", "/dev/null"):
-    place = f"GIVEN/{place}" if place[0] != "/" else place
-    BY_FILES += [(PRETRAIN, [*CUSTOM, place], ["--train_dir: got ", "expected a folder of images; there is "])]
-    BY_FILES += [(PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", place], ["--val_dir: got ", "there is "])]
-    BY_FILES += [(PRETRAIN, [*CUSTOM, "x", "--data_folder", place], ["--data_folder: got ", "there is "])]
-    if place != "GIVEN/page":
-        BY_FILES += [(PRETRAIN, [*FLAT, place], ["--labels: got ", "expected a CSV file; there is "])]
+for path in ("empty", "page", "pipe", "dangling", "/dev/null"):
+    path = f"GIVEN/{path}" if path[0] != "/" else path
+    BY_FILES += [(PRETRAIN, [*CUSTOM, path], ["--train_dir: got ", "expected a folder of images; there is "])]
+    BY_FILES += [(PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", path], ["--val_dir: got ", "there is "])]
+    BY_FILES += [(PRETRAIN, [*CUSTOM, "x", "--data_folder", path], ["--data_folder: got ", "there is "])]
+    if path != "GIVEN/page":
+        BY_FILES += [(PRETRAIN, [*FLAT, path], ["--labels: got ", "expected a CSV file; there is "])]
 
 TEXTS = {
     "page": b"<html>\n</html>\n", "one_column": b"1.jpg\n", "others": b"2.jpg,a\n", "blank": b"",
@@ -206,7 +206,7 @@ for file in NO_WEIGHTS:
     for program, flag in ((LINEAR, EVALUATE), (PRETRAIN, "--init_from"), (PRETRAIN, RESUME)):
         BY_FILES.append((program, [*DIGITS, flag, f"GIVEN/{file}"], [f"{flag}: got "]))
 
-FACTS: dict[str, Any] = {  # of a checkpoint of ours, as far as an evaluation asks for them
+METADATA: dict[str, Any] = {  # of a checkpoint: the fields that an evaluation reads
     "schema": 1,
     "program": "Pretrain",
     "config": {
@@ -218,22 +218,22 @@ FACTS: dict[str, Any] = {  # of a checkpoint of ours, as far as an evaluation as
     "classes": ("a", "b"),
     "norm": ((0.5,) * 3, (0.5,) * 3),
 }
-OTHERS = {
-    "facts_of_another_kind": 1,
-    "no_norm": FACTS | {"norm": None},
-    "no_size": FACTS | {"config": {}},
-    "unknown_field": FACTS | {"config": FACTS["config"] | {"backbone": {"new": 1}}},
-    "later_schema": FACTS | {"schema": 99},
-    "of_linear": FACTS | {"program": "Linear"},
+INVALID_METADATA = {
+    "metadata_of_another_type": 1,
+    "no_norm": METADATA | {"norm": None},
+    "no_size": METADATA | {"config": {}},
+    "unknown_field": METADATA | {"config": METADATA["config"] | {"backbone": {"new": 1}}},
+    "later_schema": METADATA | {"schema": 99},
+    "of_linear": METADATA | {"program": "Linear"},
 }
-for file in OTHERS:
+for file in INVALID_METADATA:
     BY_FILES.append((LINEAR, [*DIGITS, EVALUATE, f"GIVEN/{file}.pth"], ["is not a checkpoint of main_contrastive.py"]))
 
-CHANGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {  # a run's checkpoint, and what is said of it
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {  # of a run's checkpoint, and part of the message
     "half": (lambda saved: None, "expected a checkpoint to resume from; "),
-    "no_facts": (lambda saved: saved.pop("cl"), "last.ckpt is incomplete or damaged (KeyError)"),
+    "no_metadata": (lambda saved: saved.pop("cl"), "last.ckpt is incomplete or damaged (KeyError)"),
     "no_optimizer": (lambda saved: saved.pop("optimizer_states"), "last.ckpt is incomplete or damaged (KeyError)"),
-    "other_facts": (lambda saved: saved.update(cl=[1]), "last.ckpt is incomplete or damaged (TypeError)"),
+    "other_metadata": (lambda saved: saved.update(cl=[1]), "last.ckpt is incomplete or damaged (TypeError)"),
     "later": (lambda saved: saved["cl"].update(schema=99), "--resume_training_from: got schema 1, expected 99"),
     "images": (lambda saved: saved["cl"].update(images=9), "--train_dir: got images 1437, expected 9"),
     "classes": (lambda saved: saved["cl"].update(classes=()), "--train_dir: got classes "),
@@ -242,22 +242,22 @@ CHANGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {  # a run'
     "stem": (lambda saved: saved["cl"]["config"]["backbone"].update(stem="large"), "--stem: got auto from config.json"),
     "weights": (lambda saved: None, "expected the weights of this version; "),
 }
-BY_FILES += [(PRETRAIN, [*DIGITS, RESUME, f"GIVEN/run_{name}"], [says]) for name, (_, says) in CHANGED.items()]
+BY_FILES += [(PRETRAIN, [*DIGITS, RESUME, f"GIVEN/run_{name}"], [message]) for name, (_, message) in CHANGES.items()]
 
 
-class Runs:
-    """What a hostile pickle would do."""
+class HostilePickle:
+    """Creates a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return Path.touch, (Path("it_ran"),)
 
 
 def write_given(folder: Path) -> None:
-    """Files and folders that nobody can work with, and a few good ones."""
+    """Write unusable files and folders, and a few good ones."""
     for name in ("empty", "no_images", "no_images_in_classes/a", "bad", "half_bad", "flat", "mine/latest"):
         (folder / name).mkdir(parents=True)
-    for name, text in TEXTS.items():
-        (folder / name).write_bytes(text)
+    for name, content in TEXTS.items():
+        (folder / name).write_bytes(content)
     (folder / "no_images/notes.txt").write_text("none")
     for name in ("bad", "half_bad"):
         (folder / name / "0.jpg").write_bytes(b"\xff\xd8\xff damaged")
@@ -276,21 +276,22 @@ def write_given(folder: Path) -> None:
 def _write_weights(folder: Path) -> None:
     weights = build_backbone(BackboneConfig("resnet18", width=4), 8).state_dict()
     torch.save(
-        {"cl": FACTS, "state_dict": {f"backbone.{key}": value for key, value in weights.items()}}, folder / "ours.ckpt"
+        {"cl": METADATA, "state_dict": {f"backbone.{key}": value for key, value in weights.items()}},
+        folder / "ours.ckpt",
     )
     torch.save({"state_dict": {"conv1.weight": torch.zeros(64, 3, 7, 7)}}, folder / "part.ckpt")
     torch.save([1], folder / "list.ckpt")
-    torch.save({"state_dict": Runs()}, folder / "code.ckpt")
+    torch.save({"state_dict": HostilePickle()}, folder / "code.ckpt")
     (folder / "half.ckpt").write_bytes(_half(folder / "ours.ckpt"))
-    for name, facts in OTHERS.items():
-        torch.save({"cl": facts, "state_dict": {}}, folder / f"{name}.pth")
+    for name, metadata in INVALID_METADATA.items():
+        torch.save({"cl": metadata, "state_dict": {}}, folder / f"{name}.pth")
 
 
 def _write_runs(folder: Path) -> None:
-    """Runs of `DIGITS` that have been broken off."""
+    """Write interrupted runs of `DIGITS`."""
     resolved = parse(Pretrain, DIGITS)
     splits = load(resolved.config.data)
-    for name in ("run", "no_config", "odd_method", "odd_rate", "odd_table", *(f"run_{each}" for each in CHANGED)):
+    for name in ("run", "no_config", "odd_method", "odd_rate", "odd_table", *(f"run_{change}" for change in CHANGES)):
         (folder / name).mkdir()
         saved = {
             "cl": checkpoint_metadata(resolved.config, splits),
@@ -298,20 +299,22 @@ def _write_runs(folder: Path) -> None:
             "state_dict": {},
             "optimizer_states": [{}],
         }
-        CHANGED[name.removeprefix("run_")][0](saved) if name.startswith("run_") else None
+        if name.startswith("run_"):
+            change, _ = CHANGES[name.removeprefix("run_")]
+            change(saved)
         torch.save(saved, folder / name / "last.ckpt")
         _write_config(folder / name, resolved)
     (folder / "run_half/last.ckpt").write_bytes(_half(folder / "run_half/last.ckpt"))
     (folder / "no_config/config.json").unlink()
     (folder / "odd_table/metrics.csv").write_text("epoch;step\n1;5\n")
-    for name, was, now in (("odd_method", '"simclr"', "3"), ("odd_rate", "0.001", "{}")):
-        place = folder / name / "config.json"
-        place.write_text(place.read_text().replace(was, now))
+    for name, old, new in (("odd_method", '"simclr"', "3"), ("odd_rate", "0.001", "{}")):
+        path = folder / name / "config.json"
+        path.write_text(path.read_text().replace(old, new))
     (folder / "run_of_linear").mkdir()
     (folder / "run_of_linear/last.ckpt").write_bytes(b"")
     _write_config(folder / "run_of_linear", parse(Linear, [*DIGITS, *RUN]))
 
 
 def _half(file: Path) -> bytes:
-    whole = file.read_bytes()
-    return whole[: len(whole) // 2]
+    content = file.read_bytes()
+    return content[: len(content) // 2]

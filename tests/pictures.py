@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-BAD = {  # name -> what the reason must say
+BAD = {  # name -> part of the reason
     "truncated.jpg": "damaged",
     "truncated.png": "damaged",
     "empty.jpg": "empty file",
@@ -27,7 +27,7 @@ def plain(seed: int, height: int = 40, width: int = 48) -> Image.Image:
 
 
 def write_classes(root: Path, images: dict[str, int]) -> Path:
-    """Class folders with so many images in each."""
+    """Class folders with the given number of images in each."""
     for number, (name, count) in enumerate(images.items()):
         (root / name).mkdir(parents=True)
         for i in range(count):
@@ -40,13 +40,13 @@ def sixteen_bit() -> np.ndarray:
 
 
 def write_odd(folder: Path) -> None:
-    """Sixteen odd files: six that are no usable image, ten that are."""
+    """Sixteen odd files: six unusable images and ten usable ones."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = plain(7)
     for name in ("truncated.jpg", "truncated.png"):
         picture.save(folder / name)
-        whole = (folder / name).read_bytes()
-        (folder / name).write_bytes(whole[: len(whole) // 2])
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "page.jpg").write_text("<html><body>404 Not Found</body></html>")
     Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
@@ -57,9 +57,9 @@ def write_odd(folder: Path) -> None:
     palette = picture.quantize(16)
     palette.info["transparency"] = palette.getpixel((0, 0))
     palette.save(folder / "palette.png")
-    clear = picture.convert("RGBA")
-    clear.putalpha(Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 24, axis=1).repeat(40, axis=0)))
-    clear.save(folder / "alpha.png")
+    transparent = picture.convert("RGBA")
+    transparent.putalpha(Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 24, axis=1).repeat(40, axis=0)))
+    transparent.save(folder / "alpha.png")
     picture.save(folder / "upright.jpg", quality=95)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
@@ -67,4 +67,4 @@ def write_odd(folder: Path) -> None:
     plain(8, 1, 300).save(folder / "line.png")
     picture.save(folder / "moving.gif", save_all=True, append_images=[plain(9)])
     picture.save(folder / GOOD[-1])
-    (folder / "Thumbs.db").write_bytes(b"not ours")
+    (folder / "Thumbs.db").write_bytes(b"not an image")

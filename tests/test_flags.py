@@ -99,7 +99,9 @@ def test_typed_beats_preset_beats_default(monkeypatch: pytest.MonkeyPatch) -> No
     assert (config.run.seed, origins["seed"]) == (0, "default")
 
 
-def test_presets_of_data_set_and_method_beat_data_set_beat_flags_beat_method(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precedence_of_presets_is_data_set_with_method_then_data_set_then_flags_then_method(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(METHODS["simclr"], "preset", {"lr": 1.0, "hue": 0.1, "multicrop": True})
     monkeypatch.setattr("cl.config.programs.PRETRAIN_FLAGS", {"multicrop": {"lr": 2.0, "hue": 0.2, "min_scale": 0.2}})
     monkeypatch.setattr("cl.config.programs.PRETRAIN_DATASETS", {"stl10": {"lr": 3.0, "min_scale": 0.3}})

@@ -1,4 +1,4 @@
-"""A mistake is one line on stderr that names the flag, exit code 2, no traceback, nothing written."""
+"""A mistake gives one line on stderr that names the flag, exit code 2 and no traceback; nothing is written."""
 
 import ast
 import json
@@ -18,22 +18,22 @@ from cl.errors import UserError
 from tests.conftest import ROOT, Run
 from tests.mistakes import BY_ARGV, BY_FILES, BY_MACHINE, DIGITS, LINEAR, PRETRAIN, RUN, write_given
 
-REACHED: set[tuple[str, int]] = set()  # file and line of each refusal
+REACHED: set[tuple[str, int]] = set()  # file and line of each UserError raised
 CASES = BY_ARGV + BY_MACHINE + BY_FILES
 
 
 @pytest.fixture(autouse=True)
-def _note_where_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def noted(self: UserError, *args: object) -> None:
+def _record_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(self: UserError, *args: object) -> None:
         caller = sys._getframe(1)
         REACHED.add((str(Path(caller.f_code.co_filename).resolve().relative_to(ROOT)), caller.f_lineno))
         super(UserError, self).__init__(*args)
 
-    monkeypatch.setattr(UserError, "__init__", noted)
+    monkeypatch.setattr(UserError, "__init__", record)
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def given_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("given")
     write_given(folder)
     return folder
@@ -41,38 +41,38 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contents(*folders: Path) -> dict[Path, tuple[int, int]]:
     """Every file with its size and the time of its last change."""
-    found = [path for folder in folders for path in folder.rglob("*")]
-    return {path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in found}
+    paths = [path for folder in folders for path in folder.rglob("*")]
+    return {path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths}
 
 
-def refused(answer: tuple[int, str, str], says: list[str], folder: Path) -> None:
-    code, out, err = answer
+def assert_refused(result: tuple[int, str, str], expected: list[str], folder: Path) -> None:
+    code, out, err = result
     assert code == 2
     assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    for words in says:
-        assert words in err
+    for text in expected:
+        assert text in err
     assert list(folder.iterdir()) == []
 
 
-def name(case: object) -> str:
+def case_id(case: object) -> str:
     return " ".join(case)[-60:] if isinstance(case, list) else str(case)
 
 
-@pytest.mark.parametrize(("program", "flags", "says"), CASES, ids=name)
-def test_a_mistake_is_one_line(
-    program: str, flags: list[str], says: list[str], run: Run, folder: Path, given: Path
+@pytest.mark.parametrize(("program", "flags", "expected"), CASES, ids=case_id)
+def test_a_mistake_prints_one_line_and_writes_nothing(
+    program: str, flags: list[str], expected: list[str], run: Run, folder: Path, given_files: Path
 ) -> None:
-    if torch.cuda.is_available() and "no GPU" in says:
+    if torch.cuda.is_available() and "no GPU" in expected:
         pytest.skip("this machine has a GPU")
-    before = contents(given)
-    refused(run(program, *(word.replace("GIVEN", str(given)) for word in flags)), says, folder)
-    assert contents(given) == before
+    before = contents(given_files)
+    assert_refused(run(program, *(word.replace("GIVEN", str(given_files)) for word in flags)), expected, folder)
+    assert contents(given_files) == before
 
 
-def not_allowed(declared: Field) -> Iterator[str]:
-    """Words that are out of the range of a flag that takes a value."""
+def invalid_values(declared: Field) -> Iterator[str]:
+    """Values out of the range or choices of a flag."""
     flag = declared.flag
     if flag.choices or declared.kind is str:
         yield "nothing of the kind" if flag.choices else ""
@@ -89,18 +89,18 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_range_and_choice_is_held(part: type[Config], run: Run, folder: Path) -> None:
+def test_every_range_and_choice_is_enforced(part: type[Config], run: Run, folder: Path) -> None:
     method = PARTS[part]
     program, typed = (PRETRAIN, [*DIGITS, "--method", method]) if method else (LINEAR, [*DIGITS, *RUN])
     for declared in fields_of(part):
-        if declared.kind is bool or declared.flag.positional:  # it takes no value; it is among the cases
+        if declared.kind is bool or declared.flag.positional:  # covered by the cases
             continue
-        for word in not_allowed(declared):
-            says = [f"error: --{declared.name}: got ", f", expected {declared.expected}"]
-            refused(run(program, *typed, f"--{declared.name}={word}"), says, folder)
+        for value in invalid_values(declared):
+            expected = [f"error: --{declared.name}: got ", f", expected {declared.expected}"]
+            assert_refused(run(program, *typed, f"--{declared.name}={value}"), expected, folder)
 
 
-def test_what_argv_alone_decides_is_refused_without_importing_torch(tmp_path: Path) -> None:
+def test_mistakes_visible_in_argv_are_refused_without_importing_torch(tmp_path: Path) -> None:
     check = (
         "import sys, runpy, json\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
@@ -123,27 +123,29 @@ def test_what_argv_alone_decides_is_refused_without_importing_torch(tmp_path: Pa
 def test_the_command_itself_exits_with_2_and_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / PRETRAIN), *DIGITS, "--temprature", "0.2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    refused((done.returncode, done.stdout, done.stderr), ["did you mean --temperature?"], tmp_path)
+    assert_refused((done.returncode, done.stdout, done.stderr), ["did you mean --temperature?"], tmp_path)
 
 
-def test_gpus_that_are_not_there_explain_themselves(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpus_are_refused_with_an_explanation(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    refused(run(PRETRAIN, *DIGITS, "--gpus", "2"), ["--gpus: got 2", "not a count; for two GPUs: --devices 2"], folder)
-    refused(run(PRETRAIN, *DIGITS, "--gpus", "0", "0"), ["--gpus: got 0 0, expected each index once"], folder)
-    refused(run(PRETRAIN, *DIGITS, "--devices", "2"), ["--devices: got 2", "at most the 1 GPU"], folder)
-    refused(run(PRETRAIN, *DIGITS, "--precision", "64"), ["--precision: got 64 on a GPU", "--accelerator cpu"], folder)
+    assert_refused(
+        run(PRETRAIN, *DIGITS, "--gpus", "2"), ["--gpus: got 2", "not a count; for two GPUs: --devices 2"], folder
+    )
+    assert_refused(run(PRETRAIN, *DIGITS, "--gpus", "0", "0"), ["--gpus: got 0 0, expected each index once"], folder)
+    assert_refused(run(PRETRAIN, *DIGITS, "--devices", "2"), ["--devices: got 2", "at most the 1 GPU"], folder)
+    assert_refused(run(PRETRAIN, *DIGITS, "--precision", "64"), ["--precision: got 64 on a GPU", "--accelerator"], folder)
 
 
-def test_a_launcher_of_another_number_of_processes_is_refused(
+def test_a_launcher_with_a_different_number_of_processes_is_refused(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(variable, value)
     flags = [*DIGITS, "--devices", "2", "--accelerator", "cpu"]
-    refused(run(PRETRAIN, *flags), ["--devices: got 2 on 1 node(s), expected the 3 processes"], folder)
+    assert_refused(run(PRETRAIN, *flags), ["--devices: got 2 on 1 node(s), expected the 3 processes"], folder)
 
 
-ELSEWHERE = {  # where a command line of the two programs alone does not get, and the test that does
+REACHED_ELSEWHERE = {  # modules with refusals that the cases here do not reach, and the tests that do
     "cl/backbones/timm.py": "test_timm", "cl/backbones/loading.py": "test_weights",
     "cl/config/methods/base.py": "test_flags", "cl/data/executors/dali.py": "test_loader",
     "cl/data/sources/archives.py": "test_archives", "cl/data/check.py": "test_images",
@@ -162,10 +164,10 @@ def raised_in(file: Path) -> Iterator[range]:
 
 def test_every_refusal_of_the_programs_is_reached_by_a_test_above(request: pytest.FixtureRequest) -> None:
     if sum(item.path == Path(__file__) for item in request.session.items) < len(CASES):
-        pytest.skip("the others were not run")
+        pytest.skip("not all cases were run")
     files = {str(file.relative_to(ROOT)): file for file in (*ROOT.glob("cl/**/*.py"), *ROOT.glob("main_*.py"))}
-    missed = {(place, lines[0]) for place, file in files.items() for lines in raised_in(file)
-              if not any((place, n) in REACHED for n in lines)}  # fmt: skip
-    assert sorted(f"{place}:{line}" for place, line in missed if place not in ELSEWHERE) == []
-    assert {place for place, _ in missed} == ELSEWHERE.keys()  # no longer than it has to be
-    assert all((ROOT / f"tests/{test}.py").is_file() for test in ELSEWHERE.values())
+    missed = {(path, lines[0]) for path, file in files.items() for lines in raised_in(file)
+              if not any((path, n) in REACHED for n in lines)}  # fmt: skip
+    assert sorted(f"{path}:{line}" for path, line in missed if path not in REACHED_ELSEWHERE) == []
+    assert {path for path, _ in missed} == REACHED_ELSEWHERE.keys()  # no superfluous entry
+    assert all((ROOT / f"tests/{test}.py").is_file() for test in REACHED_ELSEWHERE.values())

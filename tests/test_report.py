@@ -1,4 +1,4 @@
-"""What cl.report makes of run folders: which runs are one row, what its numbers are, what it leaves out."""
+"""cl.report: which runs form a row, what its numbers are, and what it skips."""
 
 import csv
 import json
@@ -29,12 +29,12 @@ LINEAR = {
     "optim": {"lr": 0.03},
 }
 RUN = {"epochs": 12, "max_steps": None, "dry_run": False, "fast_dev_run": False}
-OLDER = json.dumps({"config": {"run": {"seed": {"value": 0, "origin": "default"}}}})  # has fewer flags
-ENDED = iter(range(10**9, 2 * 10**9))  # seconds, each later than the last
+OLDER_CONFIG = json.dumps({"config": {"run": {"seed": {"value": 0, "origin": "default"}}}})  # has fewer flags
+END_TIMES = iter(range(10**9, 2 * 10**9))  # seconds, each later than the one before
 
 
 def write(folder: Path, parts: dict[str, Any], metrics: dict[str, float] | None, seed: int = 0, **flags: Any) -> Path:
-    """A run folder with these flags, those in `flags` typed."""
+    """Write a run folder with the flags of `parts`; `flags` override them and count as typed."""
     parts = parts | {"run": RUN | {"seed": seed, "run_id": folder.name}}
     config = {
         part: {
@@ -44,22 +44,23 @@ def write(folder: Path, parts: dict[str, Any], metrics: dict[str, float] | None,
         for part, values in parts.items()
     }
     folder.mkdir(parents=True)
-    about = {"schema": 1, "config": config}
-    (folder / "config.json").write_text(json.dumps(about))
+    content = {"schema": 1, "config": config}
+    (folder / "config.json").write_text(json.dumps(content))
     if metrics is not None:
         (folder / "summary.json").write_text(json.dumps(metrics))
-        os.utime(folder / "summary.json", (moment := next(ENDED), moment))
+        end = next(END_TIMES)
+        os.utime(folder / "summary.json", (end, end))
     return folder
 
 
 def write_linear(folder: Path, pretrained: str, accuracy: float, seed: int = 0, **flags: Any) -> None:
-    """An evaluation of the run folder, or file, at the path `pretrained`."""
+    """Write an evaluation of the run folder or file `pretrained`."""
     write(folder, LINEAR, {"offline_linear/val_top1": accuracy}, seed, **flags)
-    about = json.loads((folder / "config.json").read_text()) | {"pretrained": pretrained}
-    (folder / "config.json").write_text(json.dumps(about))
+    content = json.loads((folder / "config.json").read_text()) | {"pretrained": pretrained}
+    (folder / "config.json").write_text(json.dumps(content))
 
 
-def measured(online: float, knn: float) -> dict[str, float]:
+def metrics_of(online: float, knn: float) -> dict[str, float]:
     return {"loss": 1.0, "online_linear/val_top1": online, "knn/val_top1": knn}
 
 
@@ -70,9 +71,9 @@ def table(folder: Path) -> list[dict[str, str]]:
     return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
 
 
-def test_seeds_are_one_row_with_mean_and_sample_deviation_and_their_evaluations_join_it(tmp_path: Path) -> None:
+def test_seeds_and_their_evaluations_are_one_row_with_mean_and_sample_deviation(tmp_path: Path) -> None:
     for seed, online in enumerate((0.90, 0.92, 0.97)):
-        write(tmp_path / f"s{seed}", PRETRAIN, measured(online, 0.5), seed)
+        write(tmp_path / f"s{seed}", PRETRAIN, metrics_of(online, 0.5), seed)
     write_linear(tmp_path / "l0", "/somewhere/trained_models/s0", 0.91)
     write_linear(tmp_path / "l1", "/somewhere/trained_models/s1/last.ckpt", 0.95)
     assert table(tmp_path) == [
@@ -84,9 +85,9 @@ def test_seeds_are_one_row_with_mean_and_sample_deviation_and_their_evaluations_
     ]  # fmt: skip
 
 
-def test_the_csv_has_one_number_a_cell_and_every_run(tmp_path: Path) -> None:
+def test_the_csv_has_one_number_per_cell_and_lists_every_run(tmp_path: Path) -> None:
     for seed, online in enumerate((0.90, 0.92, 0.97)):
-        write(tmp_path / f"runs/s{seed}", PRETRAIN, measured(online, 0.5), seed)
+        write(tmp_path / f"runs/s{seed}", PRETRAIN, metrics_of(online, 0.5), seed)
     report([tmp_path / "runs"], tmp_path / "table.csv")
     with (tmp_path / "table.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -96,14 +97,14 @@ def test_the_csv_has_one_number_a_cell_and_every_run(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_what_differs_is_said_and_never_averaged(tmp_path: Path) -> None:
-    write(tmp_path / "a", PRETRAIN, measured(0.9, 0.5))
-    write(tmp_path / "b", PRETRAIN, measured(0.8, 0.4), lr=0.1)
-    write(tmp_path / "c", PRETRAIN, measured(0.7, 0.3), temperature=0.5)
+def test_runs_that_differ_are_not_averaged_and_the_difference_is_shown(tmp_path: Path) -> None:
+    write(tmp_path / "a", PRETRAIN, metrics_of(0.9, 0.5))
+    write(tmp_path / "b", PRETRAIN, metrics_of(0.8, 0.4), lr=0.1)
+    write(tmp_path / "c", PRETRAIN, metrics_of(0.7, 0.3), temperature=0.5)
     write_linear(tmp_path / "d", "a", 0.91)
     write_linear(tmp_path / "e", "a", 0.92, protocol="cached")
-    found = {(row["run"], row["T"], row["online"], row["offline"]): row["also"] for row in table(tmp_path)}
-    assert found == {
+    differences = {(row["run"], row["T"], row["online"], row["offline"]): row["also"] for row in table(tmp_path)}
+    assert differences == {
         ("a + 1", "0.2", "90.0 %", "91.0 %"): "lr 0.3, linear protocol standard",
         ("a + 1", "0.2", "90.0 %", "92.0 %"): "lr 0.3, linear protocol cached",
         ("b", "0.2", "80.0 %", ""): "lr 0.1",
@@ -111,29 +112,29 @@ def test_what_differs_is_said_and_never_averaged(tmp_path: Path) -> None:
     }
 
 
-def test_a_typed_protocol_is_always_said(tmp_path: Path) -> None:
-    write(tmp_path / "a", PRETRAIN, measured(0.9, 0.5))
+def test_a_typed_protocol_is_always_shown(tmp_path: Path) -> None:
+    write(tmp_path / "a", PRETRAIN, metrics_of(0.9, 0.5))
     write_linear(tmp_path / "e", "a", 0.92, protocol="cached")
     assert [row["also"] for row in table(tmp_path)] == ["linear protocol cached"]
 
 
-def test_the_evaluation_of_foreign_weights_has_a_row_of_its_own(tmp_path: Path) -> None:
+def test_an_evaluation_of_external_weights_has_its_own_row(tmp_path: Path) -> None:
     write_linear(tmp_path / "l", "/weights/moco.pth", 0.6)
     (row,) = table(tmp_path)
     assert (row["method"], row["backbone"], row["batch"], row["offline"]) == ("of moco.pth", "resnet18", "", "60.0 %")
 
 
-def test_of_two_runs_with_the_same_flags_and_seed_the_newer_counts(tmp_path: Path) -> None:
-    write(tmp_path / "z", PRETRAIN, measured(0.5, 0.5))
-    write(tmp_path / "a", PRETRAIN, measured(0.9, 0.5))
+def test_the_newer_of_two_runs_with_the_same_flags_and_seed_counts(tmp_path: Path) -> None:
+    write(tmp_path / "z", PRETRAIN, metrics_of(0.5, 0.5))
+    write(tmp_path / "a", PRETRAIN, metrics_of(0.9, 0.5))
     assert [(row["run"], row["online"]) for row in table(tmp_path)] == [("a", "90.0 %")]
     assert report([tmp_path]).endswith("1 run older than another one with the same flags and seed")
 
 
-def test_what_did_not_end_or_means_nothing_is_counted_and_what_is_no_run_is_named(
+def test_unfinished_runs_are_counted_and_unusable_folders_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path / "done", PRETRAIN, measured(0.9, 0.5))
+    write(tmp_path / "done", PRETRAIN, metrics_of(0.9, 0.5))
     for name in ("killed", "running"):
         write(tmp_path / name, PRETRAIN, None)
     (tmp_path / "latest").symlink_to("running")
@@ -142,7 +143,7 @@ def test_what_did_not_end_or_means_nothing_is_counted_and_what_is_no_run_is_name
         ("broken", '{"config": '),
         ("foreign", '{"config": [1]}'),
         ("dry_run", None),
-        ("older", OLDER),
+        ("older", OLDER_CONFIG),
     ):
         (tmp_path / name).mkdir()
         if content:
@@ -156,17 +157,17 @@ def test_what_did_not_end_or_means_nothing_is_counted_and_what_is_no_run_is_name
     ]
 
 
-def test_the_order_of_writing_changes_nothing(tmp_path: Path) -> None:
+def test_the_order_of_writing_does_not_change_the_report(tmp_path: Path) -> None:
     for name, order in (("one", "abc"), ("two", "cba")):
-        for each in order:
-            write(tmp_path / name / each, PRETRAIN, measured(0.9, 0.5), temperature=ord(each) / 100)
+        for letter in order:
+            write(tmp_path / name / letter, PRETRAIN, metrics_of(0.9, 0.5), temperature=ord(letter) / 100)
     assert report([tmp_path / "one"]) == report([tmp_path / "two"])
 
 
-def test_a_folder_that_is_not_there_and_a_file_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_and_an_unwritable_csv_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"folders: got .*missing"):
         main([str(tmp_path / "missing")])
-    write(tmp_path / "runs/done", PRETRAIN, measured(0.9, 0.5))
+    write(tmp_path / "runs/done", PRETRAIN, metrics_of(0.9, 0.5))
     with pytest.raises(UserError, match=r"--csv: got .*table.csv"):
         main([str(tmp_path / "runs"), "--csv", str(tmp_path / "missing/table.csv")])
 
@@ -176,7 +177,7 @@ def test_real_runs_are_joined_through_latest_without_importing_torch(run: Run, f
     assert run("main_contrastive.py", *quick, "--run_id", "first")[0] == 0
     evaluate = ["digits", "resnet18", "--pretrained_feature_extractor", "trained_models/latest", "--max_steps", "1"]
     assert run("main_linear.py", *evaluate, "--run_id", "linear")[0] == 0
-    assert run("main_contrastive.py", *quick, "--run_id", "second", "--seed", "1")[0] == 0  # and `latest` moves on
+    assert run("main_contrastive.py", *quick, "--run_id", "second", "--seed", "1")[0] == 0  # `latest` now points to it
     code = "import sys; from cl import report; report.main(['trained_models']); assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""The index contract: who sees which image when, for any number of images, processes and any point of resume."""
+"""The index contract: which rank sees which image when, for any number of images and processes and any resume point."""
 
 import pytest
 from hypothesis import given, settings
@@ -17,15 +17,15 @@ def sizes(draw: st.DrawFn) -> tuple[int, int, int]:
 def epoch_of(
     images: int, batch: int, world: int, epoch: int, fill: bool = False, start: int = 0
 ) -> list[list[list[int]]]:
-    """Per rank, the batches of indices."""
-    found = []
+    """The batches of indices of each rank."""
+    ranks = []
     for rank in range(world):
         sampler = TrainSampler(images, batch, seed=0, rank_slice=RankSlice(rank, world), fill=fill)
         sampler.epoch, sampler.start = epoch, start
         pairs = list(sampler)
-        assert all(e == epoch for each in pairs for e, _ in each)
-        found.append([[index for _, index in each] for each in pairs])
-    return found
+        assert all(e == epoch for batch_pairs in pairs for e, _ in batch_pairs)
+        ranks.append([[index for _, index in batch_pairs] for batch_pairs in pairs])
+    return ranks
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
@@ -33,11 +33,11 @@ def epoch_of(
 def test_training_sees_no_image_twice_in_floor_n_over_wb_steps(size: tuple[int, int, int], epoch: int) -> None:
     images, batch, world = size
     ranks = epoch_of(images, batch, world, epoch)
-    seen = [index for rank in ranks for each in rank for index in each]
+    seen = [index for rank in ranks for indices in rank for index in indices]
     assert len(set(seen)) == len(seen)
     assert set(seen) <= set(range(images))
     assert all(len(rank) == images // (batch * world) for rank in ranks)
-    assert all(len(each) == batch for rank in ranks for each in rank)
+    assert all(len(indices) == batch for rank in ranks for indices in rank)
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
@@ -47,7 +47,7 @@ def test_last_batch_fill_sees_every_image_with_fewer_repeats_than_a_step(
 ) -> None:
     images, batch, world = size
     ranks = epoch_of(images, batch, world, epoch, fill=True)
-    seen = [index for rank in ranks for each in rank for index in each]
+    seen = [index for rank in ranks for indices in rank for index in indices]
     assert set(seen) == set(range(images))
     assert len(seen) - images < batch * world
     assert len({len(rank) for rank in ranks}) == 1
@@ -58,23 +58,25 @@ def test_last_batch_fill_sees_every_image_with_fewer_repeats_than_a_step(
 def test_ranks_split_the_global_batches_of_one_process(size: tuple[int, int, int], epoch: int) -> None:
     images, batch, world = size
     ranks = epoch_of(images, batch, world, epoch)
-    alone = epoch_of(images, batch * world, 1, epoch)[0]
-    assert [[i for rank in ranks for i in rank[step]] for step in range(len(alone))] == alone
+    one_process = epoch_of(images, batch * world, 1, epoch)[0]
+    assert [[i for rank in ranks for i in rank[step]] for step in range(len(one_process))] == one_process
 
 
 @settings(derandomize=True, max_examples=100, deadline=None)
 @given(sizes(), st.integers(0, 50), st.data())
-def test_a_resumed_epoch_is_the_rest_of_the_epoch(size: tuple[int, int, int], epoch: int, data: st.DataObject) -> None:
-    whole = epoch_of(*size, epoch)
-    start = data.draw(st.integers(0, len(whole[0])))
-    assert epoch_of(*size, epoch, start=start) == [rank[start:] for rank in whole]
+def test_a_resumed_epoch_has_the_remaining_batches_of_the_epoch(
+    size: tuple[int, int, int], epoch: int, data: st.DataObject
+) -> None:
+    ranks = epoch_of(*size, epoch)
+    start = data.draw(st.integers(0, len(ranks[0])))
+    assert epoch_of(*size, epoch, start=start) == [rank[start:] for rank in ranks]
 
 
-def test_another_epoch_has_another_order_and_leaves_out_others() -> None:
+def test_each_epoch_has_its_own_order_and_skips_different_images() -> None:
     orders = [epoch_of(103, 10, 1, epoch)[0] for epoch in range(5)]
-    left_out = [frozenset(range(103)) - {i for each in order for i in each} for order in orders]
+    skipped = [frozenset(range(103)) - {i for indices in order for i in indices} for order in orders]
     assert len(set(map(str, orders))) == 5
-    assert len(set(left_out)) == 5
+    assert len(set(skipped)) == 5
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
@@ -84,7 +86,7 @@ def test_evaluation_sees_every_image_once(images: int, batch: int, world: int) -
     for rank in range(world):
         sampler = EvalSampler(images, batch, RankSlice(rank, world))
         assert len(list(sampler)) == len(sampler)
-        seen += [index for each in sampler for _, index in each]
+        seen += [index for pairs in sampler for _, index in pairs]
     assert sorted(seen) == list(range(images))
 
 
@@ -93,7 +95,7 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         TrainSampler(11, 6, seed=0, rank_slice=RankSlice(0, 2))
 
 
-def test_batches_come_in_whole_groups_of_an_optimizer_step() -> None:
+def test_an_epoch_has_complete_groups_of_batches_for_its_optimizer_steps() -> None:
     assert len(TrainSampler(100, 8, seed=0, rank_slice=RankSlice(0, 1), accumulate=5)) == 10  # of twelve
     assert len(TrainSampler(100, 8, seed=0, rank_slice=RankSlice(0, 1), fill=True, accumulate=5)) == 15
     with pytest.raises(UserError, match=r"--batch_size: got 6 on 2 process.* with --accumulate 3, expected"):
