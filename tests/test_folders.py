@@ -1,4 +1,4 @@
-"""Any image folder: classes come from the training images, labels may be missing, and validation may be too."""
+"""Image folders: classes come from the training images; labels and validation images may be missing."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def custom(**flags: object) -> DataConfig:
     return DataConfig(dataset="custom", data_folder="data", train_dir="train", **flags)  # type: ignore[arg-type]
 
 
-def test_classes_are_in_lexical_order_and_validation_has_the_training_labels(data: Path) -> None:
+def test_classes_are_in_lexical_order_and_validation_uses_the_training_labels(data: Path) -> None:
     splits = load(custom(val_dir="val"))
     assert splits.classes == ("10", "9", "ant")
     assert splits.val is not None
@@ -42,17 +42,19 @@ def test_classes_are_in_lexical_order_and_validation_has_the_training_labels(dat
     assert splits.notes == ()
 
 
-def test_the_order_in_which_a_disk_lists_folders_does_not_matter(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_in_which_the_file_system_lists_files_does_not_matter(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = list_images(data / "train", "train_dir")
     listdir, walk = os.listdir, os.walk
     monkeypatch.setattr(os, "listdir", lambda path: listdir(path)[::-1])
-    monkeypatch.setattr(os, "walk", lambda *a, **k: ((where, d, names[::-1]) for where, d, names in walk(*a, **k)))
+    monkeypatch.setattr(os, "walk", lambda *a, **k: ((top, dirs, names[::-1]) for top, dirs, names in walk(*a, **k)))
     assert list_images(data / "train", "train_dir") == before
 
 
 def test_permuted_validation_folders_keep_the_training_labels(data: Path) -> None:
     shutil.rmtree(data / "val")
-    write_classes(data / "val", {"ant": 2, "10": 3, "9": 1})  # made in another order, with other counts
+    write_classes(data / "val", {"ant": 2, "10": 3, "9": 1})  # created in a different order, with different counts
     splits = load(custom(val_dir="val"))
     assert splits.val is not None
     assert splits.val.targets.tolist() == [0] * 3 + [1] + [2] * 2
@@ -68,8 +70,8 @@ def test_a_renamed_validation_class_is_an_error(data: Path, run: Run) -> None:
     (data / "val/ant").rename(data / "val/bee")
     with pytest.raises(UserError, match="--val_dir: got data/val with class bee, expected only the 3 classes"):
         load(custom(val_dir="val"))
-    answer = run(PRETRAIN, *SHORT, "--data_folder", "data", "--train_dir", "train", "--val_dir", "val")
-    assert (answer[0], answer[1], answer[2].count("\n")) == (2, "", 1)
+    code, out, err = run(PRETRAIN, *SHORT, "--data_folder", "data", "--train_dir", "train", "--val_dir", "val")
+    assert (code, out, err.count("\n")) == (2, "", 1)
 
 
 def test_a_missing_validation_class_is_a_warning_and_shifts_no_label(data: Path) -> None:
@@ -80,7 +82,7 @@ def test_a_missing_validation_class_is_a_warning_and_shifts_no_label(data: Path)
     assert splits.notes == ("no validation images of class 9",)
 
 
-def test_an_empty_class_folder_is_a_warning_and_no_class(data: Path) -> None:
+def test_an_empty_class_folder_is_skipped_with_a_warning(data: Path) -> None:
     for split in ("train", "val"):
         (data / split / "5").mkdir()
     splits = load(custom(val_dir="val"))
@@ -88,7 +90,7 @@ def test_an_empty_class_folder_is_a_warning_and_no_class(data: Path) -> None:
     assert splits.notes == tuple(f"data/{split}: the class folder 5 has no images" for split in ("train", "val"))
 
 
-def test_a_class_of_one_image_is_a_warning(data: Path) -> None:
+def test_a_class_with_one_image_is_a_warning(data: Path) -> None:
     (data / "train/zebra").mkdir()
     plain(1).save(data / "train/zebra/only.png")
     splits = load(custom(val_dir="val"))
@@ -104,15 +106,15 @@ def test_nested_folders_belong_to_their_top_folder_and_links_are_followed(data: 
     assert np.bincount(splits.train.targets).tolist() == [8, 12, 9]
 
 
-def test_a_link_that_leads_back_is_not_followed(data: Path) -> None:
+def test_a_cyclic_link_is_not_followed(data: Path) -> None:
     before = load(custom()).train.targets.tolist()
     os.symlink(data / "train", data / "train/ant/up")
-    os.symlink("../9", data / "train/10/other")  # two that lead to each other
+    os.symlink("../9", data / "train/10/other")  # two links to each other's folders
     os.symlink("../10", data / "train/9/other")
     assert len(load(custom()).train) == len(before) + 8 + 8
 
 
-def test_images_beside_class_folders_are_named_and_left_out(data: Path) -> None:
+def test_images_outside_class_folders_are_skipped_with_a_warning(data: Path) -> None:
     plain(1).save(data / "train/stray.png")
     assert load(custom()).notes == ("data/train: 1 images outside the class folders are skipped",)
 
@@ -144,7 +146,9 @@ def test_a_flat_folder_takes_labels_from_a_file(data: Path) -> None:
         (b'000.jpg,"a, b"\n001.jpg,\xc3\xbc\n', ("a, b", "\u00fc")),
     ],
 )
-def test_a_file_of_labels_may_come_from_anywhere(text: bytes, classes: tuple[str, ...], data: Path) -> None:
+def test_label_files_are_read_with_any_line_ends_encoding_and_quotes(
+    text: bytes, classes: tuple[str, ...], data: Path
+) -> None:
     write_classes(data, {"flat": 2})
     (data / "labels.csv").write_bytes(text)
     splits = load(DataConfig(dataset="custom", data_folder="data", train_dir="flat", labels="labels.csv"))
@@ -154,7 +158,9 @@ def test_a_file_of_labels_may_come_from_anywhere(text: bytes, classes: tuple[str
 
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("validation", [True, False])
-def test_what_cannot_be_measured_is_absent_not_zero(labels: bool, validation: bool, data: Path, run: Run) -> None:
+def test_metrics_that_cannot_be_measured_are_absent_not_zero(
+    labels: bool, validation: bool, data: Path, run: Run
+) -> None:
     for split in ("train", "val"):
         if not labels:
             write_classes(data, {f"flat_{split}": 24 if split == "train" else 8})
@@ -170,11 +176,13 @@ def test_what_cannot_be_measured_is_absent_not_zero(labels: bool, validation: bo
     assert ("knn/val_top1" in summary) == (labels and validation)
     assert "online_linear/val_top5" not in summary  # fewer than six classes
     assert ("main_linear.py" in out.splitlines()[-1]) == labels
-    row = next(after for line, after in zip(out.splitlines(), out.splitlines()[1:], strict=False) if line[:4] == "----")
+    row = next(
+        next_line for line, next_line in zip(out.splitlines(), out.splitlines()[1:], strict=False) if line[:4] == "----"
+    )
     assert row.split().count("-") == (0 if labels and validation else 2)
 
 
-def test_linear_evaluation_serves_any_folder(data: Path, run: Run) -> None:
+def test_linear_evaluation_works_on_any_labelled_folder(data: Path, run: Run) -> None:
     flags = ["--data_folder", "data", "--train_dir", "train", "--val_dir", "val"]
     assert run(PRETRAIN, *SHORT, *flags, "--in_channels", "1", "--run_id", "grey")[0] == 0
     command = run(PRETRAIN, *SHORT, *flags, "--in_channels", "1")[1].rstrip().splitlines()[-1].split()
@@ -191,17 +199,17 @@ def test_linear_evaluation_serves_any_folder(data: Path, run: Run) -> None:
     assert "without labels" in err
 
 
-def test_the_checkpoint_has_the_class_map_and_the_measured_normalisation(data: Path, run: Run) -> None:
+def test_the_checkpoint_has_the_class_names_and_the_measured_normalisation(data: Path, run: Run) -> None:
     code, out, _ = run(PRETRAIN, *SHORT, "--data_folder", "data", "--train_dir", "train", "--run_id", "r")
     assert code == 0
-    facts = torch.load(data.parent / "trained_models/r/last.ckpt", weights_only=True)["cl"]
-    assert facts["classes"] == ("10", "9", "ant")
+    metadata = torch.load(data.parent / "trained_models/r/last.ckpt", weights_only=True)["cl"]
+    assert metadata["classes"] == ("10", "9", "ant")
     mean, std = measure_norm(load(custom()).train)
-    assert facts["norm"] == (mean, std)
+    assert metadata["norm"] == (mean, std)
     assert f"mean {mean[0]}" in out
 
 
-def test_mean_and_std_are_those_of_the_pixels() -> None:
+def test_measured_mean_and_std_are_those_of_all_pixels() -> None:
     images = torch.randint(0, 256, (50, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     mean, std = measure_norm(ArraySet(images, np.zeros(50, np.int64)))
     pixels = images.double().div(255).permute(1, 0, 2, 3).flatten(1)
@@ -210,20 +218,20 @@ def test_mean_and_std_are_those_of_the_pixels() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 10, 37, 99, 100, 500])
-def test_a_stratified_choice_keeps_the_shares_and_is_always_the_same(size: int) -> None:
+def test_a_stratified_subset_keeps_the_class_shares_and_is_deterministic(size: int) -> None:
     targets = np.repeat(np.arange(5), [10, 10, 20, 20, 40])
     images = ArraySet(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1), targets)
-    chosen = stratified(images, size)
-    again = stratified(images, size)
-    picked = [int(chosen.read(i)) for i in range(len(chosen))]
-    assert picked == [int(again.read(i)) for i in range(len(again))]
-    assert len(set(picked)) == len(picked) == min(size, 100)
-    assert [targets[i] for i in picked] == chosen.targets.tolist()
-    shares = np.bincount(chosen.targets, minlength=5) - np.array([10, 10, 20, 20, 40]) * min(size, 100) / 100
-    assert np.abs(shares).max() <= 1
+    subset = stratified(images, size)
+    repeated = stratified(images, size)
+    indices = [int(subset.read(i)) for i in range(len(subset))]
+    assert indices == [int(repeated.read(i)) for i in range(len(repeated))]
+    assert len(set(indices)) == len(indices) == min(size, 100)
+    assert [targets[i] for i in indices] == subset.targets.tolist()
+    deviations = np.bincount(subset.targets, minlength=5) - np.array([10, 10, 20, 20, 40]) * min(size, 100) / 100
+    assert np.abs(deviations).max() <= 1
 
 
-def test_limit_eval_and_knn_bank_take_fewer(data: Path, run: Run) -> None:
+def test_limit_eval_and_knn_bank_limit_the_images(data: Path, run: Run) -> None:
     splits = load(custom(val_dir="val", limit_eval=6))
     assert splits.val is not None
     assert np.bincount(splits.val.targets).tolist() == [2, 2, 2]

@@ -1,4 +1,4 @@
-"""Images that break runs elsewhere: read as they should look, or left out and named."""
+"""Odd images that break runs of other tools: read as they should look, or skipped and named."""
 
 import contextlib
 import csv
@@ -31,17 +31,17 @@ def pixels(path: Path, channels: int = 3) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_says_why(name: str, odd: Path) -> None:
+def test_a_bad_file_is_refused_with_its_reason(name: str, odd: Path) -> None:
     with pytest.raises(BadImage, match=BAD[name]):
         read_image(odd / name)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", GOOD)
-def test_a_good_odd_file_is_uint8_of_the_wanted_channels(name: str, channels: int, odd: Path) -> None:
+def test_a_good_odd_file_becomes_uint8_with_the_requested_channels(name: str, channels: int, odd: Path) -> None:
     image = read_image(odd / name, channels)
     assert image.dtype == torch.uint8
-    assert image.permute(1, 2, 0).is_contiguous()  # as decoders write, and where torch resizes fastest
+    assert image.permute(1, 2, 0).is_contiguous()  # the layout that decoders write and torch resizes fastest
     assert tuple(image.shape) == (channels, *((1, 300) if name == "line.png" else (40, 48)))
 
 
@@ -51,34 +51,34 @@ def test_sixteen_bits_are_divided_by_257_not_clipped(odd: Path) -> None:
         assert np.array_equal(pixels(odd / "sixteen_bit.png", channels), expected[:, :, None].repeat(channels, axis=2))
 
 
-def test_what_is_transparent_is_white(odd: Path) -> None:
+def test_transparent_pixels_become_white(odd: Path) -> None:
     image = pixels(odd / "alpha.png")
     assert (image[:, :24] == 255).all()
     assert np.array_equal(image[:, 24:], np.asarray(plain(7))[:, 24:])
     palette = Image.open(odd / "palette.png").convert("RGBA")
-    clear = np.asarray(palette)[:, :, 3] == 0
-    assert clear.any()
-    assert (pixels(odd / "palette.png")[clear] == 255).all()
-    assert np.array_equal(pixels(odd / "palette.png")[~clear], np.asarray(palette)[:, :, :3][~clear])
+    transparent = np.asarray(palette)[:, :, 3] == 0
+    assert transparent.any()
+    assert (pixels(odd / "palette.png")[transparent] == 255).all()
+    assert np.array_equal(pixels(odd / "palette.png")[~transparent], np.asarray(palette)[:, :, :3][~transparent])
 
 
-def test_a_turned_photograph_is_upright(odd: Path) -> None:
+def test_a_rotated_photograph_becomes_upright(odd: Path) -> None:
     turned = pixels(odd / "turned.jpg").astype(int)
     assert np.array_equal(turned, np.asarray(ImageOps.exif_transpose(Image.open(odd / "turned.jpg"))))
     assert np.abs(turned - pixels(odd / "upright.jpg")).mean() < 2
 
 
-def test_cmyk_grey_gif_and_plain_jpegs_look_as_in_pillow(odd: Path) -> None:
+def test_cmyk_grey_gif_and_plain_jpegs_match_pillow(odd: Path) -> None:
     for name in ("cmyk.jpg", "grey.jpg", "moving.gif", "upright.jpg"):
         assert np.array_equal(pixels(odd / name), np.asarray(Image.open(odd / name).convert("RGB"))), name
 
 
-def test_any_cut_of_a_file_is_an_image_or_a_bad_image(odd: Path) -> None:
+def test_a_file_cut_anywhere_is_an_image_or_a_bad_image(odd: Path) -> None:
     for name in ("upright.jpg", "alpha.png", "moving.gif"):
-        whole = (odd / name).read_bytes()
-        for size in range(0, len(whole), 37):
+        content = (odd / name).read_bytes()
+        for size in range(0, len(content), 37):
             with contextlib.suppress(BadImage):
-                assert decode(whole[:size]).dtype == torch.uint8
+                assert decode(content[:size]).dtype == torch.uint8
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def data(folder: Path) -> Path:
     return folder / "data"
 
 
-def test_every_loader_skips_bad_files_and_lists_each_once_and_workers_change_nothing(run: Run, data: Path) -> None:
+def test_every_loader_skips_bad_files_and_lists_each_once_with_any_workers(run: Run, data: Path) -> None:
     metrics, losses = [], []
     for loader, workers in (("fast", "0"), ("fast", "2"), ("torchvision", "2"), ("dali", "2")):
         name = f"{loader}-{workers}"
@@ -108,7 +108,7 @@ def test_every_loader_skips_bad_files_and_lists_each_once_and_workers_change_not
     assert losses == pytest.approx([losses[0]] * 4, rel=0.01)
 
 
-def test_names_that_are_not_utf8_are_shown_and_do_not_end_a_run(run: Run, data: Path) -> None:
+def test_names_that_are_not_utf8_are_escaped_and_do_not_end_a_run(run: Run, data: Path) -> None:
     (data / "odd").rename(data / os.fsdecode(b"class_\xff"))
     (data / "other" / os.fsdecode(b"a_\xfe.jpg")).write_bytes(b"")
     code, out, err = run(PRETRAIN, *FLAGS, "--num_workers", "0")
@@ -126,23 +126,25 @@ def test_bad_images_error_stops_before_the_first_step(run: Run, data: Path) -> N
     assert not (data.parent / "trained_models").exists()
 
 
-def test_a_file_is_looked_at_again_only_when_it_changes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_checked_again_only_when_it_or_the_manifest_changes(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = [f"plain/{i:03d}.jpg" for i in range(12)]
-    looked: list[str] = []
-    really = manifest.why_unusable
-    monkeypatch.setattr(manifest, "why_unusable", lambda path: looked.append(path.name) or really(path))
+    checked: list[str] = []
+    original = manifest.why_unusable
+    monkeypatch.setattr(manifest, "why_unusable", lambda path: checked.append(path.name) or original(path))
     assert manifest.bad_files(data, names) == {}
-    assert len(looked) == 12
+    assert len(checked) == 12
     (data / "plain/003.jpg").write_bytes(b"")
     os.utime(data / "plain/003.jpg", ns=(1, 1))
     assert manifest.bad_files(data, names) == {"plain/003.jpg": "empty file"}
-    assert looked[12:] == ["003.jpg"]
+    assert checked[12:] == ["003.jpg"]
     manifest.manifest_path(data).write_text("{ damaged")
     assert manifest.bad_files(data, names) == {"plain/003.jpg": "empty file"}
-    assert len(looked) == 25
+    assert len(checked) == 25
 
 
-def test_check_lists_what_is_bad(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_command_lists_bad_images(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from cl.data import check
 
     with pytest.raises(SystemExit) as end:

@@ -1,4 +1,4 @@
-"""Weights load whole or not at all, whoever wrote them, and nothing is unpickled that could run code."""
+"""Weights of any toolkit load completely or not at all, and unpickling never runs code."""
 
 import argparse
 import pickle
@@ -23,7 +23,7 @@ from cl.run.folder.load import Pretrained, load_pretrained
 from tests.conftest import TINY, Run
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
-Dict = Mapping[str, torch.Tensor]
+Weights = Mapping[str, torch.Tensor]
 QUICK = ["digits", "resnet18", *TINY, "--fast_dev_run"]
 
 
@@ -32,29 +32,29 @@ def resnet18(seed: int = 1) -> dict[str, torch.Tensor]:
     return torchvision.models.resnet18(weights=None).state_dict()
 
 
-def started(source: str, **config: object) -> dict[str, torch.Tensor]:
+def initialised_weights(source: str, **fields: object) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    made = BackboneConfig("resnet18", init_from=source, **config)  # type: ignore[arg-type]
-    backbone = build_backbone(made, 224)
-    load_init_from(backbone, made, 224, 3)
+    backbone_config = BackboneConfig("resnet18", init_from=source, **fields)  # type: ignore[arg-type]
+    backbone = build_backbone(backbone_config, 224)
+    load_init_from(backbone, backbone_config, 224, 3)
     return backbone.state_dict()
 
 
 @pytest.mark.parametrize("layout", ["plain.pth", "wrapped.ckpt", "plain.safetensors"])
-def test_a_file_of_torchvision_weights_is_loaded_whole(layout: str, tmp_path: Path) -> None:
+def test_a_file_of_torchvision_weights_is_loaded_completely(layout: str, tmp_path: Path) -> None:
     weights, file = resnet18(), tmp_path / layout
     if layout.endswith("safetensors"):
         save_file(weights, file)
     else:
         torch.save({"state_dict": weights} if "wrapped" in layout else weights, file)
-    found = started(str(file))
-    assert all(torch.equal(found[key], weights[key]) for key in found)
+    loaded = initialised_weights(str(file))
+    assert all(torch.equal(loaded[key], weights[key]) for key in loaded)
 
 
-def test_a_run_goes_on_from_the_backbone_of_another(run: Run, folder: Path) -> None:
+def test_a_run_starts_from_the_backbone_of_another_run(run: Run, folder: Path) -> None:
     assert run(PRETRAIN, *QUICK, "--run_id", "first")[0] == 0
-    still = ["--lr", "0", "--weight_decay", "0", "--seed", "5"]
-    assert run(PRETRAIN, *QUICK, *still, "--run_id", "second", "--init_from", "trained_models/first")[0] == 0
+    without_change = ["--lr", "0", "--weight_decay", "0", "--seed", "5"]
+    assert run(PRETRAIN, *QUICK, *without_change, "--run_id", "second", "--init_from", "trained_models/first")[0] == 0
     first, second = (
         torch.load(folder / f"trained_models/{name}/last.ckpt", weights_only=True)["state_dict"]
         for name in ("first", "second")
@@ -64,30 +64,30 @@ def test_a_run_goes_on_from_the_backbone_of_another(run: Run, folder: Path) -> N
     assert not torch.equal(first["projector.0.weight"], second["projector.0.weight"])
 
 
-def test_torchvisions_published_weights_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_requested_from_torchvision_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     published = torchvision.models.resnet18(weights=None)
-    asked: list[tuple[str, str]] = []
+    requests: list[tuple[str, str]] = []
 
     def get_model(name: str, weights: str) -> torch.nn.Module:
-        asked.append((name, weights))
+        requests.append((name, weights))
         return published
 
     monkeypatch.setattr(torchvision.models, "get_model", get_model)
-    found = started("torchvision")
-    assert asked == [("resnet18", "DEFAULT")]
-    assert torch.equal(found["conv1.weight"], published.state_dict()["conv1.weight"])
+    loaded = initialised_weights("torchvision")
+    assert requests == [("resnet18", "DEFAULT")]
+    assert torch.equal(loaded["conv1.weight"], published.state_dict()["conv1.weight"])
 
 
-def test_without_a_network_the_name_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_refused_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise URLError("no route to host")
 
     monkeypatch.setattr(torchvision.models, "get_model", offline)
     with pytest.raises(UserError, match="--init_from: got torchvision, which could not be downloaded"):
-        started("torchvision")
+        initialised_weights("torchvision")
 
 
-def test_timms_weights_fit_under_torchvisions_names() -> None:
+def test_timms_resnet_uses_torchvisions_names() -> None:
     import timm
 
     assert set(build_backbone(BackboneConfig("resnet18"), 224).state_dict()) <= set(
@@ -95,39 +95,42 @@ def test_timms_weights_fit_under_torchvisions_names() -> None:
     )
 
 
-def small(width: int = 4, seed: int = 2, **config: object) -> dict[str, torch.Tensor]:
+def small(width: int = 4, seed: int = 2, **fields: object) -> dict[str, torch.Tensor]:
     """The weights of a narrow ResNet-18 with a 3x3 stem, as torchvision would name them, with a classifier."""
     torch.manual_seed(seed)
-    made = BackboneConfig("resnet18", width=width, stem="small", **config)  # type: ignore[arg-type]
-    return build_backbone(made, 32).state_dict() | {"fc.weight": torch.zeros(3, 8 * width), "fc.bias": torch.zeros(3)}
+    backbone_config = BackboneConfig("resnet18", width=width, stem="small", **fields)  # type: ignore[arg-type]
+    return build_backbone(backbone_config, 32).state_dict() | {
+        "fc.weight": torch.zeros(3, 8 * width),
+        "fc.bias": torch.zeros(3),
+    }
 
 
-def under(prefix: str, weights: Dict) -> dict[str, torch.Tensor]:
+def under(prefix: str, weights: Weights) -> dict[str, torch.Tensor]:
     return {prefix + key: value for key, value in weights.items()}
 
 
-def supcontrast(weights: Dict) -> dict[str, torch.Tensor]:
+def as_supcontrast(weights: Weights) -> dict[str, torch.Tensor]:
     return {key.replace("downsample", "shortcut"): value for key, value in weights.items() if not key.startswith("fc.")}
 
 
-def numbered(weights: Dict) -> dict[str, torch.Tensor]:
+def as_sequential(weights: Weights) -> dict[str, torch.Tensor]:
     """As nn.Sequential(*children) names them, without the classifier."""
     children = [name for name, _ in torchvision.models.resnet18().named_children()]
     split = {key: key.partition(".") for key in weights if not key.startswith("fc.")}
-    return {f"{children.index(head)}.{rest}": weights[key] for key, (head, _, rest) in split.items()}
+    return {f"{children.index(child)}.{suffix}": weights[key] for key, (child, _, suffix) in split.items()}
 
 
-W, MORE = small(), small(seed=3)  # what is wanted, and a second network that may lie beside it
+W, OTHER = small(), small(seed=3)  # those to load, and a second network in the same file
 V = torch.zeros(2)
-LAYOUTS = {  # what the file holds, the prefix that must be named, what is left over
+LAYOUTS = {  # content of the file, prefix in the report, keys left over
     "torchvision": (W, "", "fc (2)"),
     "MoCo": (
-        {"state_dict": under("module.encoder_k.", MORE) | under("module.encoder_q.", W) | {"module.queue": V}},
+        {"state_dict": under("module.encoder_k.", OTHER) | under("module.encoder_q.", W) | {"module.queue": V}},
         "module.encoder_q.*",
         "encoder_k (122), fc (2), queue (1)",
     ),
     "MoCo v3": (
-        {"state_dict": under("module.momentum_encoder.", MORE) | under("module.base_encoder.", W)},
+        {"state_dict": under("module.momentum_encoder.", OTHER) | under("module.base_encoder.", W)},
         "module.base_encoder.*",
         "momentum_encoder (122), fc (2)",
     ),
@@ -137,18 +140,18 @@ LAYOUTS = {  # what the file holds, the prefix that must be named, what is left 
         "fc (3), predictor (1)",
     ),
     "Barlow Twins": (
-        {"epoch": 3, "model": under("module.backbone.", W) | under("module.projector.", MORE)},
+        {"epoch": 3, "model": under("module.backbone.", W) | under("module.projector.", OTHER)},
         "module.backbone.*",
         "fc (2), projector (122)",
     ),
-    "SupContrast": ({"model": under("encoder.", supcontrast(W))}, "encoder.*", "nothing"),
+    "SupContrast": ({"model": under("encoder.", as_supcontrast(W))}, "encoder.*", "nothing"),
     "SupContrast on several GPUs": (
-        {"opt": argparse.Namespace(lr=0.1), "model": under("encoder.module.", supcontrast(W)) | {"head.0.bias": V}},
+        {"opt": argparse.Namespace(lr=0.1), "model": under("encoder.module.", as_supcontrast(W)) | {"head.0.bias": V}},
         "encoder.module.*",
         "head (1)",
     ),
     "solo-learn": (
-        {"state_dict": under("backbone.", W) | under("momentum_backbone.", MORE) | {"classifier.bias": V}},
+        {"state_dict": under("backbone.", W) | under("momentum_backbone.", OTHER) | {"classifier.bias": V}},
         "backbone.*",
         "fc (2), momentum_backbone (122), classifier (1)",
     ),
@@ -158,32 +161,34 @@ LAYOUTS = {  # what the file holds, the prefix that must be named, what is left 
         "backbone.*",
         "fc (2), projection_head (1)",
     ),
-    "lightly, numbered": ({"state_dict": under("backbone.", numbered(W))}, "backbone.*", "nothing"),
+    "lightly, numbered": ({"state_dict": under("backbone.", as_sequential(W))}, "backbone.*", "nothing"),
     "compiled": (under("_orig_mod.module.backbone.", W), "_orig_mod.module.backbone.*", "fc (2)"),
 }  # fmt: skip
 
 
-def evaluated(source: Path, encoder: str = "resnet18", *flags: str) -> Pretrained:
+def load_for_evaluation(source: Path, encoder: str = "resnet18", *flags: str) -> Pretrained:
     typed = ["custom", encoder, "--train_dir", "x", "--pretrained_feature_extractor", str(source), *flags]
     return load_pretrained(parse(Linear, typed).config)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_checkpoint_of_others_loads_with_every_key_and_says_so(name: str, tmp_path: Path) -> None:
-    content, prefix, rest = LAYOUTS[name]
+def test_a_checkpoint_of_another_toolkit_loads_every_key_and_is_reported(name: str, tmp_path: Path) -> None:
+    content, prefix, left_over = LAYOUTS[name]
     torch.save(content, tmp_path / "file.ckpt")
-    found = evaluated(tmp_path / "file.ckpt")
-    weights = found.backbone.state_dict()
+    pretrained = load_for_evaluation(tmp_path / "file.ckpt")
+    weights = pretrained.backbone.state_dict()
     assert all(torch.equal(weights[key], W[key]) for key in weights)
-    assert f"120 of 120 keys of resnet18 matched: {f'under {prefix}, ' * bool(prefix)}" in found.report
+    origin = f"under {prefix}, " if prefix else ""
+    assert f"120 of 120 keys of resnet18 matched: {origin}" in pretrained.report
     assert (
-        f"; left over: {rest}; assumed: the data set's normalisation, views of 224 pixels, a 3x3 stem" in found.report
+        f"; left over: {left_over}; assumed: the data set's normalisation, views of 224 pixels, a 3x3 stem"
+        in pretrained.report
     )
-    assert (found.norm, found.crop_size) == (None, None)
+    assert (pretrained.norm, pretrained.crop_size) == (None, None)
 
 
-def test_lightlys_own_resnet_computes_what_it_computes_there_or_is_refused(tmp_path: Path) -> None:
-    """As a Sequential of its children it has lost a ReLU, so that our network of its weights is another one."""
+def test_lightlys_own_resnet_computes_what_it_does_in_lightly_or_is_refused(tmp_path: Path) -> None:
+    """As a Sequential of its children it lacks a ReLU, so our network with its weights computes something else."""
     models = pytest.importorskip("lightly.models")
     torch.manual_seed(0)
     theirs = models.ResNetGenerator("resnet-18", width=0.0625).eval()
@@ -193,32 +198,32 @@ def test_lightlys_own_resnet_computes_what_it_computes_there_or_is_refused(tmp_p
     theirs.linear = torch.nn.Identity()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.allclose(evaluated(tmp_path / "named.ckpt").backbone.eval()(images), theirs(images), atol=1e-6)
+        assert torch.allclose(
+            load_for_evaluation(tmp_path / "named.ckpt").backbone.eval()(images), theirs(images), atol=1e-6
+        )
     with pytest.raises(UserError, match="are missing"):
-        evaluated(tmp_path / "numbered.ckpt")
+        load_for_evaluation(tmp_path / "numbered.ckpt")
 
 
-def test_the_file_says_which_stem_and_width_it_has(tmp_path: Path) -> None:
+def test_stem_and_width_are_read_from_the_file(tmp_path: Path) -> None:
     save_file(resnet18(), tmp_path / "large.safetensors")
     save_file(small(8), tmp_path / "small.safetensors")
-    large, narrow = (evaluated(tmp_path / f"{name}.safetensors").backbone for name in ("large", "small"))
+    large, narrow = (load_for_evaluation(tmp_path / f"{name}.safetensors").backbone for name in ("large", "small"))
     assert (tuple(large.conv1.weight.shape), large.num_features) == ((64, 3, 7, 7), 512)
     assert (tuple(narrow.conv1.weight.shape), narrow.num_features) == ((8, 3, 3, 3), 64)
     assert isinstance(narrow.maxpool, torch.nn.Identity)
 
 
-def test_counters_alone_may_be_missing(tmp_path: Path) -> None:
+def test_only_counters_may_be_missing(tmp_path: Path) -> None:
     torch.save({k: v for k, v in W.items() if not k.endswith("num_batches_tracked")}, tmp_path / "old.pth")
     assert (
         "100 of 120 keys of resnet18 matched (the others are num_batches_tracked)"
-        in evaluated(tmp_path / "old.pth").report
+        in load_for_evaluation(tmp_path / "old.pth").report
     )
 
 
-def test_objects_that_hold_values_are_passed_over_without_their_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """solo-learn's checkpoints hold omegaconf's objects."""
+def test_objects_of_missing_packages_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """solo-learn's checkpoints contain objects of omegaconf."""
     module = ModuleType("omegaconf.dictconfig")
     exec(
         "class DictConfig:\n    def __init__(self): self.lr = 1\n    __module__ = 'omegaconf.dictconfig'",
@@ -227,12 +232,15 @@ def test_objects_that_hold_values_are_passed_over_without_their_package(
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "omegaconf.dictconfig", module)
         patched.setitem(sys.modules, "omegaconf", ModuleType("omegaconf"))
-        torch.save({"state_dict": under("backbone.", W), "hyper_parameters": module.DictConfig()}, tmp_path / "a.ckpt")
-    assert "120 of 120" in evaluated(tmp_path / "a.ckpt").report
+        torch.save(
+            {"state_dict": under("backbone.", W), "hyper_parameters": module.DictConfig()},
+            tmp_path / "a.ckpt",
+        )
+    assert "120 of 120" in load_for_evaluation(tmp_path / "a.ckpt").report
 
 
 @pytest.mark.parametrize(
-    ("kind", "encoder", "flags", "says"),
+    ("kind", "encoder", "flags", "message"),
     [
         ("resnet34", "resnet18", [], "belong to layers that it lacks (layer1.2.conv1.weight, "),
         ("numbered resnet34", "resnet18", [], "belong to layers that it lacks (layer1.2.conv1.weight, "),
@@ -242,30 +250,30 @@ def test_objects_that_hold_values_are_passed_over_without_their_package(
         ("nothing", "resnet18", [], "100 are missing (conv1.weight, bn1.weight, bn1.bias, ...)"),
     ],
 )
-def test_less_or_more_than_the_whole_backbone_is_refused(
-    kind: str, encoder: str, flags: list[str], says: str, tmp_path: Path
+def test_weights_of_less_or_more_than_the_backbone_are_refused(
+    kind: str, encoder: str, flags: list[str], message: str, tmp_path: Path
 ) -> None:
     tensors = (
         {"x": torch.zeros(1)} if kind == "nothing" else torchvision.models.get_model(kind.split()[-1]).state_dict()
     )
-    tensors = numbered(tensors) if "numbered" in kind else tensors
+    tensors = as_sequential(tensors) if "numbered" in kind else tensors
     torch.save(tensors, tmp_path / "file.pth")
     with pytest.raises(UserError) as error:
-        evaluated(tmp_path / "file.pth", encoder, *flags)
+        load_for_evaluation(tmp_path / "file.pth", encoder, *flags)
     assert "\n" not in str(error.value)
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "message"),
     [
         ({"stem": "large", "width": 4}, "has 3 x 3 pixels, expected --stem small"),
         ({"stem": "small", "width": 8}, "has 4 outputs, expected --width 4"),
     ],
 )
-def test_a_refusal_names_the_flag_to_change(config: dict[str, object], says: str) -> None:
+def test_a_refusal_names_the_flag_to_change(config: dict[str, object], message: str) -> None:
     backbone = build_backbone(BackboneConfig("resnet18", **config), 32)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         load_all_weights(backbone, W, "--init_from: got x", "resnet18")
 
 
@@ -285,10 +293,10 @@ FLAGS = {
 @pytest.mark.parametrize("program", FLAGS)
 @pytest.mark.parametrize(
     "kind",
-    ["pickle.pth", "beside.ckpt", "half.pth", "half.safetensors", "page.pth", "page.safetensors", "list.pth",
+    ["pickle.pth", "extra object.ckpt", "half.pth", "half.safetensors", "page.pth", "page.safetensors", "list.pth",
      "missing key.pth", "other shape.pth", "empty folder"],
 )  # fmt: skip
-def test_anything_else_is_refused_in_one_line(
+def test_any_other_file_is_refused_in_one_line(
     kind: str, program: str, run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = tmp_path_factory.mktemp("given") / kind
@@ -297,7 +305,7 @@ def test_anything_else_is_refused_in_one_line(
         "other shape.pth": {"layer4.1.bn2.weight": torch.zeros(7)},
     }
     weights = W | changed.get(kind, {})
-    weights = {"list.pth": [1], "beside.ckpt": {"state_dict": W, "extra": Hostile()}}.get(kind, weights)
+    weights = {"list.pth": [1], "extra object.ckpt": {"state_dict": W, "extra": Hostile()}}.get(kind, weights)
     if kind == "half.safetensors":
         save_file(weights, file)
     elif kind != "empty folder":
@@ -308,26 +316,26 @@ def test_anything_else_is_refused_in_one_line(
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     if kind.startswith("page"):
         file.write_text("<html>404</html>")
-    named = file.parent if kind == "empty folder" else file
-    code, out, err = run(program, *FLAGS[program], str(named))
+    source = file.parent if kind == "empty folder" else file
+    code, out, err = run(program, *FLAGS[program], str(source))
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"error: {FLAGS[program][-1]}: got {named}")
-    says = {
+    assert err.startswith(f"error: {FLAGS[program][-1]}: got {source}")
+    message = {
         "missing key.pth": "1 are missing",
         "other shape.pth": "1 have a different shape",
         "empty folder": "there is no",
     }
-    assert says.get(kind, "cannot be read as weights") in err
+    assert message.get(kind, "cannot be read as weights") in err
     assert list(folder.iterdir()) == []
 
 
-def test_the_banner_says_what_was_found_in_others_weights(run: Run, folder: Path) -> None:
-    torch.save({"model": under("encoder.", supcontrast(W))}, folder / "ckpt.pth")
+def test_the_banner_reports_what_external_weights_contain(run: Run, folder: Path) -> None:
+    torch.save({"model": under("encoder.", as_supcontrast(W))}, folder / "ckpt.pth")
     code, out, err = run(LINEAR, *FLAGS[LINEAR], "ckpt.pth")
     assert (code, err) == (0, "")
-    said = " ".join(out.split())
-    assert "weights 120 of 120 keys of resnet18 matched: under encoder.*, SupContrast's names" in said
-    assert "assumed: the data set's normalisation, views of 8 pixels, a 3x3 stem with padding 1 and no max-pool" in said
+    text = " ".join(out.split())
+    assert "weights 120 of 120 keys of resnet18 matched: under encoder.*, SupContrast's names" in text
+    assert "assumed: the data set's normalisation, views of 8 pixels, a 3x3 stem with padding 1 and no max-pool" in text
     code, out, err = run(PRETRAIN, *QUICK, "--init_from", "ckpt.pth")
     assert (code, err) == (0, "")
     assert "weights 120 of 120 keys of resnet18 matched" in " ".join(out.split())
