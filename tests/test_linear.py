@@ -1,4 +1,4 @@
-"""Linear evaluation: a grid is as many heads trained alone, the validation images are read once, the backbone stays."""
+"""Linear evaluation: grid heads equal single heads, validation images are read once, the backbone is unchanged."""
 
 import csv
 import json
@@ -47,8 +47,8 @@ TARGETS = (FEATURES[:, 0] @ torch.randn(12, 5, generator=generator)).argmax(dim=
 POINTS = LinearOptimConfig(lr=(0.01, 0.1, 1.0), weight_decay=(0.0, 0.01)).grid
 
 
-def alone(lr: float, decay: float, training: HeadTraining, start: nn.Linear) -> Tensor:
-    """[C, F + 1] of a head that torch's SGD trains on the images without their mirrors."""
+def train_one_head(lr: float, decay: float, training: HeadTraining, start: nn.Linear) -> Tensor:
+    """A head [C, F + 1] that torch's SGD trains on the images without their mirrors."""
     head = nn.Linear(12, 5)
     head.load_state_dict(start.state_dict())
     sampler = TrainSampler(len(TARGETS), training.batch, training.run.seed, RankSlice(0, 1))
@@ -66,31 +66,31 @@ def alone(lr: float, decay: float, training: HeadTraining, start: nn.Linear) -> 
     return torch.cat([head.weight, head.bias[:, None]], dim=1).detach()
 
 
-def test_each_head_of_a_grid_is_the_one_that_torchs_sgd_trains_alone() -> None:
+def test_each_head_of_a_grid_equals_one_that_torchs_sgd_trains() -> None:
     torch.manual_seed(0)
     start, training = linear_head(12, 5), HeadTraining(RunConfig(epochs=20), batch=32, flip_prob=0.0, fill=False)
-    heads_of_grid = train_heads(Labelled(FEATURES, TARGETS), start, POINTS, training)
-    assert heads_of_grid.shape == (6, 5, 13)
-    for point, head in zip(POINTS, heads_of_grid, strict=True):
-        expected = alone(point.lr, point.weight_decay, training, start)
+    heads = train_heads(Labelled(FEATURES, TARGETS), start, POINTS, training)
+    assert heads.shape == (6, 5, 13)
+    for point, head in zip(POINTS, heads, strict=True):
+        expected = train_one_head(point.lr, point.weight_decay, training, start)
         assert (head - expected).norm() < 1e-5 * expected.norm()
 
 
-def test_heads_see_mirrors_as_often_as_flips_are_likely() -> None:
+def test_heads_see_mirrors_with_the_flip_probability() -> None:
     plain, mirror = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     images = Labelled(torch.stack([plain, mirror]).expand(64, 2, 2), torch.zeros(64, dtype=torch.int64))
     head = nn.Linear(2, 3)
     nn.init.zeros_(head.weight)
-    moved = {}
-    for share in (0.0, 0.5, 1.0):
-        training = HeadTraining(RunConfig(epochs=1, max_steps=1), batch=64, flip_prob=share, fill=False)
-        moved[share] = train_heads(images, head, POINTS[:1], training)[0, 0, :2] - head.weight[0].detach()
-    assert moved[0.0][1] == 0
-    assert moved[1.0][0] == 0
-    assert 0.2 < float(moved[0.5][1] / moved[0.5].sum()) < 0.8
+    updates = {}
+    for flip_prob in (0.0, 0.5, 1.0):
+        training = HeadTraining(RunConfig(epochs=1, max_steps=1), batch=64, flip_prob=flip_prob, fill=False)
+        updates[flip_prob] = train_heads(images, head, POINTS[:1], training)[0, 0, :2] - head.weight[0].detach()
+    assert updates[0.0][1] == 0
+    assert updates[1.0][0] == 0
+    assert 0.2 < float(updates[0.5][1] / updates[0.5].sum()) < 0.8
 
 
-def test_a_head_trained_to_the_end_is_scikit_learns_logistic_regression() -> None:
+def test_a_converged_head_is_scikit_learns_logistic_regression() -> None:
     """Both minimise mean cross-entropy plus decay / 2 times all squared weights, bias included: C = 1 / (N decay)."""
     decay, x = 0.01, FEATURES.double()
     point = LinearOptimConfig(lr=(1.0,), weight_decay=(decay,), scheduler="none").grid
@@ -108,8 +108,8 @@ def evaluation(*flags: str) -> LinearEvaluation:
     return LinearEvaluation(build_backbone(BackboneConfig("resnet18", width=4), 8), 10, config, Budget(16, 4, 8))
 
 
-def stepped(module: LinearEvaluation) -> LinearEvaluation:
-    """After three steps on the same views."""
+def train_three_steps(module: LinearEvaluation) -> LinearEvaluation:
+    """Take three optimizer steps on fixed random views."""
     optimizer = module.configure_optimizers()["optimizer"]
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
@@ -121,21 +121,21 @@ def stepped(module: LinearEvaluation) -> LinearEvaluation:
     return module
 
 
-def test_each_head_of_the_standard_grid_is_the_one_of_its_pair_alone() -> None:
-    heads_of_grid = stepped(evaluation(*GRID))
-    assert len(heads_of_grid.heads) == 4
-    for point, head in zip(heads_of_grid.grid, heads_of_grid.heads, strict=True):
-        single = stepped(evaluation("--lr", str(point.lr), "--weight_decay", str(point.weight_decay)))
+def test_each_head_of_the_standard_grid_equals_a_single_head_with_its_pair() -> None:
+    module = train_three_steps(evaluation(*GRID))
+    assert len(module.heads) == 4
+    for point, head in zip(module.grid, module.heads, strict=True):
+        single = train_three_steps(evaluation("--lr", str(point.lr), "--weight_decay", str(point.weight_decay)))
         torch.testing.assert_close(head.state_dict(), single.head.state_dict(), rtol=1e-5, atol=1e-7)
 
 
-def test_the_picked_pair_is_trained_again_on_all_images() -> None:
+def test_the_chosen_pair_is_retrained_on_all_images() -> None:
     module, training = evaluation("--protocol", "cached", *GRID), HeadTraining(RunConfig(epochs=3), 32, 0.0, False)
     images, start = Labelled(torch.randn(200, 1, 32), TARGETS), module.head
-    rest, held = map(torch.from_numpy, split_held_out(TARGETS.numpy()))
-    heads = train_heads(Labelled(images.features[rest], TARGETS[rest]), start, module.grid, training)
-    guesses = [(images.features[held, 0] @ head[:, :-1].T + head[:, -1]).argmax(dim=1) for head in heads]
-    accuracies = tuple((guess == TARGETS[held]).double().mean().item() for guess in guesses)
+    train_part, held_out = map(torch.from_numpy, split_held_out(TARGETS.numpy()))
+    heads = train_heads(Labelled(images.features[train_part], TARGETS[train_part]), start, module.grid, training)
+    predictions = [(images.features[held_out, 0] @ head[:, :-1].T + head[:, -1]).argmax(dim=1) for head in heads]
+    accuracies = tuple((prediction == TARGETS[held_out]).double().mean().item() for prediction in predictions)
     best = max(range(4), key=lambda i: accuracies[i])
     (expected,) = train_heads(images, start, [module.grid[best]], training)
     train_best_head(module, images, training)
@@ -144,7 +144,7 @@ def test_the_picked_pair_is_trained_again_on_all_images() -> None:
     assert torch.equal(module.head.bias, expected[:, -1])
 
 
-def test_of_equal_pairs_the_smallest_is_picked() -> None:
+def test_of_equally_accurate_pairs_the_smallest_is_chosen() -> None:
     module = evaluation(*GRID)
     assert [(point.lr, point.weight_decay) for point in module.grid] == [(0.03, 0), (0.03, 0.01), (0.3, 0), (0.3, 0.01)]
     module.choose((0.5, 0.75, 0.75, 0.5))
@@ -156,22 +156,22 @@ def test_of_equal_pairs_the_smallest_is_picked() -> None:
     }
 
 
-def test_the_held_out_tenth_is_stratified_disjoint_and_always_the_same() -> None:
+def test_the_held_out_tenth_is_stratified_disjoint_and_deterministic() -> None:
     targets = np.repeat([0, 1, 2, 7], [100, 50, 3, 1])
-    rest, held = split_held_out(targets)
-    assert sorted([*rest, *held]) == list(range(154))
-    assert np.unique(targets[held], return_counts=True)[1].tolist() == [10, 5, 1]  # class 7 keeps its only image
-    assert set(targets[rest]) == {0, 1, 2, 7}
-    assert np.array_equal(split_held_out(targets)[1], held)
-    assert not np.array_equal(np.diff(held[:10]), np.full(9, held[1] - held[0]))  # drawn, not every tenth
+    train_part, held_out = split_held_out(targets)
+    assert sorted([*train_part, *held_out]) == list(range(154))
+    assert np.unique(targets[held_out], return_counts=True)[1].tolist() == [10, 5, 1]  # class 7 keeps its only image
+    assert set(targets[train_part]) == {0, 1, 2, 7}
+    assert np.array_equal(split_held_out(targets)[1], held_out)
+    assert not np.array_equal(np.diff(held_out[:10]), np.full(9, held_out[1] - held_out[0]))  # drawn, not every tenth
 
 
-def test_a_fraction_has_its_share_of_each_class_and_an_image_of_every_one() -> None:
+def test_a_label_fraction_is_taken_per_class_with_at_least_one_image() -> None:
     targets = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [1000, 300, 4]))
-    chosen = fraction_per_class(targets, 0.01, seed=0)
-    assert np.bincount(targets[chosen]).tolist() == [10, 3, 1]
-    assert np.array_equal(fraction_per_class(targets, 0.01, seed=0), chosen)
-    assert not np.array_equal(fraction_per_class(targets, 0.01, seed=1), chosen)
+    indices = fraction_per_class(targets, 0.01, seed=0)
+    assert np.bincount(targets[indices]).tolist() == [10, 3, 1]
+    assert np.array_equal(fraction_per_class(targets, 0.01, seed=0), indices)
+    assert not np.array_equal(fraction_per_class(targets, 0.01, seed=1), indices)
 
 
 def test_validation_images_without_a_label_are_not_counted() -> None:
@@ -182,17 +182,17 @@ def test_validation_images_without_a_label_are_not_counted() -> None:
     assert feature_scores(bank, queries, few_shot=False) == expected
 
 
-def test_both_flips_are_the_features_of_the_image_and_of_its_mirror() -> None:
+def test_mirror_features_are_those_of_the_image_and_its_mirror() -> None:
     backbone = build_backbone(BackboneConfig("resnet18", width=4), 8).eval()
     images = torch.randn(3, 3, 8, 8)
     with torch.no_grad():
-        found = MirrorFeatures(backbone, mirrors=True)(images)
-        assert torch.equal(found[:, 0], backbone(images))
-        assert torch.equal(found[:, 1], backbone(images.flip(-1)))
+        features = MirrorFeatures(backbone, mirrors=True)(images)
+        assert torch.equal(features[:, 0], backbone(images))
+        assert torch.equal(features[:, 1], backbone(images.flip(-1)))
         assert MirrorFeatures(backbone, mirrors=False)(images).shape == (3, 1, 32)
 
 
-def test_a_changed_bit_of_the_backbone_is_found() -> None:
+def test_any_change_of_the_backbone_is_detected() -> None:
     backbone = build_backbone(BackboneConfig("resnet18", width=4), 8)
     backbone.bn1.weight.data[0] = torch.nan
     before = snapshot(backbone)
@@ -204,7 +204,7 @@ def test_a_changed_bit_of_the_backbone_is_found() -> None:
 
 @pytest.fixture(scope="module")
 def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of two steps."""
+    """A checkpoint after two steps."""
     runs = str(tmp_path_factory.mktemp("runs"))
     flags = ["--max_steps", "2", "--output_dir", runs, "--run_id", "first", "--knn_bank", "64", "--limit_eval", "64"]
     main_contrastive.main(["digits", "resnet18", *TINY, *flags])
@@ -213,36 +213,37 @@ def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pretrained(folder: Path, backbone_file: Path) -> None:
-    """It, as `trained_models/first` of an otherwise empty folder."""
+    """That checkpoint in `trained_models/first` of an otherwise empty folder."""
     (folder / "trained_models/first").mkdir(parents=True)
     shutil.copy(backbone_file, folder / "trained_models/first")
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
-    """Which images were read: for evaluation, by what they are part of, and as augmented views."""
-    parts, seen = {360: "val", 1437: "train"}, {"val": [], "train": [], "views": []}  # type: ignore[var-annotated]
-    read = ResidentExecutor.read
+    """The indices of the images read: per split for evaluation, and "views" for augmented views."""
+    split_of_size = {360: "val", 1437: "train"}
+    indices: dict[str, list[int]] = {"val": [], "train": [], "views": []}
+    original = ResidentExecutor.read
 
-    def spied(self: ResidentExecutor, keys: list[SampleKey]) -> Any:
-        part = parts.get(len(self.targets), "held out") if isinstance(self.planner, CentreView) else "views"
-        seen.setdefault(part, []).extend(i for _, i in keys)
-        return read(self, keys)
+    def recording_read(self: ResidentExecutor, keys: list[SampleKey]) -> Any:
+        split = split_of_size.get(len(self.targets), "held out") if isinstance(self.planner, CentreView) else "views"
+        indices.setdefault(split, []).extend(i for _, i in keys)
+        return original(self, keys)
 
-    monkeypatch.setattr(ResidentExecutor, "read", spied)
-    return seen
+    monkeypatch.setattr(ResidentExecutor, "read", recording_read)
+    return indices
 
 
-def table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
-def check_what_it_leaves(out: str, run_id: str) -> None:
-    """Summary, metrics, grid, head and closing lines of a run whose grid picked."""
-    made = Path("trained_models") / run_id
-    summary: dict[str, float] = json.loads((made / "summary.json").read_text())
-    rows, grid = table(made / "metrics.csv"), table(made / "grid.csv")
+def check_outputs(out: str, run_id: str) -> None:
+    """Check summary, metrics, grid, head and closing lines of a run with a grid."""
+    run_folder = Path("trained_models") / run_id
+    summary: dict[str, float] = json.loads((run_folder / "summary.json").read_text())
+    rows, grid = read_table(run_folder / "metrics.csv"), read_table(run_folder / "grid.csv")
     for name in ("offline_linear/val_top1", "offline_linear/val_top5", "knn_k20_t0.07/val_top1", "few_shot_5/val_top1"):
         assert f"{100 * summary[name]:.1f} %" in out
         assert float(rows[-1][name]) == pytest.approx(summary[name], rel=1e-5)
@@ -251,12 +252,12 @@ def check_what_it_leaves(out: str, run_id: str) -> None:
     assert summary["offline_linear/weight_decay"] == float(best["weight_decay"])
     assert summary["offline_linear/held_out_top1"] == pytest.approx(float(best["held_out_top1"]), rel=1e-5)
     assert f"--lr {best['lr']} --weight_decay {best['weight_decay']} was the most accurate" in " ".join(out.split())
-    assert summary["offline_linear/val_top1"] == pytest.approx(accuracy_of(made / "head.safetensors"))
-    assert (made / "linear_grid.png").stat().st_size > 5000
+    assert summary["offline_linear/val_top1"] == pytest.approx(accuracy_of(run_folder / "head.safetensors"))
+    assert (run_folder / "linear_grid.png").stat().st_size > 5000
 
 
 def accuracy_of(head: Path) -> float:
-    """Of the saved head on the pretrained backbone's features of the validation images, by hand."""
+    """The accuracy of the saved head on the pretrained backbone's features, computed without cl.evaluation."""
     weights = torch.load("trained_models/first/last.ckpt", weights_only=True)["state_dict"]
     backbone = build_backbone(BackboneConfig("resnet18", width=4), 8).eval()
     backbone.load_state_dict({key[9:]: value for key, value in weights.items() if key.startswith("backbone.")})
@@ -265,8 +266,8 @@ def accuracy_of(head: Path) -> float:
     executor = ResidentExecutor(splits.val, CentreView(EvalSpec(8)), splits.norm, torch.device("cpu"))
     batch = executor.to_batch(executor.read([(0, i) for i in range(360)]))
     with torch.no_grad():
-        guesses = (backbone(batch.views[0][0]) @ layer["weight"].T + layer["bias"]).argmax(dim=1)
-    return float((guesses == batch.target).double().mean())
+        predictions = (backbone(batch.views[0][0]) @ layer["weight"].T + layer["bias"]).argmax(dim=1)
+    return float((predictions == batch.target).double().mean())
 
 
 def test_the_standard_grid_reads_the_validation_images_once(
@@ -279,23 +280,25 @@ def test_the_standard_grid_reads_the_validation_images_once(
     assert len(reads["held out"]) == 2 * 142
     assert max(reads["views"]) < 1437 - 142
     assert out.count("held out") == 2
-    check_what_it_leaves(out, "grid")
-    assert len(table(Path("trained_models/grid/grid.csv"))) == 4
+    check_outputs(out, "grid")
+    assert len(read_table(Path("trained_models/grid/grid.csv"))) == 4
     assert "on the other nine tenths" in out
 
 
-def test_cached_features_are_read_once_and_a_grid_of_twenty_and_more_picks(
+def test_the_cached_protocol_reads_each_image_once_and_has_at_least_twenty_pairs(
     run: Run, pretrained: None, reads: dict[str, list[int]]
 ) -> None:
     code, out, err = run(LINEAR, *ON_FIRST, "--protocol", "cached", "--epochs", "5", "--few_shot", "--run_id", "grid")
     assert (code, err) == (0, "")
     assert reads == {"val": list(range(360)), "train": list(range(1437)), "views": []}
-    assert len(table(Path("trained_models/grid/grid.csv"))) >= 20
-    check_what_it_leaves(out, "grid")
+    assert len(read_table(Path("trained_models/grid/grid.csv"))) >= 20
+    check_outputs(out, "grid")
     assert "then trained on all of them" in " ".join(out.split())
 
 
-def test_cached_with_one_pair_picks_nothing(run: Run, pretrained: None, reads: dict[str, list[int]]) -> None:
+def test_the_cached_protocol_with_one_pair_chooses_nothing(
+    run: Run, pretrained: None, reads: dict[str, list[int]]
+) -> None:
     flags = ["--protocol", "cached", "--lr", "0.1", "--epochs", "3", "--label_fraction", "0.25", "--flip_prob", "0.5"]
     code, out, err = run(LINEAR, *ON_FIRST, *flags, "--run_id", "one")
     assert (code, err) == (0, "")
@@ -305,10 +308,10 @@ def test_cached_with_one_pair_picks_nothing(run: Run, pretrained: None, reads: d
     assert reads["val"] == list(range(360))
 
 
-def test_a_run_that_changed_the_backbone_ends_in_an_error(
+def test_a_run_that_changes_the_backbone_ends_in_an_error(
     run: Run, pretrained: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LinearEvaluation, "train", nn.Module.train)  # the classic mistake: batch norm goes on learning
+    monkeypatch.setattr(LinearEvaluation, "train", nn.Module.train)  # the classic mistake: batch norm keeps updating
     with pytest.raises(RuntimeError, match=r"no longer matches the checkpoint: bn1\.num_batches_tracked"):
         run(LINEAR, *ON_FIRST, "--fast_dev_run", "--run_id", "wrong")
     assert not Path("trained_models/wrong/summary.json").exists()

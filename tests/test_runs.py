@@ -31,15 +31,15 @@ def pretrained(run: Run, folder: Path) -> Path:
     return folder / "trained_models/first"
 
 
-def test_a_run_leaves_its_folder_and_says_what_comes_next(run: Run, folder: Path) -> None:
+def test_a_run_writes_its_folder_and_prints_the_next_command(run: Run, folder: Path) -> None:
     code, out, err = run(PRETRAIN, *QUICK, "--epochs", "2", "--knn_every", "1")
     assert (code, err) == (0, "")
-    (made,) = [each for each in (folder / "trained_models").iterdir() if not each.is_symlink()]
-    assert {each.name for each in made.iterdir()} == {
+    (run_folder,) = [path for path in (folder / "trained_models").iterdir() if not path.is_symlink()]
+    assert {path.name for path in run_folder.iterdir()} == {
         "backbone.json", "backbone.safetensors", "config.json", "curves.png", "embedding.png", "last.ckpt",
         "metrics.csv", "neighbours.png", "previous.ckpt", "summary.json", "timing.csv", "views.png",
     }  # fmt: skip
-    assert os.readlink(folder / "trained_models/latest") == made.name
+    assert os.readlink(folder / "trained_models/latest") == run_folder.name
     assert "1437 for training, 360 for validation, 10 classes" in out
     assert "64 x 1 process = 64 images a step" in out
     assert "22 an epoch, 44 in all" in out
@@ -47,13 +47,13 @@ def test_a_run_leaves_its_folder_and_says_what_comes_next(run: Run, folder: Path
     assert "typed               dataset digits, batch_size 64, encoder resnet18, width 4" in out
     assert "digits preset" in out
     assert out.count("images/s\n") == 2  # a line for each epoch
-    summary = json.loads((made / "summary.json").read_text())
+    summary = json.loads((run_folder / "summary.json").read_text())
     assert f"{100 * summary['online_linear/val_top1']:.1f} %" in out
     assert f"{100 * summary['knn/val_top1']:.1f} %" in out
     assert (
         out.rstrip()
         .splitlines()[-1]
-        .endswith(f"main_linear.py digits resnet18 --pretrained_feature_extractor trained_models/{made.name}")
+        .endswith(f"main_linear.py digits resnet18 --pretrained_feature_extractor trained_models/{run_folder.name}")
     )
 
 
@@ -79,14 +79,14 @@ def test_metrics_have_a_row_per_epoch_and_nothing_timed(pretrained: Path) -> Non
     assert 0 <= float(timing[0]["waiting_share"]) < 1
 
 
-def test_config_json_says_how_the_run_came_about(pretrained: Path) -> None:
-    about = json.loads((pretrained / "config.json").read_text())
-    assert about["schema"] == 1
-    assert about["argv"] == shlex.join([*QUICK, "--epochs", "2", "--run_id", "first"])
-    assert about["versions"]["torch"] == torch.__version__
-    assert about["config"]["run"]["epochs"] == {"value": 2, "origin": "typed"}
-    assert about["config"]["optim"]["lr"] == {"value": 1e-3, "origin": "digits preset"}
-    assert about["config"]["method"]["temperature"] == {"value": 0.2, "origin": "default"}
+def test_config_json_records_the_command_the_versions_and_the_flags(pretrained: Path) -> None:
+    record = json.loads((pretrained / "config.json").read_text())
+    assert record["schema"] == 1
+    assert record["argv"] == shlex.join([*QUICK, "--epochs", "2", "--run_id", "first"])
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["config"]["run"]["epochs"] == {"value": 2, "origin": "typed"}
+    assert record["config"]["optim"]["lr"] == {"value": 1e-3, "origin": "digits preset"}
+    assert record["config"]["method"]["temperature"] == {"value": 0.2, "origin": "default"}
 
 
 def test_a_checkpoint_holds_tensors_and_plain_python_and_the_trained_weights(pretrained: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_checkpoint_holds_tensors_and_plain_python_and_the_trained_weights(pre
     assert not list(pretrained.glob(".*"))
 
 
-def test_the_same_seed_gives_the_same_run_and_another_another(run: Run, folder: Path) -> None:
+def test_the_same_seed_gives_the_same_run_and_another_seed_a_different_one(run: Run, folder: Path) -> None:
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         assert run(PRETRAIN, *QUICK, "--max_steps", "3", "--seed", seed, "--run_id", name)[0] == 0
     a, b, c = ((folder / f"trained_models/{name}/metrics.csv").read_text() for name in "abc")
@@ -107,30 +107,30 @@ def test_the_same_seed_gives_the_same_run_and_another_another(run: Run, folder: 
     assert a != c
 
 
-def test_workers_change_nothing(run: Run, folder: Path) -> None:
+def test_the_number_of_workers_does_not_change_the_metrics(run: Run, folder: Path) -> None:
     for workers in ("0", "2"):
         flags = [*QUICK, "--epochs", "2", "--batch_size", "400", "--num_workers", workers, "--run_id", workers]
         assert run(PRETRAIN, *flags)[0] == 0
-    alone, with_workers = ((folder / f"trained_models/{name}/metrics.csv").read_text() for name in "02")
-    assert alone == with_workers
+    without_workers, with_workers = ((folder / f"trained_models/{name}/metrics.csv").read_text() for name in "02")
+    assert without_workers == with_workers
 
 
 def test_deterministic_reaches_torch(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-    asked: list[bool] = []
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, **more: asked.append(on))
+    calls: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, **options: calls.append(on))
     assert run(PRETRAIN, *QUICK, "--fast_dev_run", "--deterministic")[0] == 0
-    assert asked == [True]
+    assert calls == [True]
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_a_second_run_leaves_the_first_ones_folder_untouched(run: Run, folder: Path) -> None:
     assert run(PRETRAIN, *QUICK, "--fast_dev_run")[0] == 0
-    (first,) = [each for each in (folder / "trained_models").iterdir() if not each.is_symlink()]
-    before = {each.name: (each.stat().st_mtime_ns, each.read_bytes()) for each in first.iterdir()}
+    (first,) = [path for path in (folder / "trained_models").iterdir() if not path.is_symlink()]
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.iterdir()}
     assert run(PRETRAIN, *QUICK, "--fast_dev_run")[0] == 0
-    assert {each.name: (each.stat().st_mtime_ns, each.read_bytes()) for each in first.iterdir()} == before
-    assert len([each for each in (folder / "trained_models").iterdir() if not each.is_symlink()]) == 2
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.iterdir()} == before
+    assert len([path for path in (folder / "trained_models").iterdir() if not path.is_symlink()]) == 2
     assert os.readlink(folder / "trained_models/latest") != first.name
 
 
@@ -142,7 +142,7 @@ def test_an_existing_run_id_is_refused(run: Run, pretrained: Path) -> None:
     assert (pretrained / "last.ckpt").read_bytes() == before
 
 
-def test_max_steps_ends_in_the_middle_of_an_epoch_with_an_evaluation(run: Run, folder: Path) -> None:
+def test_max_steps_ends_a_run_within_an_epoch_with_an_evaluation(run: Run, folder: Path) -> None:
     assert run(PRETRAIN, *QUICK, "--max_steps", "25", "--run_id", "short")[0] == 0
     rows = table(folder / "trained_models/short/metrics.csv")
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "22"), ("2", "25")]
@@ -151,22 +151,22 @@ def test_max_steps_ends_in_the_middle_of_an_epoch_with_an_evaluation(run: Run, f
     assert torch.load(folder / "trained_models/short/last.ckpt", weights_only=True)["global_step"] == 25
 
 
-def test_each_epoch_reads_the_sampler_of_that_epoch(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_epoch_reads_the_order_of_that_epoch(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cl.data.executors.resident import PlannedBatch, ResidentExecutor
     from cl.data.sampler import SampleKey
     from cl.data.views.rows import RandomViews
 
-    seen: list[int] = []
-    read = ResidentExecutor.read
+    epochs: list[int] = []
+    original = ResidentExecutor.read
 
-    def spied(self: ResidentExecutor, keys: list[SampleKey]) -> PlannedBatch:
+    def recording_read(self: ResidentExecutor, keys: list[SampleKey]) -> PlannedBatch:
         if len(keys) == 700 and isinstance(self.planner, RandomViews):  # the diagnostics' batches have other sizes
-            seen.append(keys[0][0])
-        return read(self, keys)
+            epochs.append(keys[0][0])
+        return original(self, keys)
 
-    monkeypatch.setattr(ResidentExecutor, "read", spied)
+    monkeypatch.setattr(ResidentExecutor, "read", recording_read)
     assert run(PRETRAIN, *QUICK, "--epochs", "3", "--batch_size", "700")[0] == 0
-    assert seen == [0, 0, 1, 1, 2, 2]
+    assert epochs == [0, 0, 1, 1, 2, 2]
 
 
 def test_flags_without_effect_are_named(run: Run, folder: Path) -> None:
@@ -174,24 +174,24 @@ def test_flags_without_effect_are_named(run: Run, folder: Path) -> None:
     flags = ["--lars_eta", "0.1", "--n_small_crops", "2", "--supervised", "--crop_size", "16", "--gaussian_prob", "0"]
     code, out, err = run(PRETRAIN, "custom", "resnet18", "--train_dir", "flat", *TINY, *flags, "--dry_run")
     assert (code, err) == (0, "")
-    said = " ".join(out.split())
-    assert "--lars_eta has no effect without --lars" in said
-    assert "--n_small_crops has no effect without --multicrop" in said
-    assert "supcon needs labels, but the images have none" in said
+    text = " ".join(out.split())
+    assert "--lars_eta has no effect without --lars" in text
+    assert "--n_small_crops has no effect without --multicrop" in text
+    assert "supcon needs labels, but the images have none" in text
 
 
-def test_dry_run_shows_everything_and_trains_nothing(run: Run, folder: Path) -> None:
+def test_dry_run_prints_its_measurements_and_trains_nothing(run: Run, folder: Path) -> None:
     for flags in (QUICK, [*QUICK, "--batch_size", "1000"]):  # the second one overwrites the first
         code, out, err = run(PRETRAIN, *flags, "--dry_run")
         assert (code, err) == (0, "")
     assert "437 of the images; --last_batch_fill" in out
     assert "one step: loss" in out
-    assert "(median of 3)" in out  # an epoch has one step, so there were four
-    assert [each.name for each in (folder / "trained_models").iterdir()] == ["dry_run"]
-    assert {each.name for each in (folder / "trained_models/dry_run").iterdir()} == {"config.json", "views.png"}
+    assert "(median of 3)" in out  # an epoch has one step, so these are of several epochs
+    assert [path.name for path in (folder / "trained_models").iterdir()] == ["dry_run"]
+    assert {path.name for path in (folder / "trained_models/dry_run").iterdir()} == {"config.json", "views.png"}
 
 
-def test_linear_evaluation_freezes_the_backbone_and_leaves_latest_alone(run: Run, pretrained: Path) -> None:
+def test_linear_evaluation_changes_neither_the_backbone_nor_latest(run: Run, pretrained: Path) -> None:
     flags = ["digits", "resnet18", "--pretrained_feature_extractor", "trained_models/latest", "--lr", "1"]
     code, out, err = run(LINEAR, *flags, "--run_id", "linear")
     assert (code, err) == (0, "")
@@ -222,4 +222,4 @@ def test_the_next_command_works_as_printed(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "offline linear" in done.stdout
-    assert sorted(each.name[:6] for each in (folder / "my runs").iterdir()) == ["latest", "linear", "simclr"]
+    assert sorted(path.name[:6] for path in (folder / "my runs").iterdir()) == ["latest", "linear", "simclr"]
