@@ -1,4 +1,4 @@
-"""What a run leaves for others: weights that torchvision and timm load, a card, and `cl.load_backbone`."""
+"""Exports of a run: weights that torchvision and timm load, a card, and `cl.load_backbone`."""
 
 import json
 import math
@@ -32,8 +32,8 @@ VIT = "vit_tiny_patch16_224"
 CARD = Card("resnet18", "small", 4, 3, 32, 32, (0.5,) * 3, (0.5,) * 3, ("a",), "simclr", {"loss": 1.0}, "0.1.0")
 
 
-def torchvisions(small: bool) -> nn.Module:
-    """Plain torchvision, as a stranger would build it from the card."""
+def torchvision_resnet18(small: bool) -> nn.Module:
+    """Plain torchvision, as another user would build it from the card."""
     net = torchvision.models.resnet18()
     net.fc = nn.Identity()
     if small:
@@ -41,20 +41,20 @@ def torchvisions(small: bool) -> nn.Module:
     return net
 
 
-PLAIN = {  # encoder, stem, views, and the same network of somebody else
-    "small": ("resnet18", "small", 32, lambda: torchvisions(small=True)),
-    "large": ("resnet18", "large", 64, lambda: torchvisions(small=False)),
+PLAIN = {  # encoder, stem, view size, and the same network without cl
+    "small": ("resnet18", "small", 32, lambda: torchvision_resnet18(small=True)),
+    "large": ("resnet18", "large", 64, lambda: torchvision_resnet18(small=False)),
     "timm": ("timm/resnet18", None, 64, lambda: timm.create_model("resnet18", num_classes=0)),
     "vit": (f"timm/{VIT}", None, 32, lambda: timm.create_model(VIT, num_classes=0, img_size=32)),
 }
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_the_exported_backbone_gives_the_same_bits_in_plain_torchvision_and_timm(name: str, tmp_path: Path) -> None:
+def test_an_exported_backbone_computes_the_same_bits_in_plain_torchvision_and_timm(name: str, tmp_path: Path) -> None:
     encoder, stem, size, build = PLAIN[name]
     card = replace(CARD, encoder=encoder, stem=stem, width=64 if stem else None, crop_size=size)
     trained, net, images = card.build(), build(), torch.randn(4, 3, size, size)
-    trained(images)  # so that batch norms remember something
+    trained(images)  # updates the running statistics of the batch norms
     export(trained, card, tmp_path)
     net.load_state_dict(load_file(tmp_path / "backbone.safetensors"))  # strict
     ours = cl.load_backbone(tmp_path / "backbone.safetensors")
@@ -77,16 +77,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_run_exports_what_its_checkpoint_holds_for_torchvision_to_load(photos: Path) -> None:
+def test_exported_weights_equal_the_checkpoint_and_load_into_torchvision(photos: Path) -> None:
     exported = load_file(photos / "backbone.safetensors")
     trained = torch.load(photos / "last.ckpt", weights_only=True)["state_dict"]
     assert exported.keys() == {key.removeprefix("backbone.") for key in trained if key.startswith("backbone.")}
     assert all(torch.equal(w, trained[f"backbone.{key}"]) for key, w in exported.items())
-    torchvisions(small=False).load_state_dict(exported)
+    torchvision_resnet18(small=False).load_state_dict(exported)
     assert not list(photos.glob(".*"))
 
 
-def test_the_card_says_what_a_user_must_know(photos: Path) -> None:
+def test_the_card_describes_the_backbone_and_its_training(photos: Path) -> None:
     card = json.loads((photos / "backbone.json").read_text())
     facts = torch.load(photos / "last.ckpt", weights_only=True)["cl"]
     assert card == {
@@ -113,13 +113,13 @@ def test_every_way_to_name_a_run_loads_the_same_backbone(photos: Path, tmp_path:
     (tmp_path / "backbone.safetensors").write_bytes((photos / "backbone.safetensors").read_bytes())
     images, first = torch.randn(2, 3, 80, 80), cl.load_backbone(photos)
     assert not first.training
-    ways = photos / "last.ckpt", photos / "backbone.safetensors", tmp_path / "moved.safetensors", tmp_path
-    for backbone in map(cl.load_backbone, map(str, ways)):
+    sources = photos / "last.ckpt", photos / "backbone.safetensors", tmp_path / "moved.safetensors", tmp_path
+    for backbone in map(cl.load_backbone, map(str, sources)):
         assert torch.equal(backbone(images), first(images))
         assert replace(backbone.card, metrics={}) == replace(first.card, metrics={})
 
 
-def test_the_transform_of_a_picture_is_the_view_of_evaluation(photos: Path, tmp_path: Path) -> None:
+def test_the_transform_of_a_backbone_gives_the_evaluation_view(photos: Path, tmp_path: Path) -> None:
     write_odd(tmp_path)
     backbone = cl.load_backbone(photos)
     norm = backbone.card.mean, backbone.card.std
@@ -128,18 +128,18 @@ def test_the_transform_of_a_picture_is_the_view_of_evaluation(photos: Path, tmp_
         assert torch.equal(backbone.transform(Image.open(tmp_path / name)), view), name
 
 
-def test_linear_evaluation_takes_the_export_as_it_was_trained(run: Run, photos: Path) -> None:
+def test_linear_evaluation_loads_an_exported_backbone(run: Run, photos: Path) -> None:
     flags = ["--train_dir", str(photos.parent / "train"), "--crop_size", "80", "--batch_size", "16", "--fast_dev_run"]
-    given = ["--pretrained_feature_extractor", str(photos / "backbone.safetensors")]
-    code, out, err = run(LINEAR, "custom", "resnet18", *flags, *given)
+    pretrained = ["--pretrained_feature_extractor", str(photos / "backbone.safetensors")]
+    code, out, err = run(LINEAR, "custom", "resnet18", *flags, *pretrained)
     assert (code, err) == (0, "")
     assert "120 of 120 keys of resnet18 matched" in " ".join(out.split())
     assert "assumed" not in out
-    code, _, err = run(LINEAR, "custom", "resnet50", *flags, *given)
+    code, _, err = run(LINEAR, "custom", "resnet50", *flags, *pretrained)
     assert (code, "encoder: got resnet50, expected resnet18" in err) == (2, True)
 
 
-def test_a_card_survives_json_and_has_null_for_what_is_no_number() -> None:
+def test_a_card_survives_json_and_nan_becomes_null() -> None:
     assert Card.from_json(CARD.to_json()) == CARD
     assert json.loads(replace(CARD, metrics={"loss": math.nan}).to_json())["metrics"] == {"loss": None}
 
@@ -148,27 +148,27 @@ def test_a_card_survives_json_and_has_null_for_what_is_no_number() -> None:
     "card",
     ["{}", "[]", "<html>", CARD.to_json().replace('"format": 1', '"format": 2'), CARD.to_json().replace("mean", "x")],
 )
-def test_a_card_of_another_kind_is_refused(card: str, tmp_path: Path) -> None:
+def test_an_invalid_card_is_refused(card: str, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors", {"card": card})
     with pytest.raises(UserError, match="is not a checkpoint of"):
         cl.load_backbone(tmp_path / "a.safetensors")
 
 
-def test_weights_of_others_have_no_card_to_load_them_by(tmp_path: Path) -> None:
+def test_load_backbone_refuses_weights_without_a_card(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match="expected a run of"):
         cl.load_backbone(tmp_path / "a.safetensors")
 
 
-def test_a_file_that_could_not_be_written_to_its_end_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_atomic_write_leaves_only_the_previous_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("before")
     with pytest.raises(TypeError):
         write_atomically(tmp_path / "a", lambda file: [file.write(b"half"), file.write(1)])  # type: ignore[arg-type]
-    assert [each.read_text() for each in tmp_path.iterdir()] == ["before"]
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
-def test_import_cl_alone_imports_no_torch() -> None:
+def test_importing_cl_does_not_import_torch() -> None:
     check = "import sys, cl; assert cl.__version__ and not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
-    with pytest.raises(AttributeError, match="nothing_of_ours"):
-        cl.nothing_of_ours  # noqa: B018
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        cl.no_such_attribute  # noqa: B018

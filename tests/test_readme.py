@@ -1,4 +1,4 @@
-"""Every command in README.md runs, and what it shows is what the program says."""
+"""Every command in README.md runs, and the output it shows is that of the program."""
 
 import os
 import re
@@ -21,7 +21,7 @@ COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in
 PROGRAMS = [line for line in COMMANDS if line.startswith("python main_")]
 
 
-def test_every_command_is_of_a_kind_that_a_test_or_ci_runs() -> None:
+def test_every_command_is_of_a_kind_that_is_run_by_a_test_or_ci() -> None:
     kinds = (
         "python main_",
         "python -m cl.selfcheck",
@@ -37,8 +37,8 @@ def test_every_command_is_of_a_kind_that_a_test_or_ci_runs() -> None:
     assert all(line.startswith(kinds) for line in COMMANDS), COMMANDS
 
 
-def test_the_programs_run_as_written_and_so_does_what_uses_their_backbone(run: Run, folder: Path) -> None:
-    """One after the other in one folder, each for one batch."""
+def test_the_programs_and_the_uses_of_their_backbone_run_as_written(run: Run, folder: Path) -> None:
+    """In order, in one folder, each for one batch."""
     assert len(PROGRAMS) >= 4
     write_classes(folder, {"my_photos": 70})
     for line in PROGRAMS:
@@ -66,7 +66,7 @@ def test_the_report_runs_as_written(tmp_path: Path) -> None:
 
 def test_the_scripts_run_as_written_up_to_the_missing_data(tmp_path: Path) -> None:
     for line in [line for line in COMMANDS if line.startswith("bash bash_files/")]:
-        command = ["bash", "-c", f"{line} --data_folder /nowhere"]  # whatever /datasets is on this machine
+        command = ["bash", "-c", f"{line} --data_folder /nowhere"]  # also where /datasets exists
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2, line
         assert done.stderr.startswith("error: --data_folder: got /nowhere"), done.stderr
@@ -80,23 +80,19 @@ def test_ci_runs_the_readmes_install_and_test_commands() -> None:
             assert part in script, part
 
 
-def test_the_output_shown_is_the_programs_own(tmp_path: Path) -> None:
-    """The banner of the quick start, line for line; numbers that depend on the machine are left out."""
+def test_the_shown_banner_is_that_of_the_program(tmp_path: Path) -> None:
+    """The banner of the quick start, line for line, without lines that depend on the machine."""
     shown = next(block for language, block in BLOCKS if language == "text" and block.startswith("cl "))
     command = [sys.executable, str(ROOT / "main_contrastive.py"), "digits", "resnet18", "--dry_run"]
     out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    masked = (
-        "  device",
-        "  run folder",
-        "  typed",
-        "  default",
-    )  # the machine's, the clock's, and what --dry_run changes
+    # These lines depend on the machine, the clock or --dry_run.
+    varying = ("  device", "  run folder", "  typed", "  default")
     banner = shown[: shown.index("\n  default")].splitlines()
-    stable = [line for line in banner if not line.startswith(masked)]
+    stable = [line for line in banner if not line.startswith(varying)]
     assert len(stable) > 8
-    assert stable == [line for line in out[: out.index("\n  default")].splitlines() if not line.startswith(masked)]
+    assert stable == [line for line in out[: out.index("\n  default")].splitlines() if not line.startswith(varying)]
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
-def test_links_lead_somewhere(link: str) -> None:
+def test_links_point_to_existing_files(link: str) -> None:
     assert (ROOT / link).exists()

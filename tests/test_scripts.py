@@ -1,4 +1,4 @@
-"""Every script in bash_files/ gives the programs flags that they know, and what is typed at its end wins."""
+"""Every script in bash_files/ passes valid flags to its program, and flags typed after it override them."""
 
 import os
 import re
@@ -39,15 +39,15 @@ def name_of(script: Path) -> str:
     return str(script.relative_to(FOLDER).with_suffix(""))
 
 
-def call(folder: Path, *command: str) -> list[str]:
-    """The command that a script runs, caught by a python3 that prints it; launchers start what they are given."""
-    caught = {
+def captured_command(folder: Path, *command: str) -> list[str]:
+    """The command that a script runs, printed by a stand-in for python3; stand-ins for launchers run their command."""
+    stand_ins = {
         "python3": 'printf "%s\\0" "$@"',
         "srun": 'exec "$@"',
         "torchrun": 'while [ "$1" != --no-python ]; do shift; done; shift; exec "$@"',
     }
     (folder / "bin").mkdir(exist_ok=True)
-    for name, body in caught.items():
+    for name, body in stand_ins.items():
         (folder / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
         (folder / "bin" / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
@@ -57,8 +57,8 @@ def call(folder: Path, *command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("script", RECIPES, ids=name_of)
-def test_a_script_parses_from_any_folder_and_takes_flags_at_its_end(script: Path, tmp_path: Path) -> None:
-    program, *argv = call(tmp_path, str(script), "--epochs", "3", "--devices", "1", "--accelerator", "cpu")
+def test_a_script_works_from_any_folder_and_takes_flags_at_its_end(script: Path, tmp_path: Path) -> None:
+    program, *argv = captured_command(tmp_path, str(script), "--epochs", "3", "--devices", "1", "--accelerator", "cpu")
     assert (tmp_path / program).exists()
     config = parse(Pretrain if program.endswith("main_contrastive.py") else Linear, argv).config
     assert (config.run.epochs, config.device.devices, config.device.gpus) == (3, 1, None)
@@ -74,8 +74,8 @@ def test_a_script_stops_at_the_first_error(script: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_the_recipe_table_has_its_scripts(row: str, tmp_path: Path) -> None:
-    config = parse(Pretrain, call(tmp_path, str(FOLDER / f"pretrain/{row}.sh"))[1:]).config
+def test_the_recipe_table_matches_the_scripts(row: str, tmp_path: Path) -> None:
+    config = parse(Pretrain, captured_command(tmp_path, str(FOLDER / f"pretrain/{row}.sh"))[1:]).config
     heads, gpus = vars(config.method), config.device.gpus or ()
     assert config.data.dataset == row.split("/")[0]
     assert ROWS[row] == (
@@ -91,34 +91,34 @@ def test_the_recipe_table_has_its_scripts(row: str, tmp_path: Path) -> None:
     )
 
 
-def test_each_method_has_a_script_for_each_of_the_small_data_sets_and_for_its_evaluation() -> None:
+def test_each_method_has_scripts_for_the_small_data_sets_and_their_evaluation() -> None:
     methods = sorted(METHODS)
     for kind, datasets in (("pretrain", ("cifar10", "cifar100")), ("linear", ("cifar10", "cifar100", "imagenet100"))):
         for dataset in datasets:
-            assert [each.stem for each in sorted((FOLDER / kind / dataset).iterdir())] == methods
+            assert [path.stem for path in sorted((FOLDER / kind / dataset).iterdir())] == methods
     evaluated = {script.parent.name for script in EVALUATE}
     assert {script.parent.name for script in PRETRAIN} <= evaluated
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=name_of)
-def test_a_launcher_starts_any_recipe_on_the_nodes_that_it_has(
+def test_a_launcher_starts_a_recipe_on_its_nodes(
     launcher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
     for name, value in ({"NODES": "2", "GPUS": "4"} | job).items():
         monkeypatch.setenv(name, value)
     recipe = FOLDER / "pretrain/imagenet100/simclr.sh"
-    config = parse(Pretrain, call(tmp_path, str(launcher), str(recipe), "--batch_size", "32")[1:]).config
+    config = parse(Pretrain, captured_command(tmp_path, str(launcher), str(recipe), "--batch_size", "32")[1:]).config
     assert (config.device.num_nodes, config.device.devices, config.device.gpus) == (2, 4, None)
     assert config.data.batch_size == 32
 
 
-def test_the_two_scripts_are_the_commands_that_users_know(tmp_path: Path) -> None:
-    assert call(tmp_path, str(FOLDER / "run_contrastive.sh"))[1:] == SEED_PRETRAIN
-    assert call(tmp_path, str(FOLDER / "run_linear.sh"))[1:] == SEED_LINEAR
+def test_the_two_original_scripts_run_the_commands_that_users_know(tmp_path: Path) -> None:
+    assert captured_command(tmp_path, str(FOLDER / "run_contrastive.sh"))[1:] == SEED_PRETRAIN
+    assert captured_command(tmp_path, str(FOLDER / "run_linear.sh"))[1:] == SEED_LINEAR
 
 
-def test_a_script_really_starts_its_program_and_passes_on_its_exit_code(tmp_path: Path) -> None:
+def test_a_script_starts_its_program_and_returns_its_exit_code(tmp_path: Path) -> None:
     command = shlex.split(f"bash {ROOT}/bash_files/run_contrastive.sh --data_folder /nowhere --devices 1")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
@@ -126,12 +126,12 @@ def test_a_script_really_starts_its_program_and_passes_on_its_exit_code(tmp_path
 
 
 @pytest.mark.parametrize("script", [*RECIPES, FOLDER / "torchrun.sh"], ids=name_of)
-def test_a_script_becomes_its_program(script: Path) -> None:
+def test_a_script_replaces_itself_with_its_program(script: Path) -> None:
     assert re.search(r"^exec (python3|torchrun) ", script.read_text(), re.MULTILINE)
 
 
-def test_a_signal_to_a_whole_task_leaves_the_program_time_to_save(tmp_path: Path) -> None:
-    """SLURM sends SIGUSR1 to the recipe, too. A bash that waits would die of it, and the task would be over."""
+def test_a_signal_to_a_task_leaves_the_program_time_to_save(tmp_path: Path) -> None:
+    """SLURM sends SIGUSR1 to the recipe, too: a waiting bash would die of it and end the task."""
     program = tmp_path / "python3"
     program.write_text("#!/bin/sh\ntrap 'exit 75' USR1\necho ready\nwhile :; do sleep 0.05; done\n")
     program.chmod(0o755)
@@ -156,8 +156,8 @@ def test_every_script_runs_on_small_folders(run: Run, folder: Path) -> None:
     write_classes(folder / "val", {"cat": 3, "dog": 3})
     for dataset in sorted({script.parent.name for script in PRETRAIN}):
         for script in [script for script in PRETRAIN if script.parent.name == dataset]:
-            _, *argv = call(folder, str(script), *SMALL, "--width", "4")
+            _, *argv = captured_command(folder, str(script), *SMALL, "--width", "4")
             assert run("main_contrastive.py", *argv)[::2] == (0, ""), name_of(script)
         for script in [script for script in EVALUATE if script.parent.name == dataset]:
-            _, *argv = call(folder, str(script), *SMALL)
+            _, *argv = captured_command(folder, str(script), *SMALL)
             assert run("main_linear.py", *argv)[::2] == (0, ""), name_of(script)

@@ -1,4 +1,4 @@
-"""--seeds: the same command once per seed, one after the other, and a table of all."""
+"""--seeds: the same command once per seed, in sequence, and one table."""
 
 import json
 import os
@@ -14,22 +14,22 @@ from cl.run.start.seeds import without_seeds
 from tests.conftest import ROOT, TINY, Run
 
 SHORT = ["--max_steps", "2", "--limit_eval", "50"]
-TWO = ["digits", "resnet18", *TINY, *SHORT, "--seeds", "3", "4"]
+TWO_SEEDS = ["digits", "resnet18", *TINY, *SHORT, "--seeds", "3", "4"]
 MAIN = str(ROOT / "main_contrastive.py")
 
 
-def test_each_seed_has_its_run_and_the_table_has_them_all(tmp_path: Path) -> None:
-    command = [sys.executable, MAIN, *TWO, "--name", "two"]
+def test_each_seed_has_its_own_run_and_the_table_combines_them(tmp_path: Path) -> None:
+    command = [sys.executable, MAIN, *TWO_SEEDS, "--name", "two"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    folders = sorted(each for each in (tmp_path / "trained_models").iterdir() if not each.is_symlink())
-    assert [(each.name[:10], each.name[-6:]) for each in folders] == [
+    folders = sorted(path for path in (tmp_path / "trained_models").iterdir() if not path.is_symlink())
+    assert [(path.name[:10], path.name[-6:]) for path in folders] == [
         ("two-digits", "-seed3"),
         ("two-digits", "-seed4"),
     ]
-    configs = [json.loads((each / "config.json").read_text())["config"]["run"] for each in folders]
+    configs = [json.loads((path / "config.json").read_text())["config"]["run"] for path in folders]
     assert [(config["seed"]["value"], config["seeds"]["value"]) for config in configs] == [(3, []), (4, [])]
-    knn = [100 * json.loads((each / "summary.json").read_text())["knn/val_top1"] for each in folders]
+    knn = [100 * json.loads((path / "summary.json").read_text())["knn/val_top1"] for path in folders]
     mean, deviation = sum(knn) / 2, abs(knn[0] - knn[1]) / 2**0.5
     last = done.stdout.splitlines()[-1]
     assert f"| {mean:.1f} +- {deviation:.1f} % (2) |" in last
@@ -37,7 +37,7 @@ def test_each_seed_has_its_run_and_the_table_has_them_all(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def started_commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that would be started; each ends with exit code 3."""
     commands: list[list[str]] = []
 
@@ -49,25 +49,25 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
-def test_a_seed_that_fails_ends_it_with_its_exit_code_and_is_named(
-    run: Run, folder: Path, started: list[list[str]]
+def test_a_seed_that_fails_is_named_and_ends_the_command_with_its_exit_code(
+    run: Run, folder: Path, started_commands: list[list[str]]
 ) -> None:
-    code, out, err = run("main_contrastive.py", *TWO)
+    code, out, err = run("main_contrastive.py", *TWO_SEEDS)
     assert (code, err) == (3, "seed 3 ended with exit code 3; not started: 4\n")
     assert "seed 4" not in out
-    (command,) = started
+    (command,) = started_commands
     assert command[1:-4] == [MAIN, "digits", "resnet18", *TINY, *SHORT]
     assert command[-4:-1] == ["--seed", "3", "--run_id"]
     assert not (folder / "trained_models").exists()
 
 
-def test_a_dry_run_is_one_of_the_first_seed(run: Run, folder: Path, started: list[list[str]]) -> None:
-    _, out, err = run("main_contrastive.py", *TWO, "--dry_run")
+def test_a_dry_run_runs_the_first_seed_only(run: Run, folder: Path, started_commands: list[list[str]]) -> None:
+    _, out, err = run("main_contrastive.py", *TWO_SEEDS, "--dry_run")
     assert out == "seed 3, run 1 of 1\n\n"
     assert err == "seed 3 ended with exit code 3\n"
 
 
-def test_a_request_to_end_reaches_the_running_seed(tmp_path: Path) -> None:
+def test_sigterm_reaches_the_running_seed(tmp_path: Path) -> None:
     program = tmp_path / "sleeper.py"
     program.write_text(
         "import os, sys, time\n"
@@ -80,7 +80,7 @@ def test_a_request_to_end_reaches_the_running_seed(tmp_path: Path) -> None:
         "print(os.getpid(), flush=True)\n"
         "time.sleep(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, str(program), *TWO], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, str(program), *TWO_SEEDS], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     lines = [parent.stdout.readline() for _ in range(3)]
     parent.send_signal(signal.SIGTERM)
@@ -90,13 +90,13 @@ def test_a_request_to_end_reaches_the_running_seed(tmp_path: Path) -> None:
         os.kill(int(lines[2]), 0)
 
 
-def test_only_the_seeds_are_taken_from_the_command() -> None:
+def test_only_the_seeds_are_removed_from_the_command() -> None:
     argv = ["digits", "--seeds", "0", "1", "--lr", "0.1", "resnet18", "--seeds=5", "--gpus", "0"]
     assert without_seeds(argv) == ["digits", "--lr", "0.1", "resnet18", "--gpus", "0"]
 
 
 def test_a_launcher_with_seeds_is_refused(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
-    code, out, err = run("main_contrastive.py", *TWO)
+    code, out, err = run("main_contrastive.py", *TWO_SEEDS)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "--seeds: got 3 4 under a launcher" in err

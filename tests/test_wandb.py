@@ -1,4 +1,4 @@
-"""wandb can be had, and can never end a run."""
+"""wandb is optional, and its failures never end a run."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from tests.conftest import ROOT, TINY, Run
 
 PRETRAIN = "main_contrastive.py"
 QUICK = ["digits", "resnet18", *TINY, "--max_steps", "3", "--run_id", "r", "--project", "x"]
-BLOCK = """
+BLOCK_SOCKETS = """
 import socket
 class Blocked(socket.socket):
     def connect(self, address):
@@ -32,12 +32,12 @@ def _no_login(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 
 
 def without_network(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run in a network namespace of its own where that is allowed, else with the sockets of Python blocked."""
+    """Run in its own network namespace where that is allowed, else with Python's sockets blocked."""
     unshare = [shutil.which("unshare") or "", "-n"]
     if unshare[0] and subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
         command = [*unshare, *command]
     (folder / "block").mkdir()
-    (folder / "block/sitecustomize.py").write_text(BLOCK)
+    (folder / "block/sitecustomize.py").write_text(BLOCK_SOCKETS)
     environment = os.environ | {"PYTHONPATH": str(folder / "block")}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -52,8 +52,8 @@ def test_without_a_network_a_run_ends_normally_and_leaves_an_offline_run(folder:
     assert (folder / "trained_models/r/metrics.csv").exists()
 
 
-class Stub:
-    """Takes the place of a wandb run and remembers what it gets; fails from the second row on if asked to."""
+class RunStub:
+    """Stands in for a wandb run and records its rows; raises from the second row on if `failing`."""
 
     def __init__(self, failing: bool) -> None:
         self.failing, self.rows, self.finished = failing, list[tuple[dict[str, float], int]](), False
@@ -70,22 +70,27 @@ class Stub:
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_rows_go_to_wandb_until_it_fails(failing: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub, asked = Stub(failing), {}
-    monkeypatch.setattr(wandb, "init", lambda **given: asked.update(given) or stub)
+    stub, init_arguments = RunStub(failing), {}
+    monkeypatch.setattr(wandb, "init", lambda **arguments: init_arguments.update(arguments) or stub)
     code, _, err = run(PRETRAIN, *QUICK[:-6], "--epochs", "2", *QUICK[-4:])
     assert code == 0
-    assert (asked["project"], asked["id"], asked["resume"], asked["mode"]) == ("x", "r", "allow", "offline")
-    assert asked["config"]["temperature"] == 0.2
+    assert (init_arguments["project"], init_arguments["id"], init_arguments["resume"], init_arguments["mode"]) == (
+        "x",
+        "r",
+        "allow",
+        "offline",
+    )
+    assert init_arguments["config"]["temperature"] == 0.2
     assert [step for _, step in stub.rows] == ([22] if failing else [22, 44])
     assert stub.finished != failing
     assert err.count("\n") == failing
     assert ("warning: wandb is disabled for the rest of the run (ConnectionError: server gone)" in err) == failing
 
 
-def test_a_login_without_a_network_goes_offline(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub, modes = Stub(failing=False), []
+def test_a_logged_in_run_without_a_network_goes_offline(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, modes = RunStub(failing=False), []
 
-    def init(mode: str, **_: object) -> Stub:
+    def init(mode: str, **_: object) -> RunStub:
         modes.append(mode)
         if mode == "online":
             raise wandb.errors.CommError("timed out")
@@ -98,7 +103,7 @@ def test_a_login_without_a_network_goes_offline(run: Run, monkeypatch: pytest.Mo
     assert len(stub.rows) == 1
 
 
-def test_a_machine_without_wandb_runs_everything_else(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_trains_without_wandb_installed(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     code, out, err = run(PRETRAIN, *QUICK)
     assert code == 0
