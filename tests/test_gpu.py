@@ -1,4 +1,4 @@
-"""What only a GPU can show. Without one all of it is skipped: pytest -m gpu."""
+"""Checks that need a GPU, skipped without one: pytest -m gpu."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ SMALL = ["digits", "resnet18", "--width", "16", "--max_steps", "6", "--knn_bank"
 
 
 def losses(run: Run, name: str, *flags: str) -> list[float]:
-    """Of the epochs of a short run on a GPU."""
+    """The loss of each epoch of a short run on a GPU."""
     code, _, err = run("main_contrastive.py", *SMALL, "--accelerator", "gpu", "--run_id", name, *flags)
     assert (code, err) == (0, "")
     with Path("trained_models", name, "metrics.csv").open() as file:
@@ -25,28 +25,28 @@ def losses(run: Run, name: str, *flags: str) -> list[float]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_half_precision_has_float32s_loss(method: str, run: Run) -> None:
-    """The first steps: later ones grow apart."""
+def test_half_precision_has_the_loss_of_float32(method: str, run: Run) -> None:
+    """Only the first steps: later ones diverge."""
     full = losses(run, "full", "--method", method, "--max_steps", "2")
     for precision in ("16-mixed", "bf16-mixed"):
         half = losses(run, precision, "--method", method, "--max_steps", "2", "--precision", precision)
         assert half == pytest.approx(full, rel=0.05), precision
 
 
-def test_a_compiled_backbone_has_the_eager_ones_loss(run: Run) -> None:
+def test_a_compiled_backbone_has_the_loss_of_an_eager_one(run: Run) -> None:
     eager, compiled = losses(run, "eager"), losses(run, "compiled", "--compile")
     assert compiled == pytest.approx(eager, rel=1e-2)
 
 
-def test_a_gpu_has_the_cpus_loss(run: Run) -> None:
-    """Device augmentation, prefetch, channels last and all: the same images, the same views, in the same order."""
+def test_a_gpu_has_the_loss_of_a_cpu(run: Run) -> None:
+    """With device augmentation, prefetch and channels last: the same images and views in the same order."""
     on_gpu = losses(run, "gpu", "--max_steps", "2")
     on_cpu = losses(run, "cpu", "--max_steps", "2", "--accelerator", "cpu")
     assert on_gpu == pytest.approx(on_cpu, rel=1e-2)
 
 
 def test_deterministic_runs_have_the_same_bits(run: Run) -> None:
-    """With `--deterministic`; cuBLAS wants its variable before torch starts, so the runs are programs of their own."""
+    """With `--deterministic`. Each run is a process: cuBLAS reads its variable when torch starts."""
     for name in ("first", "second"):
         command = [sys.executable, str(ROOT / "main_contrastive.py"), *SMALL, "--deterministic", "--run_id", name]
         assert subprocess.run(command, capture_output=True).returncode == 0
@@ -61,8 +61,8 @@ def test_every_loader_feeds_a_gpu(loader: str, run: Run) -> None:
     assert len(losses(run, loader, "--loader", loader)) > 0
 
 
-def test_several_processes_compute_what_one_would_on_a_gpu() -> None:
-    """Two processes on one GPU if there is but one."""
+def test_several_processes_on_a_gpu_compute_what_one_does() -> None:
+    """With a single GPU, both processes share it."""
     command = [sys.executable, "-m", "cl.selfcheck", "--accelerator", "gpu"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

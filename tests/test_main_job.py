@@ -1,4 +1,4 @@
-"""The main job on real images: a part of CIFAR-10 as class folders, pretrained for 60 steps, then evaluated."""
+"""The main use on real images: class folders from a part of CIFAR-10, pretrained for 60 steps and evaluated."""
 
 import json
 import subprocess
@@ -15,18 +15,18 @@ SHARED = ROOT.parent / "shared/data/unpack.py"
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.skipif(not SHARED.exists(), reason="the images lie beside the project only where it is developed")
+@pytest.mark.skipif(not SHARED.exists(), reason="the images exist only where the project is developed")
 def test_cifar10_folders_are_pretrained_and_evaluated(run: Run, folder: Path) -> None:
     subprocess.run([sys.executable, str(SHARED), "images", "--cifar10", "500", "100"], check=True)
     images = ["--data_folder", "images/cifar10", "--train_dir", "train", "--val_dir", "test"]
-    began = time.perf_counter()
+    start = time.perf_counter()
     flags = [*images, "--max_steps", "60", "--batch_size", "64"]
     code, out, err = run("main_contrastive.py", "cifar10", "resnet18", *flags, "--run_id", "main")
-    print(f"{out}\n{time.perf_counter() - began:.0f} s")  # to be read: a timing decides no test
+    print(f"{out}\n{time.perf_counter() - start:.0f} s")  # for the reader: timings never decide a test
     assert (code, err) == (0, "")
     summary = json.loads((folder / "trained_models/main/summary.json").read_text())
     assert summary["knn/val_top1"] > 0.2  # chance is 0.1
-    # one epoch is twenty steps: at the preset's rate of 0.3, made for a hundred, they end anywhere (13 % to 22 %)
+    # one epoch is twenty steps: the preset's rate of 0.3, meant for a hundred epochs, gives 13 % to 22 %
     flags = ["--epochs", "1", "--lr", "0.01", "--limit_eval", "500", "--run_id", "linear"]
     evaluate = [*images, "--pretrained_feature_extractor", "trained_models/main", *flags]
     code, out, err = run("main_linear.py", "cifar10", "resnet18", *evaluate)
@@ -38,10 +38,10 @@ def test_cifar10_folders_are_pretrained_and_evaluated(run: Run, folder: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.skipif(not SHARED.exists(), reason="the images lie beside the project only where it is developed")
+@pytest.mark.skipif(not SHARED.exists(), reason="the images exist only where the project is developed")
 @pytest.mark.parametrize("loader", ["fast", "torchvision", "dali"])
 def test_photographs_train_with_every_loader(run: Run, folder: Path, loader: str) -> None:
-    """Class folders of 400 x 533 pixels, 2 x 224 + 6 x 96, on a CPU: two steps, then the evaluation of 20 images."""
+    """Images of 400 x 533 pixels, views 2 x 224 + 6 x 96, on a CPU: two steps, then an evaluation of 20 images."""
     subprocess.run([sys.executable, str(SHARED), "images", "--clothing"], check=True)
     images = ["--data_folder", "images/clothing", "--train_dir", "train", "--val_dir", "val", "--limit_eval", "20"]
     images += ["--loader", loader, "--batch_size", "8", "--max_steps", "2"]
