@@ -1,6 +1,7 @@
-"""The recipes of digits mean something: each method's features beat the same backbone at random initialisation.
+"""Every method learns on digits: its features beat the same backbone at random initialisation by ten points.
 
-Linear probe on ten labels a class, tested on the held-out split; mean over ten draws of the labelled images.
+A linear probe on ten labels per class, tested on the held-out split; the mean over ten draws of the labelled images. A
+quarter-width network, seed 0, with the presets of the method, on one CPU in less than a minute.
 """
 
 from functools import cache
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import cl
 from cl.backbones import Backbone, build_backbone
 from cl.config.backbone import BackboneConfig
 from cl.config.data import DataConfig
@@ -23,8 +25,12 @@ from cl.evaluation.offline.few_labels import few_labels_accuracies
 from tests.conftest import Run
 
 CPU = torch.device("cpu")
-LABELS, SEEDS = 10, (0, 1, 2)
-MARGIN = {"simclr": 0.05}  # of the quick start; three points of the others
+LABELS = 10
+SEEDS = (0, 1, 2)
+WIDTH = 16
+MARGIN = 0.10
+FULL_WIDTH = 64
+FULL_MARGIN = 0.03  # at full width random features are better: 0.84 instead of 0.61 to 0.68
 SPLITS = digits(DataConfig())
 REPORT: list[str] = []  # what was measured, to be read with -s: `run` swallows what is printed before it
 
@@ -42,10 +48,10 @@ def features(backbone: Backbone) -> list[torch.Tensor]:
         return [backbone.eval()(images) for images in evaluation_images()]
 
 
-def untrained(seed: int, calibrated: bool) -> Backbone:
+def untrained(seed: int, calibrated: bool, width: int) -> Backbone:
     """A random backbone; `calibrated` gives its batch norms the statistics of the training images."""
     torch.manual_seed(seed)
-    backbone = build_backbone(BackboneConfig("resnet18"), 8)
+    backbone = build_backbone(BackboneConfig("resnet18", width=width), 8)
     if calibrated:
         for module in backbone.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -61,48 +67,52 @@ def few_label_accuracy(train: torch.Tensor, held_out: torch.Tensor) -> float:
 
 
 @cache
-def random_accuracy() -> float:
+def random_accuracy(width: int) -> float:
     """The best of six random backbones, which is more than their mean: what pretraining has to beat."""
-    starts = {(seed, fair): few_label_accuracy(*features(untrained(seed, fair))) for seed in SEEDS for fair in (0, 1)}
+    starts = {
+        (seed, calibrated): few_label_accuracy(*features(untrained(seed, calibrated, width)))
+        for seed in SEEDS
+        for calibrated in (False, True)
+    }
     pixels = few_label_accuracy(*(images[:, 0].flatten(1) for images in evaluation_images()))
-    REPORT.append(f"random (seed, calibrated): { {start: round(found, 3) for start, found in starts.items()} }")
-    REPORT.append(f"raw pixels: {pixels:.3f}")
+    rounded = {start: round(accuracy, 3) for start, accuracy in starts.items()}
+    REPORT.append(f"width {width}, random (seed, calibrated): {rounded}; raw pixels: {pixels:.3f}")
     return max(starts.values())
 
 
-def pretrained_accuracy(run: Run, folder: Path, method: str, seed: int) -> float:
-    """Run the recipe of a method, which must raise no alarm, and probe its backbone."""
+def pretrained_accuracy(run: Run, folder: Path, method: str, seed: int, width: int) -> float:
+    """Run the preset of a method, which must raise no alarm, and probe its exported backbone."""
     name = f"{method}-{seed}"
-    flags = ["--method", method, "--seed", str(seed), "--run_id", name]
+    flags = ["--method", method, "--seed", str(seed), "--width", str(width), "--run_id", name]
     code, out, err = run("main_contrastive.py", "digits", "resnet18", *flags)
     assert (code, err) == (0, "")
     verdict = [line for line in out.splitlines() if "collapse" in line and "stop_on" not in line]
     assert len(verdict) == 1, verdict  # in the closing lines, and none in between
     assert verdict[0].startswith("no collapse")
-    backbone = build_backbone(BackboneConfig("resnet18"), 8)
-    weights = torch.load(folder / f"trained_models/{name}/last.ckpt", weights_only=True)["state_dict"]
-    backbone.load_state_dict({key[9:]: value for key, value in weights.items() if key.startswith("backbone.")})
-    accuracy = few_label_accuracy(*features(backbone))
-    REPORT.append(f"{method}, seed {seed}: {accuracy:.3f}; {verdict[0]}")
+    accuracy = few_label_accuracy(*features(cl.load_backbone(folder / f"trained_models/{name}/backbone.safetensors")))
+    REPORT.append(f"{method}, width {width}, seed {seed}: {accuracy:.3f}; {verdict[0]}")
     return accuracy
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_recipe_beats_random_initialisation(run: Run, folder: Path, method: str) -> None:
-    accuracy, random = pretrained_accuracy(run, folder, method, seed=0), random_accuracy()
+def test_a_method_beats_random_initialisation_by_ten_points(run: Run, folder: Path, method: str) -> None:
+    accuracy = pretrained_accuracy(run, folder, method, seed=0, width=WIDTH)
+    random = random_accuracy(WIDTH)
     print("\n".join(REPORT))
-    assert accuracy >= random + MARGIN.get(method, 0.03)
+    assert accuracy >= random + MARGIN
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_so_do_three_seeds_of_each_and_labels_help(run: Run, folder: Path) -> None:
-    """Twenty minutes on two cores; the README's table."""
-    found = {method: [pretrained_accuracy(run, folder, method, seed) for seed in SEEDS] for method in METHODS}
-    random = random_accuracy()
-    REPORT.extend(f"{method}: mean of {len(SEEDS)} seeds {np.mean(each):.3f}" for method, each in found.items())
+def test_three_seeds_of_each_method_beat_it_at_full_width_and_labels_help(run: Run, folder: Path) -> None:
+    """The table of the README, in twenty minutes on two cores."""
+    found = {
+        method: [pretrained_accuracy(run, folder, method, seed, FULL_WIDTH) for seed in SEEDS] for method in METHODS
+    }
+    random = random_accuracy(FULL_WIDTH)
+    for method, accuracies in found.items():
+        REPORT.append(f"{method}: mean of {len(SEEDS)} seeds {np.mean(accuracies):.3f}")
     print("\n".join(REPORT))
-    assert all(np.mean(accuracies) >= random + 0.03 for accuracies in found.values())
+    assert all(np.mean(accuracies) >= random + FULL_MARGIN for accuracies in found.values())
     assert all(supcon > simclr for supcon, simclr in zip(found["supcon"], found["simclr"], strict=True))

@@ -133,7 +133,9 @@ def test_missing_gpus_are_refused_with_an_explanation(run: Run, folder: Path, mo
     )
     assert_refused(run(PRETRAIN, *DIGITS, "--gpus", "0", "0"), ["--gpus: got 0 0, expected each index once"], folder)
     assert_refused(run(PRETRAIN, *DIGITS, "--devices", "2"), ["--devices: got 2", "at most the 1 GPU"], folder)
-    assert_refused(run(PRETRAIN, *DIGITS, "--precision", "64"), ["--precision: got 64 on a GPU", "--accelerator"], folder)
+    assert_refused(
+        run(PRETRAIN, *DIGITS, "--precision", "64"), ["--precision: got 64 on a GPU", "--accelerator"], folder
+    )
 
 
 def test_a_launcher_with_a_different_number_of_processes_is_refused(

@@ -14,7 +14,16 @@ class BarlowTwinsConfig(MethodConfig):
     implementation: ClassVar[str] = "cl.methods.barlow_twins:BarlowTwins"
     preset: ClassVar[Preset] = {"asymmetric_augmentations": True, "lr": 0.1}
     dataset_presets: ClassVar[Mapping[str, Preset]] = {
-        "digits": {"proj_hidden_dim": 512, "proj_output_dim": 512, "asymmetric_augmentations": False},
+        # Twice as many and larger steps on milder views: at width 16 ten labels per class give 83 % instead of 70 %.
+        "digits": {
+            "proj_hidden_dim": 512,
+            "proj_output_dim": 512,
+            "asymmetric_augmentations": False,
+            "min_scale": 0.6,
+            "batch_size": 128,
+            "lr": 2e-3,
+            "epochs": 16,
+        },
     }
     # The loss is computed differently when there are more dimensions than images in the batch.
     selfcheck_cases: ClassVar[Mapping[str, Sequence[str]]] = {"D > B": ("--proj_output_dim", "32")}
