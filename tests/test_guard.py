@@ -6,14 +6,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.plugins import MixedPrecision
 
 from cl.batch import Batch
 from cl.data.loader import TrainLoader
+from cl.run.folder.checkpoint import SaveLast
+from cl.run.train.skipped_steps import SkipNonFinite
 from tests.conftest import ROOT, TINY, Run
 from tests.kills import same, state_of
+from tests.test_methods import build
 
 PRETRAIN = "main_contrastive.py"
 FLAGS = ["digits", "resnet18", *TINY, "--batch_size", "256", "--scheduler", "none", "--knn_every", "9"]
@@ -66,6 +73,21 @@ def test_too_many_in_a_row_stop_the_run_with_its_last_finite_state(
     saved = state_of(folder / "trained_models/bad")
     assert all(leaf.isfinite().all() for leaf in saved.values() if isinstance(leaf, torch.Tensor))
     assert saved["/global_step"] == 4 if accumulate == "1" else 3
+
+
+def test_a_step_that_the_grad_scaler_skips_changes_no_state_and_is_not_counted() -> None:
+    guard = SkipNonFinite(save=cast(SaveLast, None), max_in_a_row=0)
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    trainer = cast(Trainer, SimpleNamespace(precision_plugin=scaled))
+    module = build("byol")
+    optimizer = torch.optim.SGD(module.parameters())
+    for gradient, taken in ((torch.inf, 0), (1.0, 1)):
+        for parameter in module.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        guard.on_before_backward(trainer, module, torch.zeros(()))
+        guard.on_before_optimizer_step(trainer, module, optimizer)
+        assert module.step_taken == taken
+        assert all(parameter.grad is not None for parameter in module.parameters())  # left to the scaler
 
 
 RANK_ONE = """

@@ -17,7 +17,7 @@ class OnlineConfig(Config):
         bool, Flag("stop the run with exit code 1 when its embedding has collapsed", resume="free")
     ] = False
     max_skipped_steps: Annotated[
-        int, Flag("most non-finite steps in a row that are skipped before the run stops", low=0, resume="free")
+        int, Flag("how many non-finite steps in a row are skipped; one more stops the run", low=0, resume="free")
     ] = 10
 
 

@@ -181,11 +181,11 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         batch = self.budget.global_batch
         predictor = list(self.predictor.parameters()) if self.predictor is not None else []
         online = list(self.online_head.parameters()) if self.online_head is not None else []
-        separate = {id(p) for p in predictor}
+        in_predictor = {id(p) for p in predictor}
         lr = optim.scaled_lr(batch)
         decay = optim.weight_decay
         groups = [
-            Group([p for p in self._learned() if id(p) not in separate], lr, decay),
+            Group([p for p in self._learned() if id(p) not in in_predictor], lr, decay),
             Group(predictor, lr, decay, scheduled=optim.lr_scheduler_for_pred_head),
             Group(online, optim.scaled_classifier_lr(batch), weight_decay=0.0, adapted=False),
         ]

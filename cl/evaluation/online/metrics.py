@@ -69,9 +69,8 @@ class MeasuredModule(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.means = EpochMeans()
-        self.step_taken = torch.ones(
-            (), dtype=torch.float64
-        )  # 0 if the newest optimizer step was skipped; on the module's device
+        # 0 if the newest optimizer step was skipped; on the module's device.
+        self.step_taken = torch.ones((), dtype=torch.float64)
         self.row: dict[str, float] = {}  # of the last finished epoch
         self.validation: list[Labelled] = []  # this process's validation batches of this epoch, for kNN
 

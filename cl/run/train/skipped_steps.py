@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -16,22 +16,27 @@ from cl.errors import NOT_FINITE, Stopped
 from cl.evaluation.online.metrics import MeasuredModule
 from cl.run.folder.checkpoint import SaveLast, within_epoch
 
-Finite = tuple[Tensor, Tensor]  # image indices [B], and whether all views of each are finite [B]
+
+class FiniteViews(NamedTuple):
+    images: Tensor  # [B] their indices
+    finite: Tensor  # [B] bool: whether all views of the image are
 
 
 class SkipNonFinite(Callback):
     """Skips optimizer steps whose loss or gradient is not finite; more than `max_in_a_row` in a row stop the run.
 
     A skipped step leaves no trace: gradients are dropped, batch statistics and the epoch's sums are restored. It still
-    counts as a step of the schedule. With a GradScaler only the loss is checked, because its gradients overflow now and
-    then by design.
+    counts as a step of the schedule. With a GradScaler only the loss is checked: gradients overflow now and then by
+    design, and the scaler skips such a step itself.
     """
 
     def __init__(self, save: SaveLast, max_in_a_row: int) -> None:
         self.save = save
         self.max_in_a_row = max_in_a_row
         self._in_a_row = 0
-        self._views: list[Finite] = []  # per batch of this optimizer step; keeping the views themselves takes memory
+        self._views: list[
+            FiniteViews
+        ] = []  # per batch of this optimizer step; keeping the views themselves takes memory
         self._losses: list[Tensor] = []
         self._buffers: list[Tensor] = []
         self._saved_buffers: list[Tensor] = []
@@ -46,20 +51,19 @@ class SkipNonFinite(Callback):
             _copy(self._buffers, to=self._saved_buffers)
             self._saved_means = pl_module.means.copy()
         finite = [views.isfinite().all(dim=(0, 2, 3, 4)) for views in batch.views]
-        self._views.append((batch.index, torch.stack(finite).all(dim=0)))
+        self._views.append(FiniteViews(batch.index, torch.stack(finite).all(dim=0)))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self._losses.append(loss.detach())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         assert isinstance(pl_module, MeasuredModule)
-        checked = list(self._losses)
-        if not _has_grad_scaler(trainer):
-            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            checked.append(torch.stack(torch._foreach_norm(gradients)).sum())
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients)).sum()  # equal on all processes
+        checked = self._losses if _has_grad_scaler(trainer) else [*self._losses, norms]
         finite = bool(torch.stack(checked).sum().isfinite().item())
         skipped = on_any_rank(not finite)
-        pl_module.step_taken = torch.tensor(float(not skipped), dtype=torch.float64, device=pl_module.device)
+        pl_module.step_taken = norms.isfinite().double() * (not skipped)
         if skipped:
             self._skip(trainer, pl_module)
         else:
@@ -105,7 +109,9 @@ def _has_grad_scaler(trainer: Trainer) -> bool:
     return isinstance(trainer.precision_plugin, MixedPrecision) and trainer.precision_plugin.scaler is not None
 
 
-def first_non_finite(views: Sequence[Finite], losses: Sequence[Tensor], module: LightningModule) -> tuple[int, str]:
+def first_non_finite(
+    views: Sequence[FiniteViews], losses: Sequence[Tensor], module: LightningModule
+) -> tuple[int, str]:
     """The first non-finite tensor in the order of a step: its position in that order, and a description."""
     for index, finite in views:
         if not finite.all():
