@@ -115,7 +115,7 @@ def test_simsiam_is_the_mean_over_full_size_views_and_all_others(small: int) -> 
 
 @pytest.mark.parametrize("small", [0, 6])
 def test_barlow_twins_is_the_mean_over_full_size_views_and_all_others(small: int) -> None:
-    module = build("barlow_twins").double()
+    module = build("barlow_twins", "--lamb", "0.005").double()
     images = double(batch(labels=False, small=small))
     z = z_of(module, images)
     pairs = [(g, v) for g in (0, 1) for v in range(len(z)) if v != g]

@@ -93,10 +93,10 @@ from cl.distributed import rank
 from cl.methods.simclr import SimCLR
 
 step = SimCLR.step
-def broken(self, features, batch):
+def broken(self, batch):
     if rank() == 1 and self.trainer.global_step == 1:
         raise RuntimeError("planted on rank 1")
-    return step(self, features, batch)
+    return step(self, batch)
 SimCLR.step = broken
 cli.run(main_contrastive.main)
 """
