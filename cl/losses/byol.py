@@ -1,7 +1,7 @@
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl.losses.precision import full_precision
+from cl.losses.simsiam import negative_cosine_similarity
 
 
 @full_precision
@@ -22,6 +22,4 @@ def byol_loss(p: Tensor, z: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes do not match.
     """
-    if p.ndim != 2 or p.shape != z.shape:
-        raise ValueError(f"p is {list(p.shape)} and z is {list(z.shape)}, expected [B, D] twice")
-    return 2 - 2 * F.cosine_similarity(p, z.detach(), dim=1).mean()
+    return 2 + 2 * negative_cosine_similarity(p, z)

@@ -11,7 +11,9 @@ from cl.errors import UserError
 METHODS: dict[str, type["MethodConfig"]] = {}  # filled by the package's __init__
 MAX_UNITS = 2**20  # per layer: a typo must not allocate all memory
 METHOD = Flag("pretraining method", choices=METHODS, shorthands={"--supervised": "supcon"})
+PROJ_HIDDEN_DIM = Flag("hidden units of the projector", aliases=("--hidden_mlp",), low=1, high=MAX_UNITS)
 PROJ_OUTPUT_DIM = Flag("outputs of the projector", aliases=("--encoding_dim",), low=1, high=MAX_UNITS)
+PRED_HIDDEN_DIM = Flag("hidden units of the predictor", low=1, high=MAX_UNITS)
 TEMPERATURE = Flag("temperature of the softmax over similarities", above=0)
 
 
@@ -30,9 +32,7 @@ class MethodConfig(Config):
 
     method: Annotated[str, METHOD] = ""
 
-    proj_hidden_dim: Annotated[
-        int, Flag("hidden units of the projector", aliases=("--hidden_mlp",), low=1, high=MAX_UNITS)
-    ] = 2048
+    proj_hidden_dim: Annotated[int, PROJ_HIDDEN_DIM] = 2048
     proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 128
 
     def __post_init__(self) -> None:

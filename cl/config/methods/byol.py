@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from cl.config.flags import Flag
-from cl.config.methods.base import MAX_UNITS, METHOD, PROJ_OUTPUT_DIM, MethodConfig
+from cl.config.methods.base import METHOD, PRED_HIDDEN_DIM, PROJ_HIDDEN_DIM, PROJ_OUTPUT_DIM, MethodConfig
 from cl.config.presets import Preset
 from cl.errors import UserError
 
@@ -37,11 +37,9 @@ class BYOLConfig(MethodConfig):
     }
 
     method: Annotated[str, METHOD] = "byol"
-    proj_hidden_dim: Annotated[
-        int, Flag("hidden units of the projector", aliases=("--hidden_mlp",), low=1, high=MAX_UNITS)
-    ] = 4096
+    proj_hidden_dim: Annotated[int, PROJ_HIDDEN_DIM] = 4096
     proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 256
-    pred_hidden_dim: Annotated[int, Flag("hidden units of the predictor", low=1, high=MAX_UNITS)] = 4096
+    pred_hidden_dim: Annotated[int, PRED_HIDDEN_DIM] = 4096
     teacher_momentum: Annotated[float, TEACHER_MOMENTUM] = 0.99
     teacher_momentum_end: Annotated[float, TEACHER_MOMENTUM_END] = 1.0
 

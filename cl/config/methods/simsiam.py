@@ -2,8 +2,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from cl.config.flags import Flag
-from cl.config.methods.base import MAX_UNITS, METHOD, PROJ_OUTPUT_DIM, MethodConfig
+from cl.config.methods.base import METHOD, PRED_HIDDEN_DIM, PROJ_OUTPUT_DIM, MethodConfig
 from cl.config.presets import Preset
 
 
@@ -44,4 +43,4 @@ class SimSiamConfig(MethodConfig):
 
     method: Annotated[str, METHOD] = "simsiam"
     proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 2048
-    pred_hidden_dim: Annotated[int, Flag("hidden units of the predictor", low=1, high=MAX_UNITS)] = 512
+    pred_hidden_dim: Annotated[int, PRED_HIDDEN_DIM] = 512
