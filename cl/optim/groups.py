@@ -36,8 +36,7 @@ def without_decay_of_vectors(groups: Iterable[Group]) -> list[Group]:
     """The same groups, with biases and norms (parameters of one dimension) in groups of their own without decay."""
     split = []
     for group in groups:
-        vectors = [p for p in group.parameters if p.ndim <= 1] if group.weight_decay else []
-        matrices = [p for p in group.parameters if p.ndim > 1] if group.weight_decay else group.parameters
+        matrices, vectors = _by_shape(group.parameters) if group.weight_decay else (group.parameters, [])
         split.append(group._replace(parameters=matrices))
         split.append(group._replace(parameters=vectors, weight_decay=0.0))
     return [group for group in split if group.parameters]
@@ -50,11 +49,15 @@ def lars_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
     """
     split = []
     for group in groups:
-        matrices = [p for p in group.parameters if p.ndim > 1 and group.adapted]
-        plain = [p for p in group.parameters if p.ndim <= 1 or not group.adapted]
+        matrices, plain = _by_shape(group.parameters) if group.adapted else ([], group.parameters)
         if matrices:
             split.append(_torch_group(group._replace(parameters=matrices)) | {"always_adapt": True})
         if plain:
             without_decay = group._replace(parameters=plain, weight_decay=0.0)
             split.append(_torch_group(without_decay) | {"always_adapt": False})
     return split
+
+
+def _by_shape(parameters: Sequence[nn.Parameter]) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
+    """Matrices and kernels; biases and norms, which have one dimension."""
+    return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
