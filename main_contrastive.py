@@ -29,8 +29,8 @@ def main(argv: Sequence[str]) -> None:
 
     from cl.backbones.timm import check_encoder
     from cl.data.datamodule import ImageData, pretrain_settings
-    from cl.data.sources.registry import load
-    from cl.distributed import disconnect, rank_zero_first
+    from cl.data.sources.registry import load_on_all_ranks
+    from cl.distributed import disconnect
     from cl.methods import build_method
     from cl.run.folder.checkpoint import SaveLast
     from cl.run.folder.closing import write_summary
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
     check_encoder(config.backbone)
     ranks = join_processes(config, devices)
-    splits = rank_zero_first(lambda: load(config.data))
+    splits = load_on_all_ranks(config.data)
     data = ImageData(splits, pretrain_settings(config, ranks, local_device(devices)))
     torch.manual_seed(config.run.seed)
     plan = make_plan(f"{config.method.method} on {config.data.dataset}", config, data, devices)

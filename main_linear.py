@@ -27,8 +27,8 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(start_processes(devices))
     import torch
 
-    from cl.data.sources.registry import load
-    from cl.distributed import disconnect, rank_zero_first
+    from cl.data.sources.registry import load_on_all_ranks
+    from cl.distributed import disconnect
     from cl.evaluation.offline.cached_protocol import evaluate_cached
     from cl.evaluation.offline.frozen_check import check_unchanged, snapshot
     from cl.evaluation.offline.label_split import evaluation_data, labelled_splits
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
     ranks = join_processes(config, devices)
     pretrained = load_pretrained(config)
-    splits = labelled_splits(rank_zero_first(lambda: load(config.data)), config, pretrained.norm, pretrained.crop_size)
+    splits = labelled_splits(load_on_all_ranks(config.data), config, pretrained.norm, pretrained.crop_size)
     data = evaluation_data(splits, config, ranks, local_device(devices))
     torch.manual_seed(config.run.seed)
     plan = make_plan(f"linear evaluation on {config.data.dataset}", config, data, devices)

@@ -19,10 +19,11 @@ from cl.config.views import ViewsConfig
 from cl.data.datamodule import ImageData, LoaderSettings
 from cl.data.images import ArraySet, FileSet, Splits
 from cl.data.sampler import RankSlice
-from cl.data.sources.listing import images_below
+from cl.data.sources.listing import unlistable
 from cl.data.sources.manifest import bad_files
+from cl.data.sources.walk import left_out, walk
 from cl.data.views.spec import linear_views
-from cl.errors import UserError
+from cl.errors import UserError, mentioning
 from cl.evaluation.features import extract_features
 from cl.evaluation.neighbours import nearest_neighbours
 from cl.run.folder.atomic_files import write_atomically
@@ -36,11 +37,12 @@ def main(argv: Sequence[str]) -> None:
     _check(args.folder, args.out, args.neighbours)
     device = choose_devices(DeviceConfig(accelerator=args.accelerator)).device(0)
     backbone = load_backbone(args.run, "RUN").to(device)
-    files = sorted(images_below(args.folder), key=os.fsencode)
-    bad = bad_files(args.folder, files)
+    files, notes = _list(args.folder)
+    bad = bad_files(args.folder, files, backbone.card.in_channels)
     good = [name for name in files if name not in bad]
     if not good:
-        raise UserError(f"FOLDER: got {args.folder}, expected images that decode; none of its {len(files)} files does")
+        with mentioning([*list(bad.values())[:1], *notes]):
+            raise UserError(f"FOLDER: got {args.folder}, expected images; none of its {len(files)} images decodes")
     images = FileSet(args.folder, good, np.full(len(good), -1), backbone.card.in_channels)
     features = features_of_images(backbone, images, data, device)
     cosine, neighbours = nearest_neighbours(features, args.neighbours)
@@ -53,6 +55,17 @@ def main(argv: Sequence[str]) -> None:
     write_atomically(args.out, lambda file: np.savez(file, **arrays))
     contents = f"features {len(good)} x {features.shape[1]}, paths, {neighbours.shape[1]} neighbours of each"
     print(f"{args.out}: {contents}{_skipped(bad, len(files))}")
+    for note in notes:
+        print(note)
+
+
+def _list(folder: Path) -> tuple[list[str], list[str]]:
+    """The images at any depth below `folder`, in byte order, and notes about what was left out."""
+    try:
+        found = walk(folder)
+    except OSError as error:
+        raise unlistable(f"FOLDER: got {folder}", error) from None
+    return sorted(found.images, key=os.fsencode), left_out(folder, found)
 
 
 def _skipped(bad: Mapping[str, str], files: int) -> str:

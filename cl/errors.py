@@ -1,5 +1,18 @@
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
 class UserError(Exception):
     """A mistake the user can fix: one line that says what was given, what was expected and which flag to change."""
+
+
+@contextmanager
+def mentioning(left_out: Iterable[str]) -> Iterator[None]:
+    """Add to a refusal what was left out of the data: it is often the cause."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError("; ".join([str(error), *left_out])) from None
 
 
 class Stopped(Exception):

@@ -144,8 +144,11 @@ BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
     (PRETRAIN, [*CUSTOM, "t", "--data_folder", "GIVEN/empty"], ["--data_folder: got ", "there is an empty folder"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", "GIVEN/other"], ["--val_dir", "with class z"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", "GIVEN/nowhere"], ["--val_dir: got ", "there is nothing"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", "GIVEN/flat"], ["--val_dir: got ", "there is no accuracy"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/flat", "--val_dir", "GIVEN/train"], ["--val_dir: got ", "training images have none"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", "GIVEN/bad"], ["--val_dir: got ", "none of its files can be"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/no_images"], ["--train_dir", "there are none"]),
-    (PRETRAIN, [*CUSTOM, "GIVEN/no_images_in_classes"], ["--train_dir", "in its 1 class folders; there are none"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/no_images_in_classes"], ["--train_dir", "in its 1 class folders", "there are none"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/bad"], ["--train_dir", "none of its files can be decoded"]),
     (
         PRETRAIN,

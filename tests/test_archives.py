@@ -11,7 +11,7 @@ import pytest
 from torchvision import datasets
 
 from cl.config.data import DataConfig
-from cl.data import imagenet100
+from cl.data import imagenet100, imagenet_val
 from cl.data.sources.registry import load
 from cl.errors import UserError
 from tests.conftest import ROOT, TINY, Run
@@ -116,6 +116,34 @@ def test_imagenet100_is_linked_from_imagenet(tmp_path: Path, capsys: pytest.Capt
     assert "100 classes linked" in capsys.readouterr().out
     with pytest.raises(UserError, match="expected class folders; 200 are missing"):
         imagenet100.main([str(tmp_path), str(tmp_path / "out")])
+
+
+KAGGLE = "ImageId,PredictionString\n" + "".join(f"val_{i},n0{i % 2} 85 1 499 272 \n" for i in (1, 2, 3))
+OWN = "".join(f"val_{i}.JPEG,n0{i % 2}\n" for i in (1, 2, 3))
+
+
+@pytest.mark.parametrize("labels", [KAGGLE, OWN])
+def test_imagenets_flat_validation_images_are_sorted(
+    labels: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "val").mkdir()
+    for i in (1, 2, 3):
+        (folder / f"val/val_{i}.JPEG").write_bytes(bytes([i]))
+    (folder / "labels.csv").write_text(labels)
+    for _ in range(2):  # a second call changes nothing
+        imagenet_val.main(["val", "labels.csv", "sorted"])
+    assert "3 images linked into 2 class folders of sorted" in capsys.readouterr().out
+    linked = {str(path.relative_to("sorted")): path.read_bytes() for path in Path("sorted").rglob("*.JPEG")}
+    assert linked == {f"n0{i % 2}/val_{i}.JPEG": bytes([i]) for i in (1, 2, 3)}
+    (folder / "val/one_more.JPEG").touch()
+    with pytest.raises(UserError, match="1 have none: one_more"):
+        imagenet_val.main(["val", "labels.csv", "sorted"])
+    with pytest.raises(UserError, match="it has class folders already"):
+        imagenet_val.main(["sorted", "labels.csv", "again"])
+    (folder / "val/one_more.JPEG").unlink()
+    (folder / "labels.csv").write_text(labels.replace("n01", "../up"))
+    with pytest.raises(UserError, match=r"expected classes that can name a folder; there is \.\./up"):
+        imagenet_val.main(["val", "labels.csv", "sorted"])
 
 
 def test_the_class_list_equals_the_shared_one() -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cl.data import cache
 from cl.data.cache import cached, shrink
-from cl.data.decode import decode
+from cl.data.decoding.decode import decode
 from cl.data.images import FileSet
 from tests.conftest import TINY, Run
 from tests.pictures import plain, write_classes

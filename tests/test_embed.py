@@ -93,7 +93,7 @@ def test_a_single_image_has_no_neighbours(
         ("run images --out images", "--out: got images, expected a file"),
         ("run images --out f.npz --neighbours -1", "--neighbours: got -1, expected at least 0"),
         ("run images --out f.npz --batch_size 1", "--batch_size: got 1"),
-        ("run images --out f.npz", "FOLDER: got images, expected images that decode; none of its 1 files does"),
+        ("run images --out f.npz", "FOLDER: got images, expected images; none of its 1 images decodes; not an image"),
         ("images/page.jpg images --out f.npz", "RUN: got images/page.jpg; images/page.jpg cannot be read as weights"),
     ],
 )

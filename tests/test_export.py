@@ -18,7 +18,7 @@ from torch import nn
 import cl
 import main_contrastive
 from cl.backbones.card import Card
-from cl.data.decode import read_image
+from cl.data.decoding.decode import read_image
 from cl.data.executors.torchvision import apply_eval, normalize
 from cl.data.views.spec import EvalSpec
 from cl.errors import UserError

@@ -1,5 +1,6 @@
 """Image folders: classes come from the training images; labels and validation images may be missing."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -45,11 +46,10 @@ def test_classes_are_in_lexical_order_and_validation_uses_the_training_labels(da
 def test_the_order_in_which_the_file_system_lists_files_does_not_matter(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = list_images(data / "train", "train_dir")
-    listdir, walk = os.listdir, os.walk
-    monkeypatch.setattr(os, "listdir", lambda path: listdir(path)[::-1])
-    monkeypatch.setattr(os, "walk", lambda *a, **k: ((top, dirs, names[::-1]) for top, dirs, names in walk(*a, **k)))
-    assert list_images(data / "train", "train_dir") == before
+    before = list_images(data / "train", "--train_dir")
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: contextlib.nullcontext(sorted(scandir(path), key=hash)))
+    assert list_images(data / "train", "--train_dir") == before
 
 
 def test_permuted_validation_folders_keep_the_training_labels(data: Path) -> None:
@@ -87,7 +87,7 @@ def test_an_empty_class_folder_is_skipped_with_a_warning(data: Path) -> None:
         (data / split / "5").mkdir()
     splits = load(custom(val_dir="val"))
     assert splits.classes == ("10", "9", "ant")
-    assert splits.notes == tuple(f"data/{split}: the class folder 5 has no images" for split in ("train", "val"))
+    assert splits.left_out == tuple(f"data/{split}: the class folder 5 has no images" for split in ("train", "val"))
 
 
 def test_a_class_with_one_image_is_a_warning(data: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_cyclic_link_is_not_followed(data: Path) -> None:
 
 def test_images_outside_class_folders_are_skipped_with_a_warning(data: Path) -> None:
     plain(1).save(data / "train/stray.png")
-    assert load(custom()).notes == ("data/train: 1 images outside the class folders are skipped",)
+    assert load(custom()).left_out == ("data/train: 1 images outside the class folders are skipped",)
 
 
 def test_a_flat_folder_takes_labels_from_a_file(data: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_flat_folder_takes_labels_from_a_file(data: Path) -> None:
     splits = load(DataConfig(dataset="custom", data_folder="data", train_dir="flat", labels="labels.csv"))
     assert splits.classes == ("0", "7")  # labels with gaps
     assert splits.train.targets.tolist() == [1, 0, -1, 1, -1, -1]
-    assert "has no row for 1 images" in splits.notes[0]
+    assert "has no row for 1 images" in splits.left_out[0]
     assert splits.labelled().train.targets.tolist() == [1, 0, 1]
     shutil.rmtree(flat)
     write_classes(data, {"flat": 0})

@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from cl.data.decode import BadImage, decode, read_image
+from cl.data.decoding.decode import decode, read_image
+from cl.data.decoding.modes import BadImage
 from cl.data.sources import manifest
+from cl.data.sources.manifest import check_file
 from cl.errors import UserError
 from tests.conftest import TINY, Run
 from tests.pictures import BAD, GOOD, plain, sixteen_bit, write_classes, write_odd
@@ -32,8 +34,9 @@ def pixels(path: Path, channels: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_is_refused_with_its_reason(name: str, odd: Path) -> None:
-    with pytest.raises(BadImage, match=BAD[name]):
-        read_image(odd / name)
+    check = check_file(odd / name, channels=3)
+    assert BAD[name] in check.reason
+    assert check.was_read == (name != "dangling.jpg")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -131,16 +134,16 @@ def test_a_file_is_checked_again_only_when_it_or_the_manifest_changes(
 ) -> None:
     names = [f"plain/{i:03d}.jpg" for i in range(12)]
     checked: list[str] = []
-    original = manifest.why_unusable
-    monkeypatch.setattr(manifest, "why_unusable", lambda path: checked.append(path.name) or original(path))
-    assert manifest.bad_files(data, names) == {}
+    original = manifest.read_image
+    monkeypatch.setattr(manifest, "read_image", lambda path, c: checked.append(path.name) or original(path, c))
+    assert manifest.bad_files(data, names, 3) == {}
     assert len(checked) == 12
     (data / "plain/003.jpg").write_bytes(b"")
     os.utime(data / "plain/003.jpg", ns=(1, 1))
-    assert manifest.bad_files(data, names) == {"plain/003.jpg": "empty file"}
+    assert manifest.bad_files(data, names, 3) == {"plain/003.jpg": "empty file"}
     assert checked[12:] == ["003.jpg"]
-    manifest.manifest_path(data).write_text("{ damaged")
-    assert manifest.bad_files(data, names) == {"plain/003.jpg": "empty file"}
+    manifest.manifest_path(data, 3).write_text("{ damaged")
+    assert manifest.bad_files(data, names, 3) == {"plain/003.jpg": "empty file"}
     assert len(checked) == 25
 
 

@@ -6,19 +6,24 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cl import distributed
+from cl.config.data import DataConfig
 from cl.config.methods import METHODS
+from cl.data.sources.registry import load_on_all_ranks
+from cl.errors import UserError
 from cl.evaluation.features import gather_in_order
 from cl.evaluation.online.metrics import EpochMeans
 from cl.losses import barlow_twins_loss, nt_xent_loss
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.nn.batch_norm import GlobalBatchNorm
 from cl.selfcheck import Outcome, largest_errors, outcome
+from tests.pictures import write_classes
 from tests.run_ranks import Ranks, RanksFailed
 
 CPU = torch.device("cpu")
@@ -235,3 +240,16 @@ def shares() -> tuple[Any, ...]:
 
 def test_rank_0_decides_and_goes_first(pools: dict[int, Ranks]) -> None:
     assert pools[2].run(shares) == [("from 0", 0), ("from 0", 1)]
+
+
+def refusal_where_rank_1_may_not_read_a_file(folder: str) -> str:
+    bad = {"ant/000.jpg": "cannot be read: Permission denied"} if distributed.rank() == 1 else {}
+    with patch("cl.data.sources.folders.bad_files", return_value=bad), pytest.raises(UserError) as refusal:
+        load_on_all_ranks(DataConfig(dataset="custom", train_dir=folder))
+    return str(refusal.value)
+
+
+def test_a_file_that_one_node_cannot_read_is_refused_on_all(pools: dict[int, Ranks], tmp_path: Path) -> None:
+    write_classes(tmp_path / "data", {"ant": 3})
+    for message in pools[2].run(refusal_where_rank_1_may_not_read_a_file, str(tmp_path / "data")):
+        assert "process 1 can read {'training': 2, 'validation': 0} images" in message

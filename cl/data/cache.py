@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cl.data.decode import EncodedImage, LazyImage, as_ppm
+from cl.data.decoding.decode import EncodedImage, LazyImage, as_ppm
 from cl.data.images import FileSet
 from cl.data.sources.manifest import cache_folder, stamp
 from cl.data.views.draws import Ints

@@ -14,14 +14,20 @@ from cl.errors import UserError
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m cl.data.check", description=__doc__)
     parser.add_argument("folder", type=Path, help="class folders, or a flat folder of images")
-    folder = parser.parse_args(argv).folder
+    parser.add_argument("--in_channels", type=int, choices=(1, 3), default=3, help="3 for colour, 1 for grey [3]")
+    args = parser.parse_args(argv)
+    folder = args.folder
     if not folder.is_dir():
         raise UserError(f"FOLDER: got {folder}, expected a folder of images")
-    files = list_images(folder, "FOLDER").files
-    bad = bad_files(folder, files)
+    listing = list_images(folder, "FOLDER")
+    files = listing.files
+    bad = bad_files(folder, files, args.in_channels)
     for name, reason in bad.items():
         print(f"{name}: {reason}")
-    print(f"{len(files) - len(bad)} of {len(files)} images are good; the results are in {manifest_path(folder)}")
+    for note in listing.left_out:
+        print(note)
+    results = manifest_path(folder, args.in_channels)
+    print(f"{len(files) - len(bad)} of {len(files)} images are good; the results are in {results}")
     sys.exit(1 if bad else 0)
 
 

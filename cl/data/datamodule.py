@@ -20,7 +20,7 @@ from cl.data.loader import EvalLoader, TrainLoader
 from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
 from cl.data.views.spec import EvalSpec, Views, pretrain_views
-from cl.errors import UserError
+from cl.errors import UserError, mentioning
 
 L = TypeVar("L", TrainLoader, EvalLoader)
 CPU = torch.device("cpu")
@@ -68,14 +68,15 @@ class ImageData(LightningDataModule):
         super().__init__()
         self.settings = settings
         self._loaders: list[TrainLoader | EvalLoader] = []
-        self.sampler = TrainSampler(
-            images=len(splits.train),
-            batch_size=settings.data.batch_size * settings.batches_per_loss,
-            seed=settings.seed,
-            rank_slice=settings.rank_slice,
-            fill=settings.data.last_batch_fill,
-            accumulate=settings.losses_per_step,
-        )
+        with mentioning(splits.left_out):
+            self.sampler = TrainSampler(
+                images=len(splits.train),
+                batch_size=settings.data.batch_size * settings.batches_per_loss,
+                seed=settings.seed,
+                rank_slice=settings.rank_slice,
+                fill=settings.data.last_batch_fill,
+                accumulate=settings.losses_per_step,
+            )
         self._check_settings()
         val = self._prepare(splits.val) if splits.val is not None else None
         self.splits = replace(splits, train=self._prepare(splits.train), val=val)

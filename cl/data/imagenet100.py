@@ -23,7 +23,8 @@ def main(argv: Sequence[str]) -> None:
     missing = [folder for folder in sources if not folder.is_dir()]
     if missing:
         raise UserError(
-            f"IMAGENET: got {args.imagenet}, expected class folders; {len(missing)} are missing: {missing[0]}"
+            f"IMAGENET: got {args.imagenet}, expected class folders; {len(missing)} are missing: {missing[0]}; "
+            "`python -m cl.data.imagenet_val` sorts flat validation images"
         )
     for split, out_split in SPLITS.items():
         (args.out / out_split).mkdir(parents=True, exist_ok=True)

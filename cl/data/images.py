@@ -10,7 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cl.data.decode import BadImage, BrokenFile, EncodedImage, LazyImage, as_ppm, lazy_image, portable_image, read_image
+from cl.data.decoding.decode import (
+    BrokenFile,
+    EncodedImage,
+    LazyImage,
+    as_ppm,
+    lazy_image,
+    portable_image,
+    read_file,
+    read_image,
+)
+from cl.data.decoding.modes import BadImage
 from cl.data.views.draws import Ints, hash_words
 from cl.data.views.spec import Norm
 
@@ -43,6 +53,7 @@ class Splits:
     classes: tuple[str, ...]  # empty without labels
     norm: Norm
     notes: tuple[str, ...] = ()  # warnings for the user
+    left_out: tuple[str, ...] = ()  # what was not taken of the folders, and why
     bad: Mapping[Path, str] = field(default_factory=dict)  # skipped files and the reason
 
     def labelled(self) -> "Splits":
@@ -102,7 +113,7 @@ class FileSet:
     def open(self, index: int) -> LazyImage:
         path = self.path(index)
         with _errors_name(path):
-            image = lazy_image(path.read_bytes(), self.channels)
+            image = lazy_image(read_file(path), self.channels)
 
         def pixels() -> Tensor:
             with _errors_name(path):
@@ -113,7 +124,7 @@ class FileSet:
     def encoded(self, index: int) -> EncodedImage:
         path = self.path(index)
         with _errors_name(path):
-            return portable_image(path.read_bytes(), self.channels)
+            return portable_image(read_file(path), self.channels)
 
 
 @contextmanager

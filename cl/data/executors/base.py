@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cl.batch import Batch
-from cl.data.decode import BrokenFile
+from cl.data.decoding.decode import BrokenFile
 from cl.data.prefetch import prefetch
 from cl.data.sampler import SampleKey
 from cl.errors import Stopped

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl.batch import Batch
-from cl.data.decode import LazyImage
+from cl.data.decoding.decode import LazyImage
 from cl.data.executors.base import Executor
 from cl.data.executors.device import make_batch
 from cl.data.images import ImageSet

@@ -1,6 +1,6 @@
 """Image folders as a data set: listed, checked and labelled; bad files are skipped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,55 +8,82 @@ import numpy as np
 
 from cl.config.data import DataConfig
 from cl.data.images import FileSet, Splits, measure_norm
-from cl.data.sources.listing import Listing, class_names, class_notes, full_path, list_images, targets_of
+from cl.data.sources.listing import (
+    Listing,
+    check_labelled_alike,
+    class_names,
+    class_notes,
+    full_path,
+    list_images,
+    targets_of,
+)
 from cl.data.sources.manifest import bad_files
 from cl.data.views.spec import Norm
-from cl.errors import UserError
+from cl.errors import UserError, mentioning
 
 
 def folders(config: DataConfig, norm: Norm | None) -> Splits:
     """Class folders, or a flat folder with or without a file of labels. Files that do not decode are skipped."""
     flags = ["train_dir"] if config.val_dir is None else ["train_dir", "val_dir"]
-    listings = [_listing(config, flag) for flag in flags]
-    bad = _bad_images(listings)
+    listings = {flag: _listing(config, flag) for flag in flags}
+    bad = _bad_images(listings.values(), config.in_channels)
+    left_out = [note for listing in listings.values() for note in listing.left_out]
     if bad and config.bad_images == "error":
-        file, reason = next(iter(bad.items()))
-        others = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise UserError(
-            f"--bad_images: got error, but {file} is bad ({reason}){others}; expected only good images, or skip"
-        )
-    train, *val = [_without_bad(listing, bad) for listing in listings]  # val: one listing or none
-    if not train.files:
-        raise UserError(f"--train_dir: got {train.root}, expected readable images; none of its files can be decoded")
-    classes = class_names(train)
-    notes = [note for listing in listings for note in listing.notes]
+        raise _bad_images_refused(bad)
     if bad:
         file, reason = next(iter(bad.items()))
-        notes.append(f"{len(bad)} bad images are skipped, the first: {file} ({reason})")
-    notes += [note for listing in val for note in class_notes(train, listing, classes)]
-    sets = [_labelled(listing, classes, config.in_channels) for listing in (train, *val)]
+        left_out.append(f"{len(bad)} bad images are skipped, the first: {file} ({reason})")
+    with mentioning(left_out):
+        return _splits(config, norm, listings, bad, tuple(left_out))
+
+
+def _splits(
+    config: DataConfig,
+    norm: Norm | None,
+    listings: Mapping[str, Listing],
+    bad: Mapping[Path, str],
+    left_out: tuple[str, ...],
+) -> Splits:
+    good = {flag: _without_bad(listing, bad) for flag, listing in listings.items()}
+    for flag, listing in good.items():
+        if not listing.files:
+            raise UserError(f"--{flag}: got {listing.root}, expected readable images; none of its files can be decoded")
+    train, val = good["train_dir"], good.get("val_dir")
+    classes = class_names(train)
+    if val is not None:
+        check_labelled_alike(val, classes)
+    train_set = _labelled(train, classes, config.in_channels)
     return Splits(
-        train=sets[0],
-        val=sets[1] if val and val[0].files else None,
+        train=train_set,
+        val=_labelled(val, classes, config.in_channels) if val is not None else None,
         classes=classes,
-        norm=norm or measure_norm(sets[0]),
-        notes=tuple(notes),
+        norm=norm or measure_norm(train_set),
+        notes=tuple(class_notes(train, val, classes)) if val is not None else (),
+        left_out=left_out,
         bad=bad,
     )
 
 
 def _listing(config: DataConfig, flag: str) -> Listing:
     labels = full_path(config, config.labels) if config.labels else None
-    return list_images(full_path(config, vars(config)[flag]), flag, labels)
+    return list_images(full_path(config, vars(config)[flag]), f"--{flag}", labels)
 
 
-def _bad_images(listings: Sequence[Listing]) -> dict[Path, str]:
+def _bad_images(listings: Iterable[Listing], channels: int) -> dict[Path, str]:
     """The files that do not decode, and the reason."""
     return {
         listing.root / name: reason
         for listing in listings
-        for name, reason in bad_files(listing.root, listing.files).items()
+        for name, reason in bad_files(listing.root, listing.files, channels).items()
     }
+
+
+def _bad_images_refused(bad: Mapping[Path, str]) -> UserError:
+    file, reason = next(iter(bad.items()))
+    others = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+    return UserError(
+        f"--bad_images: got error, but {file} is bad ({reason}){others}; expected only good images, or skip"
+    )
 
 
 def _labelled(listing: Listing, classes: Sequence[str], channels: int) -> FileSet:

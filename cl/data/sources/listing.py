@@ -3,16 +3,16 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cl.config.data import DataConfig
-from cl.errors import UserError
+from cl.data.sources.walk import Found, add_file, add_hidden, entries, is_folder, is_hidden, left_out, walk
+from cl.errors import UserError, mentioning
 
 BUILT_IN = ("digits",)
 ARCHIVES = ("cifar10", "cifar100", "stl10")  # from torchvision; class folders work as well
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 UNLABELLED = ("", "-1")  # in a file of labels
 
 
@@ -23,7 +23,7 @@ class Listing:
     root: Path
     files: tuple[str, ...]  # relative to root
     classes: tuple[str | None, ...]
-    notes: tuple[str, ...] = ()  # warnings for the user
+    left_out: tuple[str, ...] = ()  # what was not taken, and why
 
 
 def check_folders(config: DataConfig) -> None:
@@ -80,54 +80,62 @@ def _kind_of(flag: str, path: Path) -> str:
         raise UserError(f"--{flag}: got {path}, which cannot be read ({error.strerror})") from None
 
 
-def list_images(root: Path, flag: str, labels: Path | None = None) -> Listing:
+def list_images(root: Path, argument: str, labels: Path | None = None) -> Listing:
     """List the images under `root`: one folder per class, at any depth; or a flat folder, with or without labels."""
-    names = sorted(os.listdir(root), key=os.fsencode)
-    folders = [name for name in names if (root / name).is_dir() and not name.startswith(".")]
-    flat = [name for name in names if _is_image(root / name)]
+    flat, by_class = _walk_classes(root, argument)
+    left_out = _left_out(root, flat, by_class)
     if labels is not None:
-        return _with_labels(Listing(root, tuple(flat), (None,) * len(flat)), labels, flag)
-    if not folders:
-        if not flat:
-            raise UserError(f"--{flag}: got {root}, expected images ({', '.join(SUFFIXES)}); there are none")
-        return Listing(root, tuple(flat), (None,) * len(flat))
-    by_class = {name: tuple(images_below(root, name)) for name in folders}
-    notes = [f"{root}: the class folder {name} has no images" for name, files in by_class.items() if not files]
-    if flat:
-        notes.append(f"{root}: {len(flat)} images outside the class folders are skipped")
-    pairs = [(file, name) for name, files in by_class.items() for file in files]
-    if not pairs:
-        raise UserError(f"--{flag}: got {root}, expected images in its {len(folders)} class folders; there are none")
-    return Listing(
-        root=root,
-        files=tuple(file for file, _ in pairs),
-        classes=tuple(name for _, name in pairs),
-        notes=tuple(notes),
-    )
+        with mentioning(left_out):
+            return _with_labels(_flat(root, flat, left_out), labels, argument)
+    without = [name for name, found in by_class.items() if not found.images]
+    if len(without) < len(by_class):
+        notes = [f"{root}: the class folder {name} has no images" for name in without]
+        if flat.images:
+            notes.append(f"{root}: {len(flat.images)} images outside the class folders are skipped")
+        pairs = [(file, name) for name, found in by_class.items() for file in found.images]
+        files = tuple(file for file, _ in pairs)
+        return Listing(root, files, tuple(name for _, name in pairs), (*notes, *left_out))
+    if flat.images:
+        notes = [f"{root}: taken as a flat folder, since its {len(without)} folders have no images"] if without else []
+        return _flat(root, flat, (*notes, *left_out))
+    where = f" in its {len(without)} class folders" if without else ""
+    with mentioning(left_out):
+        raise UserError(f"{argument}: got {root}, expected images{where}, such as .jpg or .png files; there are none")
 
 
-def _is_image(path: Path) -> bool:
-    """By name; the content is checked later. A dangling link counts, so that it is reported."""
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and not path.is_dir()
+def _flat(root: Path, found: Found, left_out: tuple[str, ...]) -> Listing:
+    return Listing(root, tuple(found.images), (None,) * len(found.images), left_out)
 
 
-def images_below(root: Path, folder: str = "") -> Iterator[str]:
-    """The images at any depth below root/folder, relative to root, in byte order; links are followed."""
-    for parent, folders, names in os.walk(root / folder, followlinks=True):
-        acyclic = [name for name in folders if not _is_cycle(os.path.join(parent, name))]
-        folders[:] = sorted(acyclic, key=os.fsencode)  # os.walk descends into these
-        for name in sorted(names, key=os.fsencode):
-            if _is_image(Path(parent) / name):
-                yield os.path.relpath(os.path.join(parent, name), root)
+def _walk_classes(root: Path, argument: str) -> tuple[Found, dict[str, Found]]:
+    """What lies directly in `root`, and what lies below each of its folders."""
+    flat = Found()
+    by_class = {}
+    try:
+        for entry in entries(root):
+            if is_hidden(entry.name):
+                add_hidden(flat, root, entry.name)
+            elif is_folder(entry):
+                by_class[entry.name] = walk(root, entry.name)
+            else:
+                add_file(flat, entry.name)
+    except OSError as error:
+        raise unlistable(f"{argument}: got {root}", error) from None
+    return flat, by_class
 
 
-def _is_cycle(folder: str) -> bool:
-    """Whether the folder is a link to one of its parents: walking it would never end."""
-    parents = Path(os.path.abspath(folder)).parents
-    return os.path.islink(folder) and os.path.realpath(folder) in map(os.path.realpath, parents)
+def unlistable(given: str, error: OSError) -> UserError:
+    return UserError(f"{given}, but {error.filename} cannot be listed ({error.strerror}); expected readable folders")
 
 
-def _with_labels(listing: Listing, labels: Path, flag: str) -> Listing:
+def _left_out(root: Path, flat: Found, by_class: Mapping[str, Found]) -> tuple[str, ...]:
+    everything = (flat, *by_class.values())
+    hidden = [path for found in everything for path in found.hidden]
+    others = [path for found in everything for path in found.others]
+    return tuple(left_out(root, Found(hidden=hidden, others=others)))
+
+
+def _with_labels(listing: Listing, labels: Path, argument: str) -> Listing:
     """Take classes from a CSV file with two columns, file name and label; a heading is ignored."""
     try:
         with labels.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # -sig: Excel's BOM
@@ -145,8 +153,8 @@ def _with_labels(listing: Listing, labels: Path, flag: str) -> Listing:
         raise UserError(f"--labels: got {labels}, expected the names of files in {listing.root}; it names none of them")
     classes = tuple(None if label_of.get(name, "") in UNLABELLED else label_of[name] for name in listing.files)
     missing = sum(name not in label_of for name in listing.files)
-    notes = (f"{labels} has no row for {missing} images of --{flag}: they are unlabelled",) if missing else ()
-    return replace(listing, classes=classes, notes=notes)
+    notes = (f"{labels} has no row for {missing} images of {argument}: they are unlabelled",) if missing else ()
+    return replace(listing, classes=classes, left_out=(*notes, *listing.left_out))
 
 
 def class_names(train: Listing) -> tuple[str, ...]:
@@ -165,6 +173,20 @@ def targets_of(listing: Listing, classes: Sequence[str]) -> list[int]:
             f"expected only the {len(classes)} classes of the training images"
         )
     return [-1 if name is None else label_of[name] for name in listing.classes]
+
+
+def check_labelled_alike(val: Listing, classes: Sequence[str]) -> None:
+    """Raise UserError for validation images without labels beside labelled training images, or the reverse."""
+    labelled = any(name is not None for name in val.classes)
+    if classes and not labelled:
+        raise UserError(
+            f"--val_dir: got {val.root}, a flat folder without labels, expected the class folders of --train_dir: "
+            "without labels there is no accuracy; `python -m cl.data.imagenet_val` sorts ImageNet's validation images"
+        )
+    if labelled and not classes:
+        raise UserError(
+            f"--val_dir: got {val.root} with labels, expected a flat folder without: the training images have none"
+        )
 
 
 def class_notes(train: Listing, val: Listing, classes: Sequence[str]) -> list[str]:

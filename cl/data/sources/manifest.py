@@ -4,16 +4,23 @@ import csv
 import hashlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from cl.data.decode import BadImage, read_image
+from cl.data.decoding.decode import LASTING, TooLittleMemory, read_image
+from cl.data.decoding.modes import BadImage
+from cl.errors import UserError
 
+VERSION = 2  # of what counts as a usable image
 SERIAL_LIMIT = 500  # up to this many files, one process is faster than starting a pool
 
 
@@ -23,30 +30,34 @@ class FileRecord(NamedTuple):
     reason: str  # why it is not a usable image, "" if it is one
 
 
-def bad_files(root: Path, files: Sequence[str]) -> dict[str, str]:
-    """The files that do not decode, and the reason. Files unchanged since the last check are not read again."""
-    records = _load(root)
+class Check(NamedTuple):
+    reason: str  # why the file is not a usable image, "" if it is one
+    was_read: bool  # only what was read is remembered: a missing file may come back, rights may change
+
+
+def bad_files(root: Path, files: Sequence[str], channels: int) -> dict[str, str]:
+    """The files that are not usable images, and the reason. Files unchanged since the last check are not read again."""
+    path = manifest_path(root, channels)
+    known = _load(path)
     stamps = {name: stamp(root / name) for name in files}
-    changed = [name for name in files if name not in records or records[name][:2] != stamps[name]]
-    if changed:
-        reasons = tqdm(
-            _reasons(root, changed),
-            desc=f"checking {root}",
-            total=len(changed),
-            leave=False,
-            unit="image",
-            disable=not sys.stderr.isatty(),
-        )
-        records = {name: record for name, record in records.items() if name in stamps}
-        for name, reason in zip(changed, reasons, strict=True):
-            size, mtime = stamps[name]
-            records[name] = FileRecord(size, mtime, reason)
-        _save(root, records)
-    return {name: records[name].reason for name in files if records[name].reason}
+    records = {name: known[name] for name in files if name in known and known[name][:2] == stamps[name]}
+    unread = {}
+    names = [name for name in files if name not in records]
+    try:
+        for name, check in zip(names, _checks(root, names, channels), strict=True):
+            if check.was_read:
+                records[name] = FileRecord(*stamps[name], check.reason)
+            else:
+                unread[name] = check.reason
+    finally:
+        if names:
+            _save(path, root, records)
+    reasons = {name: record.reason for name, record in records.items() if record.reason} | unread
+    return {name: reasons[name] for name in files if name in reasons}
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size and modification time, which identify a file's content; -1 if it does not exist."""
+    """Size and modification time, which identify a file's content; -1 if it cannot be looked up."""
     try:
         status = path.stat()
     except OSError:
@@ -54,22 +65,64 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _reasons(root: Path, names: Sequence[str]) -> Iterator[str]:
-    paths = [root / name for name in names]
+def _checks(root: Path, names: Sequence[str], channels: int) -> Iterator[Check]:
+    """The check of each file in turn, with a progress bar."""
+    hidden = not sys.stderr.isatty()
+    with tqdm(desc=f"checking {root}", total=len(names), leave=False, unit="image", disable=hidden) as bar:
+        for check in _map_checks([root / name for name in names], channels):
+            yield check
+            bar.update()
+
+
+def _map_checks(paths: Sequence[Path], channels: int) -> Iterator[Check]:
+    check = partial(check_file, channels=channels)
     if len(paths) <= SERIAL_LIMIT:
-        yield from map(why_unusable, paths)
+        yield from map(check, paths)
         return
     with ProcessPoolExecutor() as pool:
-        yield from pool.map(why_unusable, paths, chunksize=64)
+        try:
+            yield from pool.map(check, paths, chunksize=64)
+        except BrokenProcessPool:
+            raise UserError(
+                f"{paths[0].parent}: a process that checked the images was killed, expected enough memory for "
+                "pictures of this size; the images checked so far are remembered, so start the run again"
+            ) from None
 
 
-def why_unusable(path: Path) -> str:
-    """The reason why a file is not a usable image, "" if it is one."""
+def check_file(path: Path, channels: int) -> Check:
+    """Whether a file is a usable image; UserError if the disk or network does not answer."""
     try:
-        read_image(path)
+        if not stat.S_ISREG(path.stat().st_mode):
+            return Check("not a regular file", was_read=False)  # reading a pipe would wait for ever
+        with _silent_libraries():
+            read_image(path, channels)
     except BadImage as bad:
-        return str(bad)
-    return ""
+        return Check(str(bad), was_read=not isinstance(bad, TooLittleMemory))
+    except OSError as error:
+        if error.errno in LASTING:
+            return Check(f"cannot be read: {error.strerror}", was_read=False)
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}), which is no fault of the image; expected a disk or "
+            "network that answers: start the run again when it does, or move the file away"
+        ) from None
+    return Check("", was_read=True)
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Discard what libtiff itself prints about damaged files, past sys.stderr: the reason is reported anyway."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def cache_folder() -> Path:
@@ -77,21 +130,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl"
 
 
-def manifest_path(root: Path) -> Path:
-    return cache_folder() / f"manifest-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.json"
+def manifest_path(root: Path, channels: int) -> Path:
+    key = os.fsencode(root.resolve()) + f" {VERSION} {channels}".encode()
+    return cache_folder() / f"manifest-{hashlib.sha256(key).hexdigest()[:16]}.json"
 
 
-def _load(root: Path) -> dict[str, FileRecord]:
+def _load(path: Path) -> dict[str, FileRecord]:
     try:
-        files = json.loads(manifest_path(root).read_text())["files"]
+        files = json.loads(path.read_text())["files"]
         return {name: FileRecord(*record) for name, record in files.items()}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # missing or damaged: all files are checked again
 
 
-def _save(root: Path, records: Mapping[str, FileRecord]) -> None:
+def _save(path: Path, root: Path, records: Mapping[str, FileRecord]) -> None:
     """Write a temporary file and rename it; a cache folder that is not writable does not stop the run."""
-    path = manifest_path(root)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,8 @@ from cl.data.sources.archives import archive
 from cl.data.sources.digits import digits
 from cl.data.sources.folders import folders
 from cl.data.views.spec import Norm
+from cl.distributed import gather_dicts, rank_zero_first
+from cl.errors import UserError
 
 Source = Callable[[DataConfig, Norm | None], Splits]  # norm: None if it has to be measured
 SOURCES: Mapping[str, Source] = {"digits": digits, "archive": archive, "folders": folders}
@@ -29,6 +31,20 @@ def load(config: DataConfig) -> Splits:
     splits = SOURCES[source_of(config)](config, norm)
     if config.limit_eval is not None and splits.val is not None:
         splits = replace(splits, val=stratified(splits.val, config.limit_eval))
+    return splits
+
+
+def load_on_all_ranks(config: DataConfig) -> Splits:
+    """`load` on every rank, on rank 0 first; UserError if a rank could not read the files that rank 0 read."""
+    splits = rank_zero_first(lambda: load(config))
+    counts = {"training": len(splits.train), "validation": len(splits.val or ())}
+    of_ranks = gather_dicts({"counts": counts, "bad": sorted(map(str, splits.bad))})
+    for number, found in enumerate(of_ranks):
+        if found != of_ranks[0]:
+            raise UserError(
+                f"--train_dir: process {number} can read {found['counts']} images, expected {of_ranks[0]['counts']} as "
+                "process 0, and the same files; all of them must be readable on every node"
+            )
     return splits
 
 

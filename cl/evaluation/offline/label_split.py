@@ -12,7 +12,7 @@ from cl.data.loader import EvalLoader
 from cl.data.sampler import RankSlice, TrainSampler
 from cl.data.views.draws import Ints, hash_words
 from cl.data.views.spec import Norm, linear_views
-from cl.errors import UserError
+from cl.errors import UserError, mentioning
 
 HELD_OUT = 0.1  # of the training images choose the best point of a grid; the same images in every run
 
@@ -41,7 +41,8 @@ def labelled_splits(splits: Splits, config: Linear, norm: Norm | None, crop_size
     """
     splits = splits.labelled()
     if not splits.classes:
-        raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
+        with mentioning(splits.left_out):
+            raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
     notes = list(splits.notes)
     if crop_size not in (None, config.views.crop_size):
         notes.append(f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {crop_size} pixels")
@@ -72,12 +73,13 @@ class GridData(ImageData):
     def __init__(self, splits: Splits, settings: LoaderSettings) -> None:
         super().__init__(splits, settings)
         self.all_train = self.splits.train
-        train, held = (subset_of(self.all_train, chosen) for chosen in split_held_out(self.all_train.targets))
-        self.held = held
-        self.splits = replace(self.splits, train=train)
-        self.sampler = TrainSampler(
-            len(train), settings.data.batch_size, settings.seed, settings.rank_slice, settings.data.last_batch_fill
-        )
+        with mentioning(splits.left_out):
+            train, held = (subset_of(self.all_train, chosen) for chosen in split_held_out(self.all_train.targets))
+            self.held = held
+            self.splits = replace(self.splits, train=train)
+            self.sampler = TrainSampler(
+                len(train), settings.data.batch_size, settings.seed, settings.rank_slice, settings.data.last_batch_fill
+            )
 
     def val_dataloader(self) -> EvalLoader:
         return self.eval_loader(self.held)

@@ -1,12 +1,11 @@
 """Load trained backbones: from our runs, with their card, or from files of other toolkits."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 import cl
@@ -18,7 +17,8 @@ from cl.backbones.timm import check_name
 from cl.backbones.weight_files import Weights, read_weights
 from cl.config.backbone import BackboneConfig
 from cl.config.programs import Linear
-from cl.data.decode import decode
+from cl.data.decoding.decode import channels_first, read_image
+from cl.data.decoding.modes import to_8_bits
 from cl.data.executors.torchvision import apply_eval, normalize
 from cl.data.views.spec import EvalSpec, Norm
 from cl.errors import UserError
@@ -118,15 +118,13 @@ class Transform:
 
     card: Card
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """A PIL image of any mode -> [C, crop_size, crop_size] float32, normalised."""
-        buffer = io.BytesIO()
-        upright = ImageOps.exif_transpose(picture)
-        # Use the decoder of all other images, which handles 16 bits and transparency; PNG preserves these modes.
-        if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"):
-            upright = upright.convert("RGB")
-        upright.save(buffer, "png", compress_level=0)
-        pixels = decode(buffer.getvalue(), self.card.in_channels)
+    def __call__(self, image: Image.Image | str | Path) -> Tensor:
+        """A picture of any mode, or an image file, -> [C, crop_size, crop_size] float32, normalised; or BadImage."""
+        channels = self.card.in_channels
+        if isinstance(image, Image.Image):
+            pixels = channels_first(to_8_bits(image, channels))
+        else:
+            pixels = read_image(Path(image), channels)
         return normalize(apply_eval(pixels, EvalSpec(self.card.crop_size)), (self.card.mean, self.card.std))
 
 

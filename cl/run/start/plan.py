@@ -41,7 +41,7 @@ def make_plan(title: str, config: Pretrain | Linear, data: ImageData, devices: D
         val_images=len(splits.val or ()),
         classes=len(splits.classes),
         norm=splits.norm,
-        notes=splits.notes,
+        notes=(*splits.left_out, *splits.notes),
         budget=budget,
         warmup_steps=Schedule.of(config.optim.grid[0], budget).warmup,
         devices=devices,

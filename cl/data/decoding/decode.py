@@ -1,0 +1,186 @@
+"""Image files and their bytes -> RGB or grey uint8: the only decoder outside DALI."""
+
+import errno
+import io
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from cl.data.decoding.formats import PLUGINS, kind_of, readable_formats
+from cl.data.decoding.modes import BadImage, orientation_of, to_8_bits
+
+# A picture of this size takes four bytes a pixel in Pillow and three as an array, together 470 MB.
+MAX_PIXELS = 2**26
+# A larger picture of fewer bytes than its pixels / BOMB_RATIO is taken for a decompression bomb.
+BOMB_PIXELS = 2**24
+BOMB_RATIO = 1000
+ORIENTATION_MARKS = (b"Exif\0", b"tiff:Orientation")  # of EXIF and XMP
+PAUSES = (0.2, 1.0, 3.0)  # seconds between attempts to read a file
+# Errors that stay until somebody changes the file: it is missing, or this user may not read it.
+LASTING = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EACCES, errno.EPERM}
+)
+
+
+class TooLittleMemory(BadImage):
+    """The image is damaged, or it may be sound and the machine is short of memory."""
+
+
+class BrokenFile(Exception):
+    """The file was a usable image when the run began; the text gives its path and the reason."""
+
+
+def read_image(path: Path, channels: int = 3) -> Tensor:
+    """Read a file as uint8 [channels, H, W]; BadImage if its content is no usable image, OSError if it has none."""
+    return decode(read_file(path), channels)
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file. A network or disk that fails for a moment is asked again."""
+    for pause in PAUSES:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno in LASTING:
+                raise
+        time.sleep(pause)
+    return path.read_bytes()
+
+
+def decode(data: bytes, channels: int = 3) -> Tensor:
+    """Decode an image to uint8 [channels, H, W], 3 channels RGB or 1 channel grey; raise BadImage with the reason.
+
+    In memory the channels come last, as decoders write them. docs/images.md says how each mode becomes 8 bits.
+    """
+    if not data:
+        raise BadImage("empty file")
+    pixels = _plain_jpeg(data, channels) if _plain_size(data) else None
+    if pixels is None:
+        pixels = _decode_with_pillow(data, channels)
+    return channels_first(pixels)
+
+
+def channels_first(pixels: np.ndarray) -> Tensor:
+    """uint8 [H, W, C], or [H, W] -> a view of it [C, H, W]."""
+    return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
+
+
+class LazyImage(NamedTuple):
+    """An image of known size that is decoded on demand."""
+
+    height: int
+    width: int
+    pixels: Callable[[], Tensor]  # uint8 [C, H, W]
+
+
+def lazy_image(data: bytes, channels: int = 3) -> LazyImage:
+    """A LazyImage of encoded bytes; only a plain JPEG is decoded later, anything else is decoded now."""
+    size = _plain_size(data)
+    if size:
+        return LazyImage(size[0], size[1], lambda: decode(data, channels))
+    image = decode(data, channels)
+    return LazyImage(image.shape[1], image.shape[2], lambda: image)
+
+
+class EncodedImage(NamedTuple):
+    """Bytes that all decoders decode alike, and the size of the image."""
+
+    data: bytes
+    height: int
+    width: int
+
+
+def portable_image(data: bytes, channels: int = 3) -> EncodedImage:
+    """A plain JPEG unchanged; anything else decoded and stored as PPM, because decoders differ on it."""
+    size = _plain_size(data)
+    return EncodedImage(data, *size) if size else as_ppm(decode(data, channels))
+
+
+def as_ppm(image: Tensor) -> EncodedImage:
+    """Encode a uint8 image [C, H, W] as PPM, or as PGM if it is grey."""
+    channels, height, width = image.shape
+    header = f"P{6 if channels == 3 else 5}\n{width} {height}\n255\n".encode()
+    return EncodedImage(header + image.permute(1, 2, 0).numpy().tobytes(), height, width)
+
+
+def _decode_with_pillow(data: bytes, channels: int) -> np.ndarray:
+    """Whatever a decoder raises, the image is bad: damaged files reach every line of Pillow's readers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return to_8_bits(_open(data), channels)
+        except BadImage:
+            raise
+        except MemoryError:
+            raise TooLittleMemory("not enough memory to decode it") from None
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno:
+                raise  # of the machine, such as too many open files
+            reason = str(error).partition("\n")[0][:200]
+            raise BadImage(f"damaged: {reason or type(error).__name__}") from None
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read only the header, and refuse a picture by its size before it is decoded."""
+    try:
+        picture = Image.open(io.BytesIO(data), formats=readable_formats())
+    except UnidentifiedImageError:
+        raise BadImage(_unidentified(data)) from None
+    except Image.DecompressionBombError:
+        raise BadImage(f"more than {MAX_PIXELS} pixels") from None
+    if _is_too_large(picture.width * picture.height, data):
+        raise BadImage(f"{picture.width} x {picture.height} pixels in {len(data)} bytes, more than is decoded")
+    return picture
+
+
+def _is_too_large(pixels: int, data: bytes) -> bool:
+    return pixels > MAX_PIXELS or (pixels > BOMB_PIXELS and pixels > BOMB_RATIO * len(data))
+
+
+def _unidentified(data: bytes) -> str:
+    kind = kind_of(data)
+    if kind is None:
+        return "not an image"
+    if kind in PLUGINS:
+        return f"{kind}, which needs {PLUGINS[kind].package}"
+    return f"not an image that Pillow can read, though it begins as {kind} does"
+
+
+def _plain_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of an upright JPEG in colour or grey, which most files are; None for anything else.
+
+    Pillow reads the header only if an orientation may be stored: that takes a tenth of the decoding time.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except Exception:
+        return None
+    if colours in ("CMYK", "YCCK") or _is_too_large(height * width, data):
+        return None
+    is_turned = any(mark in data for mark in ORIENTATION_MARKS) and _jpeg_orientation(data) != 1
+    return None if is_turned else (height, width)
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return orientation_of(Image.open(io.BytesIO(data), formats=("JPEG",)))
+        except Exception:  # a damaged header, of which simplejpeg makes sense
+            return 1
+
+
+def _plain_jpeg(data: bytes, channels: int) -> np.ndarray | None:
+    """None if libjpeg fails. Pillow uses it too, but decodes more odd files and reports what is wrong."""
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB" if channels == 3 else "GRAY")
+    except Exception:
+        return None

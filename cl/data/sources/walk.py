@@ -1,0 +1,123 @@
+"""Which files below a folder are looked at: one rule for training, evaluation, the check and embed."""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cl.data.decoding.formats import HEAD, PLUGINS, kind_of, readable_suffixes, suffix_of
+
+# Made by desktops, archivers and NAS devices; a "." in front hides everything else of that kind.
+SYSTEM_NAMES = frozenset(
+    {
+        *("__macosx", "__pycache__", "lost+found", "network trash folder", "temporary items"),
+        *("$recycle.bin", "recycler", "system volume information"),
+        *("@eadir", "@recently-snapshot", "@recycle", "@tmp", "#recycle", "#snapshot", "~snapshot"),
+    }
+)
+MAX_HEADS = 1000  # files without an image's suffix whose first bytes are read
+
+
+@dataclass
+class Found:
+    """The files below a folder, relative to the root; the images in byte order."""
+
+    images: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)  # with an image's suffix, hidden or in a hidden folder
+    others: list[str] = field(default_factory=list)  # without an image's suffix
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is left out, and all that is below it."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def walk(root: Path, folder: str = "") -> Found:
+    """The files at any depth below root/folder; links are followed. OSError if a folder cannot be listed."""
+    found = Found()
+    _add_folder(found, root, folder)
+    return found
+
+
+def _add_folder(found: Found, root: Path, folder: str) -> None:
+    for entry in entries(root / folder):
+        path = os.path.join(folder, entry.name)
+        if is_hidden(entry.name):
+            add_hidden(found, root, path)
+        elif not is_folder(entry):
+            add_file(found, path)
+        elif not _is_cycle(entry):
+            _add_folder(found, root, path)
+
+
+def entries(folder: Path) -> list["os.DirEntry[str]"]:
+    """In byte order, never natural order, whatever the locale and the file system."""
+    with os.scandir(folder) as scan:
+        return sorted(scan, key=lambda entry: os.fsencode(entry.name))
+
+
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed: reported as an image that cannot be read
+        return False
+
+
+def _is_cycle(folder: "os.DirEntry[str]") -> bool:
+    """Whether the folder is a link to one of its parents: walking it would never end."""
+    parents = Path(os.path.abspath(folder)).parents
+    return folder.is_symlink() and os.path.realpath(folder) in map(os.path.realpath, parents)
+
+
+def add_file(found: Found, path: str) -> None:
+    """By its name; its content is checked later. A dangling link counts, so that it is reported."""
+    (found.images if is_image_name(path) else found.others).append(path)
+
+
+def add_hidden(found: Found, root: Path, path: str) -> None:
+    """Count what looks like an image. Folders that cannot be listed are passed over: nothing here is used."""
+    if is_image_name(path) and not (root / path).is_dir():
+        found.hidden.append(path)
+    for folder, _, names in os.walk(root / path):
+        found.hidden += [os.path.relpath(os.path.join(folder, name), root) for name in names if is_image_name(name)]
+
+
+def is_image_name(name: str) -> bool:
+    return suffix_of(name) in readable_suffixes()
+
+
+def left_out(root: Path, found: Found) -> list[str]:
+    """What the walk left out that may be images, one sentence for each kind."""
+    notes = []
+    if found.hidden:
+        notes.append(
+            f"{root}: {len(found.hidden)} images with hidden names or in hidden or system folders are left out, "
+            f"the first: {found.hidden[0]}"
+        )
+    by_kind = defaultdict(list)
+    for path in found.others[:MAX_HEADS]:
+        kind = kind_of(_head(root / path), path)
+        if kind is not None:
+            by_kind[kind].append(path)
+    notes += [f"{root}: {_describe(kind, paths)}" for kind, paths in by_kind.items()]
+    return notes
+
+
+def _head(path: Path) -> bytes:
+    try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return b""
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
+
+
+def _describe(kind: str, paths: Sequence[str]) -> str:
+    files = f"{len(paths)} {kind} files are left out, the first: {paths[0]}"
+    if kind in PLUGINS:
+        return f"{files}; they are read with {PLUGINS[kind].package} installed"
+    if kind in ("DICOM", "OpenEXR", "Radiance", "raw photograph"):
+        return f"{files}; convert them to PNG or TIFF"
+    return f"{files}; name them with the suffix of their format"
