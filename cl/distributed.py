@@ -125,6 +125,15 @@ def on_any_rank(flag: bool) -> bool:
     return bool(sum_over_ranks(torch.tensor(int(flag), device=device)))
 
 
+def everywhere(flag: Tensor) -> Tensor:
+    """Whether the bool scalar `flag` is true on all processes, as such a tensor; nothing waits for the device."""
+    if world_size() == 1:
+        return flag
+    number = flag.to(torch.int32)
+    dist.all_reduce(number, dist.ReduceOp.MIN)
+    return number.bool()
+
+
 def gather_dicts(local: dict[str, T]) -> list[dict[str, T]]:
     """The dicts of all processes, in rank order."""
     if world_size() == 1:

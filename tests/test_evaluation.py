@@ -8,8 +8,9 @@ from torch import nn
 from cl.batch import Batch
 from cl.evaluation.features import extract_features
 from cl.evaluation.offline.few_labels import few_labels_accuracies, sample_per_class
+from cl.evaluation.online.epoch_means import EpochMeans
 from cl.evaluation.online.knn import knn_scores
-from cl.evaluation.online.metrics import EpochMeans, correct_within
+from cl.evaluation.online.metrics import correct_within
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.nn.heads import linear_head
 from tests import reference

@@ -18,7 +18,7 @@ from cl.config.methods import METHODS
 from cl.data.sources.registry import load_on_all_ranks
 from cl.errors import UserError
 from cl.evaluation.features import gather_in_order
-from cl.evaluation.online.metrics import EpochMeans
+from cl.evaluation.online.epoch_means import EpochMeans
 from cl.losses import barlow_twins_loss, nt_xent_loss
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.nn.batch_norm import GlobalBatchNorm

@@ -21,6 +21,7 @@ from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.methods.replicated import Replicated
 from cl.nn.batch_norm import frozen_statistics
 from cl.nn.heads import linear_head
+from cl.nn.seeding import seed_network
 from cl.optim import build_optimizer, with_schedule
 from cl.optim.gradients import clip_gradients, freeze_gradients
 from cl.optim.groups import Group
@@ -154,7 +155,7 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Randomness inside the network (dropout) depends only on seed, step and rank: a resumed run draws the same.
         step_seed = (self.config.run.seed * 1_000_003 + self.trainer.current_epoch) * 1_000_003 + batch_idx
-        torch.manual_seed((step_seed * 65_537 + rank()) % 2**63)
+        seed_network(self.device, (step_seed * 65_537 + rank()) % 2**63)
         self.step_index = self.trainer.global_step
 
     def prepare_gradients(self, optimizer: Optimizer) -> None:
@@ -168,6 +169,7 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """The only place that Lightning reaches once per optimizer step and right after it (Lightning#11688)."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.undo_step()
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self.after_step(self.step_taken)
 

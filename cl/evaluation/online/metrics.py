@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cl.distributed import gather_dicts, rank
 from cl.evaluation.features import Labelled
+from cl.evaluation.online.epoch_means import EpochMeans
 
 
 def correct_within(logits: Tensor, target: Tensor, k: int) -> Tensor:
@@ -24,43 +25,8 @@ def format_metric(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if "_top" in name else f"{value:.3g}"
 
 
-class EpochMeans:
-    """Weighted means over an epoch, by name; sums stay on the device, so that adding never waits for it."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, name: str, total: Tensor, weight: Tensor | int) -> None:
-        """`total` is a sum over `weight` items."""
-        total = total.detach().double()
-        weight = weight.double() if isinstance(weight, Tensor) else total.new_full((), weight)
-        pair = torch.stack([total, weight])
-        self._sums[name] = self._sums[name].to(pair) + pair if name in self._sums else pair
-
-    def compute(self, all_processes: bool = True) -> dict[str, float]:
-        """The means so far, of all processes (each must call this) or of this one; names without weight are skipped."""
-        sums: dict[str, tuple[float, float]] = {}
-        for state in gather_dicts(self.state()) if all_processes else [self.state()]:
-            for name, (total, weight) in state.items():
-                previous = sums.get(name, (0.0, 0.0))
-                sums[name] = previous[0] + total, previous[1] + weight
-        return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
-
-    def state(self) -> dict[str, tuple[float, float]]:
-        """Sum and weight by name, for this process."""
-        return {name: tuple(pair.tolist()) for name, pair in self._sums.items()}
-
-    def copy(self) -> dict[str, Tensor]:
-        return dict(self._sums)  # a shallow copy will do: `add` never changes a tensor in place
-
-    def restore(self, sums: dict[str, Tensor]) -> None:
-        self._sums = sums
-
-    def load(self, state: Mapping[str, Sequence[float]]) -> None:
-        self._sums = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in state.items()}
-
-    def reset(self) -> None:
-        self._sums.clear()
+def _nothing() -> None:
+    pass
 
 
 class MeasuredModule(LightningModule):
@@ -71,6 +37,8 @@ class MeasuredModule(LightningModule):
         self.means = EpochMeans()
         # 0 if the newest optimizer step was skipped; on the module's device.
         self.step_taken = torch.ones((), dtype=torch.float64)
+        # Undoes the newest optimizer step if it was not taken; set by the guard where the host does not know that.
+        self.undo_step: Callable[[], None] = _nothing
         self.row: dict[str, float] = {}  # of the last finished epoch
         self.validation: list[Labelled] = []  # this process's validation batches of this epoch, for kNN
 
