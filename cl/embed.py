@@ -111,7 +111,7 @@ def features_of_images(backbone: LoadedBackbone, images: FileSet, config: DataCo
     batches = data.eval_loader(images)
     hidden = not sys.stderr.isatty()
     progress = tqdm(batches, "embedding", total=len(batches), unit="batch", disable=hidden, leave=False)
-    features, _ = extract_features(backbone, progress, device)
+    features, _ = extract_features(backbone, progress, device, images.path)
     data.teardown("embed")
     return features
 

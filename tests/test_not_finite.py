@@ -1,5 +1,8 @@
 """A number that is computed from what is not finite is refused and named, by every program and protocol."""
 
+import json
+import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -8,13 +11,17 @@ import torch
 from safetensors.torch import save_file
 
 import cl
+import main_contrastive
 from cl.backbones import build_backbone
 from cl.backbones.card import Card
+from cl.backbones.resnet import ResNetBackbone
 from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
+from cl.evaluation.online.metrics import MeasuredModule
 from cl.nn.finite import measurable, non_finite
+from cl.report import report
 from cl.run.folder.export import export
-from tests.conftest import TINY, Run
+from tests.conftest import TINY, Run, leave_out_pictures
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
 Weights = dict[str, torch.Tensor]
@@ -95,3 +102,142 @@ def test_rows_without_a_finite_length_are_not_measurable() -> None:
     assert non_finite({"a": torch.tensor([1, 2]), "b": torch.tensor([torch.nan, torch.inf])}) == {
         "b": "1 NaN and 1 infinite of 2 values"
     }
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a short pretraining."""
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch.setattr)
+        flags = ["--fast_dev_run", "--output_dir", str(runs), "--run_id", "run"]
+        main_contrastive.main(["digits", "resnet18", *TINY, *flags])
+    return runs / "run"
+
+
+def evaluate(run: Run, trained: Path, *flags: str) -> tuple[int, str, str]:
+    short = ["--epochs", "2", "--run_id", "linear", "--scheduler", "none", "--pretrained_feature_extractor"]
+    return run(LINEAR, "digits", "resnet18", *short, str(trained), *flags)
+
+
+DIVERGING = ["--lr", "1e38"]
+
+
+@pytest.mark.parametrize("flags", [DIVERGING, [*DIVERGING, "--protocol", "cached"]], ids=["standard", "cached"])
+def test_a_head_that_diverges_has_no_accuracy(flags: list[str], run: Run, trained: Path, folder: Path) -> None:
+    code, out, err = evaluate(run, trained, *flags)
+    assert (code, err.count("\n")) == (3, 1)
+    assert err.startswith("stopped: not finite after ")
+    assert "loss" in err
+    assert "heads.0.weight (" in err
+    assert " %" not in out
+    assert not (folder / "trained_models/linear/summary.json").exists()
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize("protocol", ["standard", "cached"])
+def test_a_pair_that_diverges_loses_and_has_no_number(protocol: str, run: Run, trained: Path, folder: Path) -> None:
+    code, out, err = evaluate(run, trained, "--lr", "0.1", "1e38", "--protocol", protocol)
+    assert (code, err) == (0, "")
+    assert "Of 2 pairs --lr 0.1 --weight_decay 0 was the most accurate" in " ".join(out.split())
+    assert "1 of them diverged" in " ".join(out.split())
+    assert "nan" not in out
+    linear = folder / "trained_models/linear"
+    grid = (linear / "grid.csv").read_text().splitlines()
+    assert grid[-1] == "1e+38,0,diverged"
+    assert (linear / "linear_grid.png").exists()
+    summary = json.loads((linear / "summary.json").read_text())
+    assert all(math.isfinite(value) for value in summary.values())
+
+
+@pytest.mark.parametrize("protocol", ["standard", "cached"])
+def test_a_grid_of_diverged_pairs_is_refused(protocol: str, run: Run, trained: Path, folder: Path) -> None:
+    code, out, err = evaluate(run, trained, "--lr", "1e37", "1e38", "--protocol", protocol)
+    assert (code, err.count("\n")) == (3, 1)
+    assert "the heads of all 2 pairs of rates and decays diverged; try a lower --lr" in err
+    assert " %" not in out
+
+
+@pytest.mark.parametrize("protocol", ["standard", "cached"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_features_that_are_not_finite_are_refused_by_every_protocol(
+    value: float, protocol: str, run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """As images of a kind may give, whose weights passed the check."""
+    forward = ResNetBackbone.forward
+
+    def spoiled(self: ResNetBackbone, x: torch.Tensor) -> torch.Tensor:
+        features = forward(self, x)
+        return features.masked_fill(torch.arange(len(features))[:, None] == 7, value)
+
+    monkeypatch.setattr(ResNetBackbone, "forward", spoiled)
+    code, out, err = evaluate(run, trained, "--protocol", protocol, "--few_shot", "--lr", "1e-3")
+    assert (code, err.count("\n")) == (3, 1)
+    assert err.startswith("stopped: ")
+    assert "not finite" in err
+    assert "offline linear" not in out
+    assert not (folder / "trained_models/linear/summary.json").exists()
+
+
+@pytest.mark.parametrize("name", ["backbone.bn1.running_var", "backbone.layer1.0.conv1.weight"])
+def test_a_validation_of_a_network_that_is_not_finite_reports_no_accuracy(
+    name: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = MeasuredModule.on_train_epoch_start
+
+    def damaged(self: MeasuredModule) -> None:
+        start(self)
+        if self.current_epoch == 1:
+            self.state_dict()[name].view(-1)[0] = torch.nan
+
+    monkeypatch.setattr(MeasuredModule, "on_train_epoch_start", damaged)
+    flags = ["--epochs", "3", "--batch_size", "256", "--run_id", "run"]
+    code, out, err = run(PRETRAIN, "digits", "resnet18", *TINY, *flags)
+    assert (code, "Traceback" in err) == (3, False)
+    assert "not finite after epoch 2, step 10: online_linear/val_top1" in err
+    assert f"{name} (1 NaN of " in err
+    assert "epoch 2/3" not in out
+    files = {file.name for file in (folder / "trained_models/run").iterdir()}
+    assert {"last.ckpt", "metrics.csv"} <= files
+    assert not {"summary.json", "backbone.safetensors"} & files
+    assert cl.load_backbone("trained_models/run").card.method == "simclr"  # of the first epoch
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_resumed(run: Run, folder: Path) -> None:
+    flags = ["digits", "resnet18", *TINY, "--epochs", "2", "--batch_size", "256", "--run_id", "run"]
+    assert run(PRETRAIN, *flags)[0] == 0
+    runs = folder / "trained_models/run"
+    (runs / "summary.json").unlink()
+    (runs / "last.ckpt").unlink()
+    saved = torch.load(runs / "previous.ckpt", weights_only=True)
+    saved["state_dict"]["projector.0.weight"][0, 0] = torch.inf
+    torch.save(saved, runs / "last.ckpt")
+    code, _, err = run(PRETRAIN, *flags, "--resume_training_from", "auto")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "last.ckpt is not finite: projector.0.weight (1 infinite of " in err
+    assert err.endswith("resuming from trained_models/run/previous.ckpt\n")
+    (runs / "summary.json").unlink()
+    for name in ("last.ckpt", "previous.ckpt"):
+        torch.save(saved, runs / name)
+    code, _, err = run(PRETRAIN, *flags, "--resume_training_from", "auto")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.endswith("start a new run with a lower --lr\n")
+
+
+def test_a_report_shows_no_number_of_a_run_that_diverged(run: Run, trained: Path, tmp_path: Path) -> None:
+    for seed, value in (("0", 0.5), ("1", math.nan)):
+        copy = tmp_path / f"runs/seed{seed}"
+        shutil.copytree(trained, copy)
+        config = json.loads((copy / "config.json").read_text())
+        config["config"]["run"]["seed"]["value"] = int(seed)
+        config["config"]["run"]["fast_dev_run"]["value"] = False
+        (copy / "config.json").write_text(json.dumps(config))
+        summary = json.loads((copy / "summary.json").read_text())
+        (copy / "summary.json").write_text(
+            json.dumps(summary | {"online_linear/val_top1": value, "knn/val_top1": value})
+        )
+    table = report([tmp_path / "runs"], tmp_path / "table.csv")
+    assert "| 50.0 %, 1 not finite | 50.0 %, 1 not finite |" in table
+    assert "nan" not in table.lower()
+    assert "nan" not in (tmp_path / "table.csv").read_text().lower()
+    assert "| not finite | not finite |" in report([tmp_path / "runs/seed1"])

@@ -28,6 +28,8 @@ class SkipNonFinite(Callback):
     A skipped step leaves no trace: gradients are dropped, batch statistics and the epoch's sums are restored. It still
     counts as a step of the schedule. With a GradScaler only the loss is checked: gradients overflow now and then by
     design, and the scaler skips such a step itself.
+
+    A run whose last epoch has no finite step stops, too: it has no loss, and its network is that of an earlier epoch.
     """
 
     def __init__(self, save: SaveLast, max_in_a_row: int) -> None:
@@ -40,6 +42,13 @@ class SkipNonFinite(Callback):
         self._losses: list[Tensor] = []
         self._buffers: list[Tensor] = []
         self._saved_buffers: list[Tensor] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """A run that is resumed after too many skipped steps may try as many again."""
+        return {"in_a_row": self._in_a_row if self._in_a_row <= self.max_in_a_row else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._in_a_row = int(state_dict["in_a_row"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._buffers = list(pl_module.buffers())
@@ -92,10 +101,17 @@ class SkipNonFinite(Callback):
         if self._in_a_row > self.max_in_a_row:  # after the last step of an epoch, which has just been saved
             self._stop()
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MeasuredModule)
+        if self._in_a_row > self.max_in_a_row or "loss" not in pl_module.row:
+            self._stop()
+
     def _stop(self) -> None:
+        count = self._in_a_row
+        skipped = f"{count} steps in a row were not finite" if count > 1 else "the last step was not finite"
         message = (
-            f"{self._in_a_row} steps in a row were not finite; the last finite state is saved. Try a lower --lr or "
-            "--precision 32, or allow more with --max_skipped_steps"
+            f"{skipped}; the last finite state is saved. Try a lower --lr or --precision 32, or allow more with "
+            "--max_skipped_steps"
         )
         raise Stopped(message if rank() == 0 else "", NOT_FINITE)
 
