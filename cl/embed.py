@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     data = DataConfig("custom", batch_size=args.batch_size, num_workers=args.num_workers)
     _check(args.folder, args.out, args.neighbours)
     device = choose_devices(DeviceConfig(accelerator=args.accelerator)).device(0)
-    backbone = load_backbone(args.run, "RUN").to(device)
+    backbone = load_backbone(args.run, "RUN", args.weights_key).to(device)
     files, notes = _list(args.folder)
     bad = bad_files(args.folder, files, backbone.card.in_channels)
     good = [name for name in files if name not in bad]
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", help="run folder, or a checkpoint or backbone.safetensors in one")
     parser.add_argument("folder", type=Path, help="images, in any arrangement of subfolders")
     parser.add_argument("--out", type=Path, required=True, help="file to write; numpy.load reads it")
+    parser.add_argument("--weights_key", metavar="KEY", help="which network of the checkpoint: teacher")
     parser.add_argument("--batch_size", type=int, default=256, help="images per batch [256]")
     parser.add_argument("--num_workers", type=int, help="loader processes; by default one core is left free")
     parser.add_argument("--accelerator", choices=("auto", "gpu", "cpu"), default="auto", help="hardware [auto]")
@@ -110,7 +111,7 @@ def features_of_images(backbone: LoadedBackbone, images: FileSet, config: DataCo
     batches = data.eval_loader(images)
     hidden = not sys.stderr.isatty()
     progress = tqdm(batches, "embedding", total=len(batches), unit="batch", disable=hidden, leave=False)
-    features, _ = extract_features(backbone, progress, device)
+    features, _ = extract_features(backbone, progress, device, images.path)
     data.teardown("embed")
     return features
 

@@ -6,6 +6,7 @@ One row per pretraining and way of evaluating it. Runs that differ only in their
 import argparse
 import csv
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ class Run:
         ended = 0.0
         summary = folder / "summary.json"
         if summary.exists():
-            metrics = json.loads(summary.read_text())
+            metrics = {name: float(value) for name, value in json.loads(summary.read_text()).items()}
             ended = summary.stat().st_mtime
         evaluates = ""
         protocol: list[str] = []
@@ -233,12 +234,20 @@ def _run_names(row: Row) -> str:
 
 
 def _mean(percent: Sequence[float]) -> str:
-    """Mean +- sample standard deviation (number of runs)."""
+    """Mean +- sample standard deviation (number of runs), and how many runs have a number that is not finite."""
+    finite = _finite(percent)
     if not percent:
         return ""
-    if len(percent) == 1:
-        return f"{percent[0]:.1f} %"
-    return f"{statistics.mean(percent):.1f} +- {statistics.stdev(percent):.1f} % ({len(percent)})"
+    if not finite:
+        return "not finite"
+    diverged = f", {len(percent) - len(finite)} not finite" if len(finite) < len(percent) else ""
+    if len(finite) == 1:
+        return f"{finite[0]:.1f} %{diverged}"
+    return f"{statistics.mean(finite):.1f} +- {statistics.stdev(finite):.1f} % ({len(finite)}){diverged}"
+
+
+def _finite(percent: Sequence[float]) -> list[float]:
+    return [value for value in percent if math.isfinite(value)]
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -246,7 +255,8 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
     lines: list[dict[str, str | int]] = []
     for row in rows:
         numbers: dict[str, str | int] = {}
-        for name, percent in row.percent.items():
+        for name, all_percent in row.percent.items():
+            percent = _finite(all_percent)
             numbers[name] = f"{statistics.mean(percent):.6g}" if percent else ""
             numbers[f"{name}_std"] = f"{statistics.stdev(percent):.6g}" if len(percent) > 1 else ""
             numbers[f"{name}_n"] = len(percent)

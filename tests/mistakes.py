@@ -75,6 +75,8 @@ BY_ARGV: list[Case] = [  # program, flags, parts of the message
     (PRETRAIN, [*DIGITS, "--resume_training_from", "auto", "--run_id", "r", "--output_dir", "x" * 300], ["looked up"]),
     (PRETRAIN, [*DIGITS, "--epochs", "1.5"], ["--epochs: got 1.5", "an integer"]),
     (PRETRAIN, [*DIGITS, "--scheduler", "step"], ["--scheduler", "--lr_decay_steps"]),
+    (PRETRAIN, [*DIGITS, "--weights_key", "teacher"], ["--weights_key: got teacher without a file in --init_from"]),
+    (PRETRAIN, [*DIGITS, "--init_from", "torchvision", "--weights_key", "x"], ["--weights_key: got x without a file"]),
     (PRETRAIN, [*DIGITS, "--min_lr", "1"], ["--min_lr: got 1", "--lr"]),
     (PRETRAIN, [*DIGITS, "--gpus", "0", "--accelerator", "cpu"], ["--gpus: got 0", "--accelerator cpu"]),
     (PRETRAIN, [*DIGITS, "--gpus", "zero"], ["--gpus: got zero"]),
@@ -170,6 +172,10 @@ BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
     (LINEAR, ["digits", "resnet50", EVALUATE, "GIVEN/ours.ckpt"], ["encoder: got resnet50, expected resnet18"]),
     (LINEAR, [*DIGITS, EVALUATE, "GIVEN/ours.ckpt", "--in_channels", "1"], ["--in_channels: got 1, expected 3"]),
     (LINEAR, [*DIGITS, EVALUATE, "GIVEN/part.ckpt"], ["expected all weights of resnet18; 99 are missing"]),
+    (LINEAR, [*DIGITS, EVALUATE, "GIVEN/two.pth", "--weights_key", "x"], ["--weights_key: got x", "student, teacher"]),
+    (PRETRAIN, [*DIGITS, "--init_from", "GIVEN/momentum.pth"], ["has only encoder_k, a momentum encoder"]),
+    (LINEAR, [*DIGITS, EVALUATE, "GIVEN/nan.ckpt"], ["expected finite weights", "backbone.bn1.weight (4 NaN of 4 "]),
+    (LINEAR, [*DIGITS, EVALUATE, "GIVEN/huge.ckpt"], ["expected weights that give finite features"]),
     (PRETRAIN, [*DIGITS, "--init_from", "GIVEN/ours.ckpt"], ["has 4 outputs, expected --width 4"]),
     (PRETRAIN, [*DIGITS, "--init_from", "GIVEN/ours.ckpt", "--stem", "large"], ["expected --stem small"]),
     (PRETRAIN, [*DIGITS, "--output_dir", "GIVEN/page"], ["--output_dir: got "]),
@@ -283,6 +289,12 @@ def _write_weights(folder: Path) -> None:
         folder / "ours.ckpt",
     )
     torch.save({"state_dict": {"conv1.weight": torch.zeros(64, 3, 7, 7)}}, folder / "part.ckpt")
+    torch.save({"student": weights, "teacher": weights}, folder / "two.pth")
+    torch.save({"encoder_k": weights}, folder / "momentum.pth")
+    for name, factor in (("nan", torch.nan), ("huge", 1e38)):
+        changed = weights | {"bn1.weight": torch.ones(4) * factor}
+        state = {f"backbone.{key}": value for key, value in changed.items()}
+        torch.save({"cl": METADATA, "state_dict": state}, folder / f"{name}.ckpt")
     torch.save([1], folder / "list.ckpt")
     torch.save({"state_dict": HostilePickle()}, folder / "code.ckpt")
     (folder / "half.ckpt").write_bytes(_half(folder / "ours.ckpt"))

@@ -1,10 +1,11 @@
 """What is not finite costs one step, and is named; a run that meets nothing else stops with its last finite state."""
 
+import csv
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -28,10 +29,11 @@ FLAGS = ["digits", "resnet18", *TINY, "--batch_size", "256", "--scheduler", "non
 
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make the first image of some batches (numbered over the whole run) infinite."""
+    """Make the first image of some batches (numbered from the last call on) infinite."""
+    load = TrainLoader.__iter__
 
     def spoiled(*numbers: int) -> None:
-        load, seen = TrainLoader.__iter__, iter(range(1, 1000))
+        seen = iter(range(1, 1000))
 
         def batches(self: TrainLoader) -> Iterator[Batch]:
             for batch in load(self):
@@ -73,6 +75,81 @@ def test_too_many_in_a_row_stop_the_run_with_its_last_finite_state(
     saved = state_of(folder / "trained_models/bad")
     assert all(leaf.isfinite().all() for leaf in saved.values() if isinstance(leaf, torch.Tensor))
     assert saved["/global_step"] == 4 if accumulate == "1" else 3
+
+
+def rows_of(run_folder: Path) -> list[dict[str, str]]:
+    with (run_folder / "metrics.csv").open(newline="") as file:
+        return [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize("scheduler", ["none", "reduce"])
+def test_epochs_of_skipped_steps_have_no_loss_and_end_with_the_limit(
+    scheduler: str, run: Run, folder: Path, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cl.evaluation.pictures.curves_picture.REDRAW_SECONDS", 0)
+    spoil(*range(4, 100))
+    code, out, err = run(PRETRAIN, *FLAGS, "--scheduler", scheduler, "--epochs", "9", "--run_id", "bad")
+    assert code == 3
+    *warnings, stopped = err.splitlines()
+    assert len(warnings) == 11
+    assert stopped.startswith("stopped: 11 steps in a row were not finite; the last finite state is saved")
+    assert "epoch 2/9  no finite step  val " in out
+    first, second = rows_of(folder / "trained_models/bad")
+    assert "loss" in first
+    assert not {"loss", "online_linear/train_top1"} & second.keys()
+    assert "nan" not in (folder / "trained_models/bad/metrics.csv").read_text()
+    assert (folder / "trained_models/bad/curves.png").exists()
+
+    resume = [PRETRAIN, *FLAGS[:2], "--resume_training_from", "trained_models/bad"]
+    assert run(*resume)[0] == 3  # every batch is still spoiled
+    spoil()
+    code, out, err = run(*resume)
+    assert (code, err) == (0, "")
+    assert "epoch 9/9  loss " in out
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "flags", "count"),
+    [
+        (range(1, 100), ["--fast_dev_run"], "the last step was not finite"),
+        (range(1, 100), ["--epochs", "1"], "5 steps in a row were not finite"),
+        (range(6, 100), ["--epochs", "2"], "5 steps in a row were not finite"),
+        (range(5, 100), ["--epochs", "3", "--max_skipped_steps", "10"], "11 steps in a row were not finite"),
+        ((5,), ["--epochs", "1", "--max_skipped_steps", "0"], "the last step was not finite"),
+    ],
+)
+def test_a_run_that_ends_with_skipped_steps_only_is_no_success(
+    spoiled: Iterable[int], flags: list[str], count: str, run: Run, folder: Path, spoil: Callable[..., None]
+) -> None:
+    spoil(*spoiled)
+    code, out, err = run(PRETRAIN, *FLAGS, *flags, "--run_id", "bad")
+    assert code == 3
+    assert err.splitlines()[-1].startswith(f"stopped: {count}; the last finite state is saved")
+    assert "Traceback" not in err
+    assert "nan" not in out
+    files = {file.name for file in (folder / "trained_models/bad").iterdir()}
+    assert "last.ckpt" in files
+    assert not {"summary.json", "backbone.safetensors"} & files
+
+
+def test_the_count_of_skipped_steps_survives_a_kill(run: Run, folder: Path, spoil: Callable[..., None]) -> None:
+    spoil(*range(4, 8))
+    flags = [*FLAGS, "--epochs", "9", "--max_skipped_steps", "5", "--run_id", "bad", "--resume_training_from", "auto"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SaveLast, "on_train_epoch_start", _killed_in_the_second_epoch, raising=False)
+        with pytest.raises(ZeroDivisionError):
+            run(PRETRAIN, *flags)
+    spoil(*range(1, 100))
+    code, _, err = run(PRETRAIN, *flags)
+    assert code == 3
+    assert "stopped: 6 steps in a row were not finite" in err
+    assert err.count("warning: epoch 2") == 4  # two were skipped before the kill
+
+
+def _killed_in_the_second_epoch(save: SaveLast, trainer: Trainer, _: object) -> None:
+    if trainer.current_epoch == 1:
+        raise ZeroDivisionError
 
 
 def test_a_step_that_the_grad_scaler_skips_changes_no_state_and_is_not_counted() -> None:
@@ -127,6 +204,20 @@ def test_a_verdict_that_is_read_two_steps_later_has_the_same_bits(
     assert differences(folder / "trained_models/lag_0", folder / "trained_models/lag_2") == []
 
 
+def test_too_many_in_a_row_stop_a_run_whose_verdicts_come_two_steps_later(
+    run: Run, folder: Path, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cl.run.train.skipped_steps.lag_on", lambda device: 2)
+    spoil(*range(3, 100))
+    code, _, err = run(PRETRAIN, *FLAGS, "--epochs", "9", "--max_skipped_steps", "1", "--run_id", "bad")
+    assert code == 3
+    *warnings, stopped = err.splitlines()
+    assert [warning.split(":")[1] for warning in warnings] == [f" epoch 1, step {n} skipped" for n in (3, 4, 5)]
+    assert stopped.startswith("stopped: 3 steps in a row were not finite; the last finite state is saved")
+    saved = state_of(folder / "trained_models/bad")
+    assert all(leaf.isfinite().all() for leaf in saved.values() if isinstance(leaf, torch.Tensor))
+
+
 RANK_ONE = """
 import sys
 sys.path.insert(0, {root!r})
@@ -141,7 +232,7 @@ skipped_steps.lag_on = lambda device: {lag}
 load = TrainLoader.__iter__
 def batches(self):
     for number, batch in enumerate(load(self)):
-        if rank() == 1 and number == 1:
+        if rank() == 1 and number >= {first} and number <= {last}:
             batch.views[0][:, 0] = torch.inf
         yield batch
 TrainLoader.__iter__ = batches
@@ -151,7 +242,7 @@ cli.run(main_contrastive.main)
 
 @pytest.mark.parametrize("lag", [0, 2])
 def test_a_bad_batch_on_one_rank_is_left_out_on_all_of_them(lag: int, tmp_path: Path) -> None:
-    (tmp_path / "spoiled.py").write_text(RANK_ONE.format(root=str(ROOT), lag=lag))
+    (tmp_path / "spoiled.py").write_text(RANK_ONE.format(root=str(ROOT), lag=lag, first=1, last=1))
     flags = [*FLAGS, "--batch_size", "128", "--devices", "2", "--accelerator", "cpu", "--max_steps", "4"]
     command = [sys.executable, "spoiled.py", *flags, "--run_id", "two"]
     own = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -161,3 +252,17 @@ def test_a_bad_batch_on_one_rank_is_left_out_on_all_of_them(lag: int, tmp_path: 
     assert done.stderr.startswith("warning: epoch 1, step 2 skipped: the views of image ")
     summary = json.loads((tmp_path / "trained_models/two/summary.json").read_text())
     assert all(value == value and abs(value) < 1e9 for value in summary.values())
+
+
+def test_several_processes_end_together_when_every_step_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "spoiled.py").write_text(RANK_ONE.format(root=str(ROOT), lag=0, first=0, last=99))
+    flags = [*FLAGS, "--batch_size", "128", "--devices", "2", "--accelerator", "cpu", "--epochs", "9"]
+    command = [sys.executable, "spoiled.py", *flags, "--max_skipped_steps", "6", "--run_id", "two"]
+    own = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    *warnings, stopped = done.stderr.splitlines()
+    assert len(warnings) == 7
+    assert stopped.startswith("stopped: 7 steps in a row were not finite")
+    assert "epoch 1/9  no finite step" in done.stdout

@@ -1,56 +1,92 @@
-"""Find a backbone in other toolkits' state dicts, under any known prefix and layout of names."""
+"""Find a backbone in other toolkits' files, under any prefix and any known layout of names."""
 
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-# Wrappers, and other toolkits' names of the backbone; MoCo's momentum encoder (encoder_k) is excluded on purpose.
 WRAPPERS = ("module", "_orig_mod")
-PREFIXES = (*WRAPPERS, "backbone", "encoder", "encoder_q", "base_encoder", "model")
+PLAIN = ("", "state_dict", "model")  # usual names of a file's only state dict
 COUNTER = "num_batches_tracked"  # absent before torch 0.4.1; not used for any result
+MAX_DEPTH = 4  # of dicts in dicts
 
 
 class BackboneMatch(NamedTuple):
-    """The part of a state dict that holds the backbone."""
+    """The part of a file that holds a backbone, or some of it."""
 
     weights: Mapping[str, Tensor]  # by the backbone's names
-    prefix: str  # of their keys in the state dict
+    keys: Mapping[str, str]  # of these weights in their state dict, likewise
+    state_dict: str  # where it lies in the file, dotted: "state_dict", "teacher"
+    prefix: str  # of the keys in the state dict
     layout: str  # description for messages
-    unused: tuple[str, ...]  # keys outside the backbone
+    unused: tuple[str, ...]  # keys of the state dict outside the backbone
     extra: tuple[str, ...] = ()  # names of layers that it lacks: a ResNet-34 has every key of a ResNet-18 and more
 
+    @property
+    def path(self) -> str:
+        """Where the network lies in the file: "teacher.backbone", "state_dict.module.encoder_q"."""
+        return ".".join(part for part in (self.state_dict, self.prefix.rstrip(".")) if part)
 
-def find_backbone(names: Collection[str], tensors: Mapping[str, Any]) -> BackboneMatch:
-    """Find the prefix and layout that match most of the `names` of a backbone's weights."""
-    keys = {key: value for key, value in tensors.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    layers = {_layer(name) for name in names}
-    best = BackboneMatch({}, prefix="", layout="", unused=tuple(map(str, tensors)))
-    for prefix, (layout, rename) in product(_prefixes(keys), LAYOUTS.items()):
-        renamed = {rename(key.removeprefix(prefix)): key for key in keys if key.startswith(prefix)}
-        weights = {name: keys[renamed[name]] for name in names if name in renamed}
-        if len(weights) > len(best.weights):
-            used = {renamed[name] for name in weights}
-            unused = tuple(str(key) for key in tensors if key not in used)
-            extra = tuple(name for name in renamed if name not in weights and _layer(name) in layers)
-            best = BackboneMatch(weights, prefix=prefix, layout=layout, unused=unused, extra=extra)
-    return best
+
+def find_backbones(expected: Mapping[str, Tensor], content: Mapping[str, Any]) -> list[BackboneMatch]:
+    """Every place in a file with some weights of the backbone whose state dict is `expected`, in its best layout."""
+    best: dict[tuple[str, str], BackboneMatch] = {}
+    for place, tensors in state_dicts(content):
+        for layout, rename in LAYOUTS.items():
+            for prefix, keys in _keys_by_prefix(tensors, rename).items():
+                match = _match(expected, tensors, place, prefix, layout, keys)
+                if len(match.weights) > (len(best[place, prefix].weights) if (place, prefix) in best else 0):
+                    best[place, prefix] = match
+    return list(best.values())
+
+
+def state_dicts(content: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The dicts in a file that hold tensors, each with its dotted place; optimizers are left out."""
+    if any(isinstance(value, Tensor) for value in content.values()):
+        yield place, content
+    for name, value in content.items():
+        deeper = f"{place}.{name}" if place else str(name)
+        is_searched = isinstance(name, str) and not name.startswith("optim") and deeper.count(".") < MAX_DEPTH
+        if is_searched and isinstance(value, Mapping):
+            yield from state_dicts(value, deeper)
+
+
+def _keys_by_prefix(tensors: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, dict[str, str]]:
+    """For each prefix of a key (up to a dot), the keys of tensors under it by the rest of the key, renamed."""
+    by_prefix: dict[str, dict[str, str]] = {}
+    for key, value in tensors.items():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            parts = key.split(".")
+            for split in range(len(parts)):
+                prefix = "".join(f"{part}." for part in parts[:split])
+                by_prefix.setdefault(prefix, {})[rename(".".join(parts[split:]))] = key
+    return by_prefix
+
+
+def _match(
+    expected: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
+    place: str,
+    prefix: str,
+    layout: str,
+    renamed: Mapping[str, str],
+) -> BackboneMatch:
+    keys = {name: renamed[name] for name in expected if name in renamed}
+    used = set(keys.values())
+    layers = {_layer(name) for name in expected}
+    return BackboneMatch(
+        {name: tensors[key] for name, key in keys.items()},
+        keys,
+        state_dict=place,
+        prefix=prefix,
+        layout=layout,
+        unused=tuple(str(key) for key in tensors if key not in used),
+        extra=tuple(name for name in renamed if name not in keys and _layer(name) in layers),
+    )
 
 
 def _layer(name: str) -> str:
     return name.split(".")[0]
-
-
-def _prefixes(keys: Iterable[str]) -> list[str]:
-    """All sequences of PREFIXES with which a key starts, shortest first: "", "module.", "module.encoder_q."."""
-    prefixes = {""}
-    for key in keys:
-        match = re.match(rf"(?:(?:{'|'.join(PREFIXES)})\.)*", key)
-        parts = match.group().split(".")[:-1] if match else []
-        prefixes |= {"".join(f"{part}." for part in parts[: n + 1]) for n in range(len(parts))}
-    return sorted(prefixes, key=len)
 
 
 def _rename_shortcut(key: str) -> str:
@@ -76,9 +112,23 @@ LAYOUTS: Mapping[str, Callable[[str], str]] = {
 
 def describe_unused(match: BackboneMatch) -> str:
     """The keys outside the backbone, counted by module: fc (2), encoder_k (122)."""
+    return _counted(key.removeprefix(match.prefix) for key in match.unused) or "nothing"
+
+
+def describe_content(content: Mapping[str, Any]) -> str:
+    """The tensors of a file, counted by their first name: student (156), teacher (150)."""
+    keys = (
+        key if place in PLAIN else f"{place}.{key}"
+        for place, tensors in state_dicts(content)
+        for key, value in tensors.items()
+        if isinstance(value, Tensor)
+    )
+    return _counted(map(str, keys)) or "no tensors"
+
+
+def _counted(keys: Iterator[str]) -> str:
     counts: dict[str, int] = {}
-    for key in match.unused:
-        stripped = key.removeprefix(match.prefix)
-        module = next((part for part in stripped.split(".") if part not in WRAPPERS), stripped)
+    for key in keys:
+        module = next((part for part in key.split(".") if part not in WRAPPERS), key)
         counts[module] = counts.get(module, 0) + 1
-    return ", ".join(f"{module} ({count})" for module, count in counts.items()) or "nothing"
+    return ", ".join(f"{module} ({count})" for module, count in counts.items())

@@ -4,14 +4,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cl.backbones.backbone import Backbone
-from cl.backbones.layouts import COUNTER, describe_unused, find_backbone
+from cl.backbones.choice import FLAG, choose_network, describe_choice
+from cl.backbones.layouts import COUNTER, PLAIN, BackboneMatch, describe_content, describe_unused
 from cl.backbones.timm import MODEL_ERRORS, check_name, create
 from cl.backbones.weight_files import read_weights
 from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
+from cl.nn.finite import describe_non_finite, measurable, non_finite
 
 MAX_KEYS = 3  # in an error message
 
@@ -21,26 +24,69 @@ def load_init_from(backbone: Backbone, config: BackboneConfig, crop_size: int, c
     source = config.init_from or ""
     if source == "torchvision" or source.startswith("timm/"):
         tensors: Mapping[str, Any] = _download(source, config, crop_size, channels)
+        given = f"--init_from: got {source}"
+        key = None
     else:
-        tensors = read_weights(source, "--init_from").tensors
-    return load_all_weights(backbone, tensors, f"--init_from: got {source}", config.encoder)
+        weights = read_weights(source, "--init_from")
+        tensors = weights.tensors
+        given = weights.given
+        key = config.weights_key or weights.evaluated
+    report = load_all_weights(backbone, tensors, given, config.encoder, key)
+    check_features(backbone, crop_size, channels, given)
+    return report
 
 
-def load_all_weights(backbone: Backbone, tensors: Mapping[str, Any], given: str, encoder: str) -> str:
-    """Load all weights of `backbone` from a state dict and describe the match; UserError, starting with `given`."""
+def load_all_weights(
+    backbone: Backbone, tensors: Mapping[str, Any], given: str, encoder: str, key: str | None = None
+) -> str:
+    """Load all weights of `backbone` from the content of a file and describe the match.
+
+    `key` chooses among several networks. UserError, starting with `given`, if a weight is missing or not finite.
+    """
     expected = backbone.state_dict()
-    match = find_backbone(expected, tensors)
-    missing = [key for key in expected if key not in match.weights and not key.endswith(COUNTER)]
-    misshapen = [key for key, value in match.weights.items() if value.shape != expected[key].shape]
+    match, paths = choose_network(expected, tensors, key, given)
+    missing = [name for name in expected if name not in match.weights and not name.endswith(COUNTER)]
+    misshapen = [name for name, value in match.weights.items() if value.shape != expected[name].shape]
     if missing or misshapen or match.extra:
         problems = _describe_problems(missing, misshapen, match.extra)
         hint = "try another encoder" if missing or match.extra else _hint(match.weights, expected)
-        raise UserError(f"{given}, expected all weights of {encoder}; {problems}; {hint}")
-    backbone.load_state_dict(match.weights, strict=False)  # only counters can be missing
+        others = f"; taken: {match.path} of {', '.join(paths)} ({FLAG})" if len(paths) > 1 else ""
+        raise UserError(
+            f"{given}, expected all weights of {encoder}; {problems}; {hint}{others}; "
+            f"the file has {describe_content(tensors)}"
+        )
+    backbone.load_state_dict(_finite(match, expected, given), strict=False)  # only counters can be missing
     counters = f" (the others are {COUNTER})" if len(match.weights) < len(expected) else ""
-    prefix = f"under {match.prefix}*, " if match.prefix else ""
+    place = match.prefix if match.state_dict in PLAIN else f"{match.path}."
+    prefix = f"under {place}*, " if place else ""
     matched = f"{len(match.weights)} of {len(expected)} keys of {encoder} matched{counters}: {prefix}{match.layout}"
-    return f"{matched}; left over: {describe_unused(match)}"
+    return f"{matched}{describe_choice(match, paths)}; left over: {describe_unused(match)}"
+
+
+def _finite(match: BackboneMatch, expected: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
+    """The weights in the backbone's own types; UserError names those that are not finite then."""
+    weights = {name: value.to(expected[name].dtype) for name, value in match.weights.items()}
+    place = "" if match.state_dict in PLAIN else f"{match.state_dict}."
+    problems = {f"{place}{match.keys[name]}": problem for name, problem in non_finite(weights).items()}
+    if problems:
+        raise UserError(f"{given}, expected finite weights; not finite: {describe_non_finite(problems)}")
+    return weights
+
+
+def check_features(backbone: Backbone, size: int, channels: int, given: str) -> None:
+    """UserError unless features of random images are finite: finite weights can be so large that they overflow."""
+    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    training = backbone.training
+    with torch.no_grad():
+        features = backbone.eval()(images)
+    backbone.train(training)
+    if not measurable(features).all():
+        sizes = {name: float(value.detach().abs().max()) for name, value in backbone.named_parameters()}
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise UserError(
+            f"{given}, expected weights that give finite features; those of random images are not finite (the largest "
+            f"weight is {sizes[largest]:.3g}, in {largest})"
+        )
 
 
 def _describe_problems(missing: Sequence[str], misshapen: Sequence[str], extra: Sequence[str]) -> str:

@@ -41,8 +41,10 @@ class Weights(NamedTuple):
     """The contents of a weight file."""
 
     file: Path
-    tensors: Mapping[str, Any]  # a state dict
+    given: str  # how messages about it start: "--init_from: got trained_models/latest (last.ckpt)"
+    tensors: Mapping[str, Any]  # a state dict, or dicts that hold state dicts
     metadata: Mapping[str, Any]  # everything else
+    evaluated: str | None = None  # of our checkpoints: the key of the network that is evaluated, a teacher's or not
 
 
 def read_weights(source: str, flag: str) -> Weights:
@@ -56,11 +58,21 @@ def read_weights(source: str, flag: str) -> Weights:
         raise UserError(f"{flag}: got {source}, which cannot be looked up ({reason})") from None
     if not exists:
         raise UserError(f"{flag}: got {source}, expected a run folder or a weight file; there is no {file}")
+    given = f"{flag}: got {source}" + (f" ({file.name})" if path.is_dir() else "")
     try:
-        tensors, metadata = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+        if file.suffix == ".safetensors":
+            return Weights(file, given, *_read_safetensors(file))
+        return _weights_of(_read_pickle(file), file, given)
     except Exception as error:  # torch raises all kinds of errors for other files: IndexError, EOFError, ...
         raise UserError(f"{flag}: got {source}; {file} cannot be read as weights ({type(error).__name__})") from None
-    return Weights(file, tensors, metadata)
+
+
+def _weights_of(content: Mapping[str, Any], file: Path, given: str) -> Weights:
+    """Only the state dict of a checkpoint of ours is looked at, which says itself which network is evaluated."""
+    if not isinstance(content.get("cl"), Mapping):
+        return Weights(file, given, content, content)
+    evaluated = str(content["cl"].get("evaluated", "backbone"))
+    return Weights(file, given, {"state_dict": dict(content["state_dict"])}, content, evaluated)
 
 
 def _file_in(folder: Path) -> Path:
@@ -73,22 +85,10 @@ def _read_safetensors(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]
         return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
 
 
-def _read_pickle(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _read_pickle(file: Path) -> Mapping[str, Any]:
     with warnings.catch_warnings(), torch.serialization.safe_globals(SAFE_TYPES):
         warnings.simplefilter("ignore")  # torch warns before it refuses
         content = torch.load(file, "cpu", weights_only=True)
     if not isinstance(content, dict):
         raise TypeError(f"expected a dict, got a {type(content).__name__}")
-    if isinstance(content.get("cl"), Mapping):  # ours
-        return _with_evaluated(content["state_dict"], content["cl"].get("evaluated", "backbone")), content
-    nested = (content.get(name) for name in ("state_dict", "model"))  # Lightning, MoCo; SupContrast, Barlow Twins
-    tensors = next((value for value in nested if isinstance(value, Mapping)), content)
-    return tensors, content
-
-
-def _with_evaluated(tensors: Mapping[str, Any], evaluated: str) -> Mapping[str, Any]:
-    """A checkpoint's weights, with the evaluated network, the student's or a teacher's, as `backbone`."""
-    if evaluated == "backbone":
-        return tensors
-    others = {key: value for key, value in tensors.items() if not key.startswith("backbone.")}
-    return {key.replace(f"{evaluated}.", "backbone.", 1): value for key, value in others.items()}
+    return content

@@ -17,6 +17,9 @@ class EncoderConfig(Config):
     encoder: Annotated[str, Flag("backbone: resnet18, resnet50 (torchvision's) or timm/NAME", positional=True)] = (
         "resnet18"
     )
+    weights_key: Annotated[
+        str | None, Flag("which network of a weight file that holds several, by its key in the file: teacher")
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,6 +50,12 @@ class BackboneConfig(EncoderConfig):
         None
     )
     zero_init_residual: Annotated[bool, Flag("start each residual branch at zero")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        source = self.init_from or "torchvision"
+        if self.weights_key is not None and (source == "torchvision" or source.startswith("timm/")):
+            raise UserError(f"--weights_key: got {self.weights_key} without a file in --init_from, expected both")
 
     def refuse_typed(self, typed: Collection[str]) -> None:
         """Raise UserError if a flag of ResNets only was typed for another network; presets may set one."""

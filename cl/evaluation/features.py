@@ -1,6 +1,6 @@
 """Run images through a frozen network."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from cl.batch import Batch
-from cl.distributed import gather_uneven
+from cl.distributed import gather_uneven, rank
+from cl.errors import NOT_FINITE, Stopped
+from cl.nn.finite import measurable
 
 
 class Labelled(NamedTuple):
@@ -30,13 +32,30 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(training)
 
 
-def extract_features(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> Labelled:
-    """The outputs of `network` for the evaluation batches of all processes, in image order."""
+def extract_features(
+    network: nn.Module, batches: Iterable[Batch], device: torch.device, name_of: Callable[[int], object] = str
+) -> Labelled:
+    """The outputs of `network` for the evaluation batches of all processes, in image order.
+
+    Stopped if they are not finite for some image, which `name_of` names by its index.
+    """
     with evaluating(network):
         on_device = (batch.to(device) for batch in batches)
         outputs = [(batch.index, network(batch.views[0][0]), batch.target) for batch in on_device]
     index, features, targets = (torch.cat(column) for column in zip(*outputs, strict=True))
-    return Labelled(*gather_in_order(index, features, targets))
+    order, features, targets = gather_in_order(index, index, features, targets)
+    _refuse_non_finite(features, order, name_of)
+    return Labelled(features, targets)
+
+
+def _refuse_non_finite(features: Tensor, index: Tensor, name_of: Callable[[int], object]) -> None:
+    bad = index[~measurable(features).view(len(features), -1).all(dim=1)].tolist()
+    if bad:
+        message = (
+            f"the features of {len(bad)} of {len(features)} images are not finite, the first of image "
+            f"{name_of(bad[0])}: the weights have diverged or are damaged"
+        )
+        raise Stopped(message if rank() == 0 else "", NOT_FINITE)
 
 
 def gather_in_order(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:

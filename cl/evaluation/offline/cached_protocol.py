@@ -18,6 +18,7 @@ from cl.evaluation.offline.feature_grid import HeadTraining, train_best_head
 from cl.evaluation.offline.feature_scores import feature_scores, head_accuracy, labelled_only
 from cl.evaluation.offline.label_split import evaluation_sets
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation, chosen_point
+from cl.evaluation.online.metrics import refuse_non_finite
 
 
 class MirrorFeatures(nn.Module):
@@ -69,6 +70,7 @@ def evaluate_cached(linear: LinearEvaluation, data: ImageData, config: Linear) -
             bank = Labelled(features.features[:, 0], features.targets)
             scores = feature_scores(bank, queries, linear.config.few_shot)
     linear.row = row | chosen_point(linear) | scores
+    refuse_non_finite(linear.row, linear, f"after {linear.budget.steps} steps of the head")
     data.teardown("fit")
     forwarded = features.features.shape[:2].numel()
     return CachedResult(

@@ -18,7 +18,7 @@ from cl.data.sampler import RankSlice, TrainSampler
 from cl.data.views.draws import hash_words
 from cl.evaluation.features import Labelled
 from cl.evaluation.offline.label_split import split_held_out
-from cl.evaluation.offline.linear_evaluation import LinearEvaluation
+from cl.evaluation.offline.linear_evaluation import LinearEvaluation, correct_per_head
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.optim.schedules import Budget, Schedule
 
@@ -50,9 +50,9 @@ def train_best_head(linear: LinearEvaluation, train: Labelled, training: HeadTra
         heads = train_heads(
             Labelled(train.features[train_rows], train.targets[train_rows]), linear.head, linear.grid, training
         )
-        predicted = head_logits(heads, append_ones(bank.features[held_rows])).argmax(dim=2)
-        correct = predicted == bank.targets[held_rows, None]
-        linear.choose(tuple(correct.double().mean(dim=0).tolist()))
+        logits = head_logits(heads, append_ones(bank.features[held_rows]))
+        correct = correct_per_head(logits, bank.targets[held_rows])
+        linear.choose(tuple((correct / len(held_rows)).tolist()))
     (head,) = train_heads(train, linear.head, [linear.grid[linear.best]], training)
     linear.head.weight.copy_(head[:, :-1])
     linear.head.bias.copy_(head[:, -1])

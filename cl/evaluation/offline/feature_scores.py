@@ -11,7 +11,7 @@ from cl.evaluation.features import Labelled, extract_features
 from cl.evaluation.offline.few_labels import LABELS, few_labels_accuracies
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.evaluation.online.knn import EVALUATION_KS, EVALUATION_TEMPERATURES, knn_scores
-from cl.evaluation.online.metrics import correct_within
+from cl.evaluation.online.metrics import correct_if_finite, correct_within
 
 
 def knn_metric(k: int, temperature: float) -> str:
@@ -45,11 +45,12 @@ def head_accuracy(linear: LinearEvaluation, queries: Labelled) -> dict[str, floa
     """Validation accuracy of the best head: top-1, and top-5 if there are more than five classes."""
     with torch.no_grad():
         logits = linear.head(queries.features)
-    return {
-        f"{linear.name}/val_top{k}": float(correct_within(logits, queries.targets, k)) / len(queries.targets)
+    correct = {
+        f"{linear.name}/val_top{k}": correct_if_finite(correct_within(logits, queries.targets, k), logits)
         for k in (1, 5)
         if k == 1 or logits.shape[1] > k
     }
+    return {name: float(count) / len(queries.targets) for name, count in correct.items()}
 
 
 def labelled_only(images: Labelled) -> Labelled:

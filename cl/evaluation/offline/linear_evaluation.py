@@ -1,6 +1,8 @@
 """Linear evaluation by the standard protocol: train linear classifiers on the features of augmented views."""
 
 import copy
+import math
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 from cl.backbones import Backbone
 from cl.batch import Batch
 from cl.config.programs import Linear
-from cl.distributed import sum_over_ranks
+from cl.distributed import rank, sum_over_ranks
+from cl.errors import NOT_FINITE, Stopped
 from cl.evaluation.online.metrics import MeasuredModule
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.losses.precision import full_precision
@@ -78,7 +81,7 @@ class LinearEvaluation(MeasuredModule):
         if len(self.heads) == 1:
             self.add_accuracy(f"{self.name}/val", logits[:, 0], batch.target)
         else:
-            correct = (logits.argmax(dim=2) == batch.target[:, None]).sum(dim=0)
+            correct = correct_per_head(logits, batch.target)
             self._correct += torch.cat([correct, correct.new_tensor([len(logits)])])
 
     def on_validation_epoch_end(self) -> None:
@@ -87,9 +90,16 @@ class LinearEvaluation(MeasuredModule):
             self.choose(tuple(count / images for count in correct))
 
     def choose(self, accuracies: tuple[float, ...]) -> None:
-        """Choose the point with the highest held-out accuracy; ties go to the first point, which is the smallest."""
+        """Choose the point with the highest held-out accuracy; ties go to the first point, which is the smallest.
+
+        The accuracy of a head that diverged is NaN.
+        """
         self.accuracies = accuracies
-        self.best = accuracies.index(max(accuracies))
+        finite = [accuracy for accuracy in accuracies if math.isfinite(accuracy)]
+        if not finite:
+            message = f"the heads of all {len(accuracies)} pairs of rates and decays diverged; try a lower --lr"
+            raise Stopped(message if rank() == 0 else "", NOT_FINITE)
+        self.best = accuracies.index(max(finite))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -111,6 +121,20 @@ class LinearEvaluation(MeasuredModule):
             rate = first.scaled_lr(batch) * self.config.backbone_lr_factor
             groups.append(Group(list(self.backbone.parameters()), rate, first.weight_decay))
         return with_schedule(build_optimizer(first, groups), Schedule.of(first, self.budget))
+
+
+def correct_per_head(logits: Tensor, target: Tensor) -> Tensor:
+    """Correct answers of each head, [G] float64, by `logits` [B, G, C]; NaN for a head whose logits are not finite."""
+    correct = (logits.argmax(dim=2) == target[:, None]).sum(dim=0)
+    return correct.double().where(logits.isfinite().all(dim=2).all(dim=0), torch.nan)
+
+
+def means_of_best(linear: LinearEvaluation) -> Mapping[str, float]:
+    """A measurement: the epoch's loss and accuracies. Those of a head of a grid that has just diverged are left out."""
+    means = linear.means.compute()
+    if len(linear.grid) == 1:
+        return means
+    return {name: value for name, value in means.items() if math.isfinite(value)}
 
 
 def chosen_point(linear: LinearEvaluation) -> dict[str, float]:

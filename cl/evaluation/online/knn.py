@@ -11,6 +11,7 @@ from cl.data.loader import EvalLoader
 from cl.distributed import sum_over_ranks
 from cl.evaluation.features import Labelled, extract_features
 from cl.evaluation.online.metrics import MeasuredModule
+from cl.nn.finite import measurable
 
 CHUNK = 1024  # queries at a time: all of ImageNet against its bank would take 4 GB
 # Reported with the accuracy: accuracies for different k or temperatures do not compare (lightly#1824).
@@ -67,7 +68,8 @@ class OnlineKNN:
         counts = torch.zeros(2, dtype=torch.float64, device=module.device)  # correct answers, images
         if queries is not None:
             votes = knn_scores(bank.features, bank.targets, queries.features)
-            counts[0] = (votes.argmax(dim=1) == queries.targets).sum()
+            correct = (votes.argmax(dim=1) == queries.targets).sum()
+            counts[0] = correct.double().where(measurable(queries.features).all(), torch.nan)
             counts[1] = len(queries.targets)
         correct, images = sum_over_ranks(counts).tolist()
         return {"knn/val_top1": correct / images} if images else {}

@@ -1,23 +1,43 @@
 """Accuracies and epoch means."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cl.distributed import gather_dicts, rank
+from cl.errors import NOT_FINITE, Stopped
 from cl.evaluation.features import Labelled
 from cl.evaluation.online.epoch_means import EpochMeans
+from cl.nn.finite import describe_non_finite, non_finite
 
 
 def correct_within(logits: Tensor, target: Tensor, k: int) -> Tensor:
     """Scalar: the number of rows of `logits` [B, C] with `target` [B] among their k largest; -1 is never correct."""
     predicted = logits.topk(k, dim=1).indices
     return (predicted == target[:, None]).any(dim=1).sum()
+
+
+def correct_if_finite(correct: Tensor, logits: Tensor) -> Tensor:
+    """A count of correct answers by `logits` [...], as float64; NaN if any logit is not finite."""
+    return correct.double().where(logits.isfinite().all(), torch.nan)
+
+
+def refuse_non_finite(row: Mapping[str, float], module: nn.Module, where: str) -> None:
+    """Stop the run if a measured number is not finite; name it, and the weights that are not finite. On all ranks."""
+    names = [name for name, value in row.items() if not math.isfinite(value)]
+    if not names:
+        return
+    problems = non_finite(module.state_dict())
+    cause = f"; {describe_non_finite(problems)}" if problems else ""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    message = f"not finite {where}: {shown}{cause}; nothing is reported. Try a lower --lr or --precision 32"
+    raise Stopped(message if rank() == 0 else "", NOT_FINITE)
 
 
 def format_metric(name: str, value: float) -> str:
@@ -64,7 +84,8 @@ class MeasuredModule(LightningModule):
         labelled = (target >= 0).sum()
         for k in (1, 5):
             if k == 1 or logits.shape[1] > k:
-                self.means.add(f"{prefix}_top{k}", correct_within(logits, target, k), labelled)
+                correct = correct_if_finite(correct_within(logits, target, k), logits)
+                self.means.add(f"{prefix}_top{k}", correct, labelled)
 
 
 Measurement = Callable[[Any], Mapping[str, float]]  # of a MeasuredModule after its epoch; all processes call it
@@ -90,8 +111,9 @@ class MeasureEpoch(Callback):
         for measure in self.measurements:
             pl_module.row |= measure(pl_module)
         position = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        refuse_non_finite(pl_module.row, pl_module, f"after epoch {position['epoch']}, step {position['step']}")
         for logger in trainer.loggers:
             logger.log_metrics(position | pl_module.row, trainer.global_step)
         schedule = pl_module.lr_schedulers()
-        if isinstance(schedule, ReduceLROnPlateau):
+        if isinstance(schedule, ReduceLROnPlateau) and "loss" in pl_module.row:  # else every step was skipped
             schedule.step(pl_module.row["loss"])

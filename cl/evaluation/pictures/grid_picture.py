@@ -1,5 +1,6 @@
 """`linear_grid.png`: the accuracy of each pair of learning rate and weight decay."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +18,13 @@ def save_grid(grid: Sequence[OptimConfig], accuracies: Sequence[float], best: in
     figure = Figure(figsize=(max(4.5, 1.6 + 0.75 * len(rates)), 1.5 + 0.55 * len(decays)), layout="constrained")
     axis = figure.subplots()
     axis.imshow(percent, cmap="cividis", aspect="auto", origin="lower")  # readable with any colour vision
-    middle = (min(map(min, percent)) + max(map(max, percent))) / 2
+    finite = [value for row in percent for value in row if math.isfinite(value)]
+    middle = (min(finite) + max(finite)) / 2
     for d, row in enumerate(percent):
         for r, value in enumerate(row):
-            colour = "black" if value > middle else "white"
-            axis.text(r, d, f"{value:.1f}", ha="center", va="center", size=11, color=colour)
+            colour = "white" if value <= middle else "black"  # a pair that diverged has no colour of its own
+            text = f"{value:.1f}" if math.isfinite(value) else "diverged"
+            axis.text(r, d, text, ha="center", va="center", size=11, color=colour)
     best_rate, best_decay = divmod(best, len(decays))
     corner = best_rate - 0.46, best_decay - 0.44
     for colour, width in (("white", 6), ("black", 3)):  # one of them stands out against any cell

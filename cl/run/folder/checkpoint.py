@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,11 +11,14 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import CheckpointIO
+from torch import Tensor
 
 from cl.config.programs import Linear, Pretrain
 from cl.config.resume import LAST, PREVIOUS
 from cl.data.images import Splits
-from cl.distributed import world_size
+from cl.distributed import on_any_rank, rank, world_size
+from cl.errors import NOT_FINITE, Stopped
+from cl.nn.finite import describe_non_finite, non_finite
 from cl.run.folder.atomic_files import write_or_stop
 from cl.run.folder.run_folder import SCHEMA, point_latest
 
@@ -75,6 +79,11 @@ def checkpoint_metadata(config: Pretrain | Linear, splits: Splits) -> dict[str, 
     }
 
 
+def diverged_weights(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
+    """What is not finite in a module's state, apart from heads of a linear evaluation: some of a grid may diverge."""
+    return non_finite({name: value for name, value in state_dict.items() if not name.startswith("heads.")})
+
+
 def within_epoch(trainer: Trainer) -> bool:
     """Whether another step of this epoch follows; the last step is saved with its epoch, after the evaluation."""
     return not (trainer.is_last_batch or trainer.should_stop)
@@ -102,11 +111,22 @@ class SaveLast(Checkpoint):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Save a checkpoint. A collective: all processes must call it."""
+        """Save a checkpoint, unless its weights are not finite. A collective: all processes must call it."""
+        self._refuse_non_finite(trainer)
         self._saved_step = trainer.global_step
         trainer.save_checkpoint(self.path)
         if self.metadata["program"] == "Pretrain" and trainer.is_global_zero:
             point_latest(self.path.parent)
+
+    def _refuse_non_finite(self, trainer: Trainer) -> None:
+        problems = diverged_weights(trainer.lightning_module.state_dict())
+        if on_any_rank(bool(problems)):
+            cause = describe_non_finite(problems) if problems else "a weight of another process"
+            message = (
+                f"not finite after step {trainer.global_step}: {cause}; no checkpoint was written, an earlier one is "
+                "kept. Try a lower --lr or --precision 32"
+            )
+            raise Stopped(message if rank() == 0 else "", NOT_FINITE)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["cl"] = self.metadata

@@ -1,5 +1,6 @@
 """The files and the closing text of a linear evaluation."""
 
+import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ def _save_grid(linear: LinearEvaluation, folder: Path) -> None:
     (folder / "grid.csv").unlink(missing_ok=True)  # left by a run that was killed while writing it
     table = Table(folder / "grid.csv")
     for point, accuracy in zip(linear.grid, linear.accuracies, strict=True):
-        table.append({"lr": point.lr, "weight_decay": point.weight_decay, "held_out_top1": accuracy})
+        cell = accuracy if math.isfinite(accuracy) else "diverged"
+        table.append({"lr": point.lr, "weight_decay": point.weight_decay, "held_out_top1": cell})
     save_grid(linear.grid, linear.accuracies, linear.best, folder / "linear_grid.png")
 
 
@@ -67,9 +69,11 @@ def chosen_text(linear: LinearEvaluation) -> str:
         "cached": "its head was then trained on all of them",
         "standard": "its head was trained on the other nine tenths",
     }
+    diverged = sum(not math.isfinite(each) for each in linear.accuracies)
+    losers = f" {diverged} of them diverged." if diverged else ""
     text = (
         f"Of {len(linear.grid)} pairs --lr {point.lr:g} --weight_decay {point.weight_decay:g} was the most accurate "
         f"({accuracy}) on a tenth of the training images; {head_training[linear.config.protocol]}. All pairs are in "
-        "grid.csv and linear_grid.png."
+        f"grid.csv and linear_grid.png.{losers}"
     )
     return textwrap.fill(text, 110, break_on_hyphens=False)

@@ -11,8 +11,8 @@ from torch import Tensor
 import cl
 from cl.backbones import Backbone, build_backbone
 from cl.backbones.card import Card
-from cl.backbones.layouts import find_backbone
-from cl.backbones.loading import load_all_weights
+from cl.backbones.choice import choose_network
+from cl.backbones.loading import check_features, load_all_weights
 from cl.backbones.timm import check_name
 from cl.backbones.weight_files import Weights, read_weights
 from cl.config.backbone import BackboneConfig
@@ -41,38 +41,43 @@ def load_pretrained(config: Linear) -> Pretrained:
     channels = config.data.in_channels
     if encoder.timm_name is not None:
         check_name(encoder.timm_name, "encoder")
-    given = f"--pretrained_feature_extractor: got {named}"
     weights = read_weights(named or "", "--pretrained_feature_extractor")
-    card = read_card(weights, given)
+    card = read_card(weights)
     if card is None:
-        return _load_without_card(weights, config, given)
+        return _load_without_card(weights, config)
     if encoder.encoder != card.encoder:
         raise UserError(f"encoder: got {encoder.encoder}, expected {card.encoder}, as in {weights.file}")
     if channels != card.in_channels:
         raise UserError(f"--in_channels: got {channels}, expected {card.in_channels}, as in {weights.file}")
     backbone = card.build({"crop_size": config.views.crop_size})
-    report = load_all_weights(backbone, weights.tensors, given, card.encoder)
+    report = load_all_weights(
+        backbone, weights.tensors, weights.given, card.encoder, encoder.weights_key or weights.evaluated
+    )
+    check_features(backbone, config.views.crop_size, channels, weights.given)
     return Pretrained(backbone, (card.mean, card.std), card.crop_size, report)
 
 
-def _load_without_card(weights: Weights, config: Linear, given: str) -> Pretrained:
+def _load_without_card(weights: Weights, config: Linear) -> Pretrained:
     """Infer a ResNet's stem and width from its first convolution; everything else is assumed."""
     assumed_config = BackboneConfig(config.backbone.encoder)
     size = config.views.crop_size
     channels = config.data.in_channels
     backbone = build_backbone(assumed_config, size, channels)
-    first = find_backbone(backbone.state_dict(), weights.tensors).weights.get("conv1.weight")
+    key = config.backbone.weights_key
+    match, _ = choose_network(backbone.state_dict(), weights.tensors, key, weights.given)
+    first = match.weights.get("conv1.weight")
     assumed = f"assumed: the data set's normalisation, views of {size} pixels"
     if assumed_config.timm_name is None and first is not None and first.ndim == 4 and first.shape[2] in (3, 7):
         stem = "small" if first.shape[2] == 3 else "large"
         backbone = build_backbone(replace(assumed_config, stem=stem, width=first.shape[0]), size, channels)
         if stem == "small":
             assumed += ", a 3x3 stem with padding 1 and no max-pool"
-    report = load_all_weights(backbone, weights.tensors, given, assumed_config.encoder)
+    report = load_all_weights(backbone, weights.tensors, weights.given, assumed_config.encoder, key)
+    check_features(backbone, size, channels, weights.given)
     return Pretrained(backbone, norm=None, crop_size=None, report=f"{report}; {assumed}")
 
 
-def read_card(weights: Weights, given: str) -> Card | None:
+def read_card(weights: Weights) -> Card | None:
     """The card of an export or checkpoint of ours, None for other files; UserError if it is invalid."""
     if "card" not in weights.metadata and "cl" not in weights.metadata:
         return None
@@ -81,7 +86,9 @@ def read_card(weights: Weights, given: str) -> Card | None:
             return Card.from_json(weights.metadata["card"])
         return make_card(weights.metadata["cl"], {})
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise UserError(f"{given}; {weights.file} is not a checkpoint of main_contrastive.py ({error})") from None
+        raise UserError(
+            f"{weights.given}; {weights.file} is not a checkpoint of main_contrastive.py ({error})"
+        ) from None
 
 
 def make_card(metadata: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Card:
@@ -135,14 +142,19 @@ class LoadedBackbone(Backbone):
     transform: Transform
 
 
-def load_backbone(path: str | Path, argument: str = "load_backbone") -> LoadedBackbone:
-    """Load the backbone of a run folder, a checkpoint or an export; UserError, which names `argument`, if it fails."""
+def load_backbone(path: str | Path, argument: str = "load_backbone", weights_key: str | None = None) -> LoadedBackbone:
+    """Load the backbone of a run folder, a checkpoint or an export; UserError, which names `argument`, if it fails.
+
+    `weights_key` chooses among the networks of a checkpoint: its teacher instead of the network that is evaluated.
+    """
     weights = read_weights(str(path), argument)
-    card = read_card(weights, f"{argument}: got {path}")
+    card = read_card(weights)
     if card is None:
         raise UserError(f"{argument}: got {path}, expected a run of main_contrastive.py; {weights.file} has no card")
     backbone = cast(LoadedBackbone, card.build().eval().requires_grad_(False))
-    load_all_weights(backbone, weights.tensors, f"{argument}: got {path}", card.encoder)
+    key = weights_key or weights.evaluated
+    load_all_weights(backbone, weights.tensors, weights.given, card.encoder, key)
+    check_features(backbone, card.crop_size, card.in_channels, weights.given)
     backbone.card = card
     backbone.transform = Transform(card)
     return backbone

@@ -13,7 +13,8 @@ from cl.config.programs import Linear, Pretrain
 from cl.config.resume import FLAG, LAST, PREVIOUS, Resume
 from cl.data.images import Splits
 from cl.errors import UserError
-from cl.run.folder.checkpoint import checkpoint_metadata, verify_checkpoint
+from cl.nn.finite import describe_non_finite
+from cl.run.folder.checkpoint import checkpoint_metadata, diverged_weights, verify_checkpoint
 from cl.run.folder.tables import Table
 
 
@@ -31,6 +32,7 @@ class _Saved(NamedTuple):
     metadata: Mapping[str, Any]
     step: int
     weights: Collection[str]
+    diverged: Mapping[str, str]  # weights that are not finite
 
 
 def find_resume_point(
@@ -44,6 +46,7 @@ def find_resume_point(
     """
     _refuse_edited_tables(resume.folder)
     skipped = []
+    diverged = False
     for path in [resume.file] if resume.file else [resume.folder / LAST, resume.folder / PREVIOUS]:
         if not path.is_file():
             continue
@@ -55,14 +58,19 @@ def find_resume_point(
         _refuse_other_data(saved.metadata, checkpoint_metadata(config, splits), path)
         _refuse_other_flags(saved.metadata["config"], config, path)
         _refuse_other_weights(saved.weights, weights, path)
+        if saved.diverged:
+            diverged = True
+            skipped.append(f"{path} is not finite: {describe_non_finite(saved.diverged)}")
+            continue
         if saved.step < steps:
             _warn_skipped(skipped, f"resuming from {path}")
             return StartingPoint(resume.folder, path, saved.step)
         skipped.append(f"{path} has all {steps} steps, but the run did not finish")
-    if not resume.auto:
+    if diverged or not resume.auto:
+        hint = "start a new run with a lower --lr" if diverged else "auto with --run_id starts a new run instead"
         raise UserError(
             f"{FLAG}: got {resume.file or resume.folder}, expected a checkpoint to resume from; {'; '.join(skipped)}; "
-            "auto with --run_id starts a new run instead"
+            f"{hint}"
         )
     _warn_skipped(skipped, "starting a new run")
     return StartingPoint(resume.folder)
@@ -74,9 +82,9 @@ def _read_checkpoint(path: Path) -> _Saved:
     checkpoint = torch.load(path, "cpu", weights_only=True, mmap=True)
     metadata = dict(checkpoint["cl"])
     step = int(checkpoint["global_step"])
-    weights = set(checkpoint["state_dict"])
+    weights = checkpoint["state_dict"]
     dict(checkpoint["optimizer_states"][0])  # a checkpoint stripped of it can be used, but not resumed
-    return _Saved(metadata, step, weights)
+    return _Saved(metadata, step, set(weights), diverged_weights(weights))
 
 
 def _warn_skipped(skipped: Sequence[str], action: str) -> None:

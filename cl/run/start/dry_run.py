@@ -1,5 +1,6 @@
 """`--dry_run`: measure the cost of a training with a few real steps, then discard the network."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cl.batch import Batch
 from cl.cli import Resolved
 from cl.data.datamodule import ImageData
-from cl.errors import UserError
+from cl.errors import NOT_FINITE, Stopped, UserError
 from cl.evaluation.features import evaluating
 from cl.evaluation.pictures.views_picture import save_views
 from cl.run.start.banner import row_lines
@@ -144,13 +145,16 @@ def measure(step: Step, batches: Iterator[Batch], plan: Plan) -> tuple[Batch, st
 def _first_step(step: Step, batch: Batch) -> str:
     has_online_head = "online_head" in dict(step.module.named_children())
     try:
-        loss = f"loss {step(batch):.3f}" + (" including the online head" if has_online_head else "")
-        return f"one step: {loss}, gradient norm {step.gradient_norm():.3f}"
+        loss = float(step(batch))
+        norm = step.gradient_norm()
     except torch.OutOfMemoryError:
         raise UserError(
             f"--batch_size: got {len(batch.index)}, which does not fit into GPU memory, expected a smaller one: "
             "--batch_size auto --dry_run finds the largest"
         ) from None
+    if not math.isfinite(loss + norm):
+        raise Stopped(f"the first step is not finite: loss {loss:g}, gradient norm {norm:g}", NOT_FINITE)
+    return f"one step: loss {loss:.3f}{' including the online head' * has_online_head}, gradient norm {norm:.3f}"
 
 
 def _time_row(times: Sequence[float], waits: Sequence[float], plan: Plan) -> str:

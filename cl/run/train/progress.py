@@ -102,4 +102,5 @@ class Progress(Callback):
         speed = self._images / (self._batch_end - self._start)
         names = {name: short for name, short in SHORT_NAMES.items() if name in metrics}
         measured = [f"{short} {format_metric(name, metrics[name])}" for name, short in names.items()]
-        return "  ".join([f"loss {metrics['loss']:.3f}", *measured, f"{speed:.0f} images/s"])
+        loss = f"loss {metrics['loss']:.3f}" if "loss" in metrics else "no finite step"
+        return "  ".join([loss, *measured, f"{speed:.0f} images/s"])

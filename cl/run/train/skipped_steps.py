@@ -47,14 +47,25 @@ class SkipNonFinite(Callback):
     The verdict is made on the device. On a CPU the host reads it before the step, and drops the gradients of a bad one.
     On a GPU it would wait for the device: there every step is taken, undone on the device if it was bad, and the host
     learns of it two steps later.
+
+    A run whose last epoch has no finite step stops, too: it has no loss, and its network is that of an earlier epoch.
     """
 
     def __init__(self, save: SaveLast, max_in_a_row: int) -> None:
         self.save = save
         self.max_in_a_row = max_in_a_row
         self._in_a_row = 0
+        self._verdicts = Verdicts[StepRecord](lag=0)
         self._views: list[ViewSums] = []  # of this optimizer step's batches
         self._losses: list[Tensor] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """A run that is resumed after too many skipped steps may try as many again."""
+        self._flush()  # a checkpoint knows of all its steps
+        return {"in_a_row": self._in_a_row if self._in_a_row <= self.max_in_a_row else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._in_a_row = int(state_dict["in_a_row"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         lag = lag_on(pl_module.device)
@@ -130,27 +141,29 @@ class SkipNonFinite(Callback):
         for step, was_taken in self._verdicts.due(everything=True):
             self._count(step, was_taken)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Called for every checkpoint, which must not be older than what was printed."""
-        self._flush()
-        return {}
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush()
 
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
         if self._in_a_row > self.max_in_a_row and not self._views and within_epoch(trainer):
+            count = self._in_a_row  # saving may learn of later steps
             self.save.save(trainer)
-            self._stop()
+            self._stop(count)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._in_a_row > self.max_in_a_row:  # after the last step of an epoch, which has just been saved
-            self._stop()
+            self._stop(self._in_a_row)
 
-    def _stop(self) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MeasuredModule)
+        if self._in_a_row > self.max_in_a_row or "loss" not in pl_module.row:
+            self._stop(self._in_a_row)
+
+    def _stop(self, count: int) -> None:
+        skipped = f"{count} steps in a row were not finite" if count > 1 else "the last step was not finite"
         message = (
-            f"{self._in_a_row} steps in a row were not finite; the last finite state is saved. Try a lower --lr or "
-            "--precision 32, or allow more with --max_skipped_steps"
+            f"{skipped}; the last finite state is saved. Try a lower --lr or --precision 32, or allow more with "
+            "--max_skipped_steps"
         )
         raise Stopped(message if rank() == 0 else "", NOT_FINITE)
 
