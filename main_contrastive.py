@@ -19,12 +19,14 @@ def main(argv: Sequence[str]) -> None:
     if config.run.seeds:
         sys.exit(run_each_seed(resolved, config.method.method, report))
     # Imports come late: --help and refusals must not wait for torch, nor a launcher of processes for Lightning.
-    from cl.run.start.devices import usable_devices
+    from cl.run.start.devices import usable_devices, with_precision
     from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
 
     devices = usable_devices(config)
     if must_start_processes(config, devices):
         sys.exit(start_processes(devices))
+    resolved = with_precision(resolved, devices)
+    config = resolved.config
     import torch
 
     from cl.backbones.timm import check_encoder

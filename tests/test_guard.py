@@ -185,7 +185,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_verdict_that_is_read_two_steps_later_has_the_same_bits(
+def test_a_flag_that_is_read_two_steps_later_gives_the_same_bits(
     recipe: str, run: Run, folder: Path, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, where a bad step is taken, undone on the device, and reported later; bad at 1, 4, 5, 10."""
@@ -204,7 +204,7 @@ def test_a_verdict_that_is_read_two_steps_later_has_the_same_bits(
     assert differences(folder / "trained_models/lag_0", folder / "trained_models/lag_2") == []
 
 
-def test_too_many_in_a_row_stop_a_run_whose_verdicts_come_two_steps_later(
+def test_too_many_in_a_row_stop_a_run_whose_flags_are_read_two_steps_later(
     run: Run, folder: Path, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cl.run.train.skipped_steps.lag_on", lambda device: 2)

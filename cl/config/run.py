@@ -27,8 +27,12 @@ class DeviceConfig(Config):
     ] = None
     num_nodes: Annotated[int, Flag("number of machines", low=1, resume="free")] = 1
     precision: Annotated[
-        str, Flag("arithmetic; 64 is for checks on a CPU", choices=("32", "16-mixed", "bf16-mixed", "64"))
-    ] = "32"
+        str,
+        Flag(
+            "arithmetic; auto is bf16-mixed on a GPU that has it, else 32; 64 is for checks on a CPU",
+            choices=("auto", "32", "16-mixed", "bf16-mixed", "64"),
+        ),
+    ] = "auto"
     compile: Annotated[bool, Flag("compile the backbone (torch.compile)")] = False
     deterministic: Annotated[bool, Flag("only deterministic kernels; slower on GPUs")] = False
     sync_batchnorm: Annotated[bool, Flag("compute batch norm statistics over all processes")] = True

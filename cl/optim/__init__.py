@@ -12,8 +12,14 @@ from cl.optim.groups import Group, lars_groups, torch_groups, without_decay_of_v
 from cl.optim.schedules import Schedule
 
 
-def build_optimizer(config: OptimConfig, groups: Sequence[Group]) -> Optimizer:
-    """Build the optimizer that the flags name."""
+def build_optimizer(config: OptimConfig, groups: Sequence[Group], scaled_gradients: bool = False) -> Optimizer:
+    """Build the optimizer that the flags name; `scaled_gradients` under a GradScaler.
+
+    On a GPU a step is a few kernels, and all of its state lies there, so that it can be undone there. Fused optimizers
+    take scaled gradients, which hooks before the step would see; CPUs keep the plain ones, whose bits differ.
+    """
+    on_gpu = groups[0].parameters[0].is_cuda
+    fused = True if on_gpu and not scaled_gradients else None
     if isinstance(config, PretrainOptimConfig) and not config.decay_biases_and_norms:
         groups = without_decay_of_vectors(groups)
     if isinstance(config, PretrainOptimConfig) and config.lars:
@@ -26,10 +32,9 @@ def build_optimizer(config: OptimConfig, groups: Sequence[Group]) -> Optimizer:
             trust_clip=config.lars_clip,
         )
     if config.optimizer == "sgd":
-        return torch.optim.SGD(torch_groups(groups), momentum=config.momentum)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(torch_groups(groups))
-    return torch.optim.AdamW(torch_groups(groups))
+        return torch.optim.SGD(torch_groups(groups), momentum=config.momentum, fused=fused)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(torch_groups(groups), fused=fused, capturable=on_gpu)
 
 
 def with_schedule(optimizer: Optimizer, schedule: Schedule) -> dict[str, Any]:

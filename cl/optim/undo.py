@@ -1,4 +1,4 @@
-"""Undo an optimizer step on the device, by a verdict that the host has not seen."""
+"""Undo an optimizer step on the device, by a flag that the host has not read."""
 
 from collections.abc import Iterable
 

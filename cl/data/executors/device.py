@@ -4,6 +4,7 @@ Each row has its own parameters, so an operation gathers the rows that drew it, 
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -52,8 +53,15 @@ def augment(rows: Rows, pixels: Pixels, device: torch.device, norm: Norm) -> Ten
 
 def normalize_(x: Tensor, norm: Norm) -> Tensor:
     """(x - mean) / std per channel of [N, C, S, S], in place."""
-    mean, std = (torch.tensor(values, device=x.device).view(-1, 1, 1) for values in norm)
+    mean, std = _norm_on(x.device, norm)
     return x.sub_(mean).div_(std)
+
+
+@cache
+def _norm_on(device: torch.device, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Mean and std [C, 1, 1], copied to the device once: such a copy waits for all that the device has to do."""
+    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in norm)
+    return mean, std
 
 
 def apply_colours_(x: Tensor, colours: Colours, kernel: int) -> Tensor:

@@ -1,12 +1,16 @@
 """Resolve the device flags on this machine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
+from cl.cli import Resolved
 from cl.config.programs import Linear, Pretrain
 from cl.config.run import DeviceConfig
 from cl.errors import UserError
+
+P = TypeVar("P", Pretrain, Linear)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,16 @@ def usable_devices(config: Pretrain | Linear) -> Devices:
     if config.device.precision == "64" and devices.accelerator == "gpu":
         raise UserError("--precision: got 64 on a GPU, expected it with --accelerator cpu: it is for checks")
     return devices
+
+
+def with_precision(resolved: Resolved[P], devices: Devices) -> Resolved[P]:
+    """`resolved` with --precision auto replaced by what the devices have; config.json and resuming keep that."""
+    config = resolved.config
+    if config.device.precision != "auto":
+        return resolved
+    has_bf16 = devices.accelerator == "gpu" and torch.cuda.is_bf16_supported(including_emulation=False)
+    device = replace(config.device, precision="bf16-mixed" if has_bf16 else "32")
+    return replace(resolved, config=replace(config, device=device))
 
 
 def choose_devices(config: DeviceConfig) -> Devices:

@@ -17,6 +17,9 @@ TrainedModule = ContrastiveModule[Any] | LinearEvaluation
 
 def prepare_network(module: TrainedModule, config: DeviceConfig, devices: Devices) -> None:
     """Change `module` in place, without renaming its weights."""
+    if devices.accelerator == "gpu":  # float32 convolutions round their factors to TF32, matrix products do not
+        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
     if config.precision == "64":
         module.double()
     if devices.processes > 1 and config.sync_batchnorm:

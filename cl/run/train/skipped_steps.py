@@ -18,7 +18,7 @@ from cl.evaluation.online.metrics import MeasuredModule
 from cl.methods.replicated import Replicated
 from cl.optim.undo import Undo, make_state, state_tensors
 from cl.run.folder.checkpoint import SaveLast, within_epoch
-from cl.run.train.verdicts import Verdicts, lag_on
+from cl.run.train.late_flags import LateFlags, lag_on
 
 
 class ViewSums(NamedTuple):
@@ -27,7 +27,7 @@ class ViewSums(NamedTuple):
 
 
 class StepRecord(NamedTuple):
-    """What is kept of a step until its verdict is read, to name what was not finite."""
+    """What is kept of a step until the host learns whether it was good, to name what was not finite."""
 
     epoch: int
     number: int
@@ -44,7 +44,7 @@ class SkipNonFinite(Callback):
     were. It still counts as a step of the schedule. With a GradScaler only the loss is checked: gradients overflow now
     and then by design, and the scaler skips such a step itself.
 
-    The verdict is made on the device. On a CPU the host reads it before the step, and drops the gradients of a bad one.
+    The device decides. On a CPU the host reads that before the step, and drops the gradients of a bad one.
     On a GPU it would wait for the device: there every step is taken, undone on the device if it was bad, and the host
     learns of it two steps later.
 
@@ -55,7 +55,7 @@ class SkipNonFinite(Callback):
         self.save = save
         self.max_in_a_row = max_in_a_row
         self._in_a_row = 0
-        self._verdicts = Verdicts[StepRecord](lag=0)
+        self._taken = LateFlags[StepRecord](lag=0)
         self._views: list[ViewSums] = []  # of this optimizer step's batches
         self._losses: list[Tensor] = []
 
@@ -69,7 +69,7 @@ class SkipNonFinite(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         lag = lag_on(pl_module.device)
-        self._verdicts = Verdicts[StepRecord](lag)
+        self._taken = LateFlags[StepRecord](lag)
         self._undoes = lag > 0
         self._parameters = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
         tensors = _buffers(pl_module)
@@ -98,10 +98,10 @@ class SkipNonFinite(Callback):
         both = gradients_are_finite & losses_are_finite
         taken = losses_are_finite if _has_grad_scaler(trainer) else both
         pl_module.step_taken = both.double()
-        self._verdicts.add(record, taken)
+        self._taken.add(record, taken)
         if self._undoes:
             pl_module.undo_step = lambda: self._restore_unless(taken, pl_module)
-        for past, was_taken in self._verdicts.due():
+        for past, was_taken in self._taken.due():
             if not was_taken and not self._undoes:
                 self._drop(pl_module, taken)
             self._count(past, was_taken)
@@ -138,7 +138,7 @@ class SkipNonFinite(Callback):
             print(f"warning: epoch {step.epoch}, step {step.number} skipped: {cause}", file=sys.stderr, flush=True)
 
     def _flush(self) -> None:
-        for step, was_taken in self._verdicts.due(everything=True):
+        for step, was_taken in self._taken.due(everything=True):
             self._count(step, was_taken)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
