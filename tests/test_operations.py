@@ -1,6 +1,5 @@
 """How many operations a step dispatches outside of the network's forward and backward and the views."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,8 +81,7 @@ def test_a_step_costs_a_third_of_the_operations_that_it_did(
 
 def as_on_a_gpu(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("cl.run.train.skipped_steps.lag_on", lambda device: 2)
-    for name in ("torch.optim.sgd", "torch.optim.adam"):
-        patch.setattr(sys.modules[name], "_default_to_fused_or_foreach", lambda *_, **__: (True, False))
+    patch.setattr("cl.optim._on_gpu", lambda groups: True)
     patch.setattr(timm.optim.lars, "_resolve_foreach", lambda *_, **__: True)
 
 

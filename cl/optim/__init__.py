@@ -18,7 +18,7 @@ def build_optimizer(config: OptimConfig, groups: Sequence[Group], scaled_gradien
     On a GPU a step is a few kernels, and all of its state lies there, so that it can be undone there. Fused optimizers
     take scaled gradients, which hooks before the step would see; CPUs keep the plain ones, whose bits differ.
     """
-    on_gpu = groups[0].parameters[0].is_cuda
+    on_gpu = _on_gpu(groups)
     fused = True if on_gpu and not scaled_gradients else None
     if isinstance(config, PretrainOptimConfig) and not config.decay_biases_and_norms:
         groups = without_decay_of_vectors(groups)
@@ -34,7 +34,11 @@ def build_optimizer(config: OptimConfig, groups: Sequence[Group], scaled_gradien
     if config.optimizer == "sgd":
         return torch.optim.SGD(torch_groups(groups), momentum=config.momentum, fused=fused)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(torch_groups(groups), fused=fused, capturable=on_gpu)
+    return kind(torch_groups(groups), fused=fused, capturable=on_gpu and scaled_gradients)
+
+
+def _on_gpu(groups: Sequence[Group]) -> bool:
+    return groups[0].parameters[0].is_cuda
 
 
 def with_schedule(optimizer: Optimizer, schedule: Schedule) -> dict[str, Any]:
