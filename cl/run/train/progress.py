@@ -13,6 +13,7 @@ from tqdm import tqdm
 from cl.batch import Batch
 from cl.evaluation.online.metrics import MeasuredModule, format_metric
 from cl.run.folder.tables import Table
+from cl.run.train.step_gaps import StepGaps, synchronize
 
 SHORT_NAMES = {  # columns of metrics.csv -> names in the progress line
     "online_linear/train_top1": "online",
@@ -42,14 +43,14 @@ class Progress(Callback):
         return statistics.median(speeds) if speeds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open(trainer)  # a run that resumes within an epoch skips on_train_epoch_start
+        self._open(trainer, pl_module)  # a run that resumes within an epoch skips on_train_epoch_start
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open(trainer)
+        self._open(trainer, pl_module)
 
-    def _open(self, trainer: Trainer) -> None:
+    def _open(self, trainer: Trainer, module: LightningModule) -> None:
         self._images = 0
-        self._waited = 0.0
+        self._gaps = StepGaps(module.device)
         self._start = time.perf_counter()
         self._batch_end = self._start
         self._refreshed = self._start
@@ -65,12 +66,15 @@ class Progress(Callback):
         )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        self._waited += time.perf_counter() - self._batch_end
+        self._gaps.step_starts()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._images += len(batch.index) * trainer.world_size
+        self._gaps.step_ended()
+        if trainer.is_last_batch:
+            synchronize(pl_module.device)  # the host is ahead of a GPU, whose steps are timed
         self._batch_end = time.perf_counter()
         assert isinstance(pl_module, MeasuredModule)
         if not self._bar.disable and self._batch_end - self._refreshed > REFRESH:
@@ -91,7 +95,7 @@ class Progress(Callback):
                 "images_per_second": self._images / training_seconds,
                 "seconds": time.perf_counter() - self._start,
                 "training_seconds": training_seconds,
-                "waiting_share": self._waited / training_seconds,
+                "waiting_share": self._gaps.seconds() / training_seconds,
             }
         )
 

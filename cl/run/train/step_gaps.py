@@ -1,0 +1,55 @@
+"""How long the device has nothing to do between two steps: it waits for data, or for the host."""
+
+import time
+from collections import deque
+
+import torch
+
+Mark = torch.cuda.Event | float
+PENDING = 8  # gaps whose events are not read yet; older ones have passed, since the host is two steps ahead at most
+
+
+class StepGaps:
+    """The time from the end of each step to the start of the next, by the device's own clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._gaps: deque[tuple[Mark, Mark]] = deque()
+        self._seconds = 0.0
+        self.step_ended()
+
+    def step_ended(self) -> None:
+        self._end = self._mark()
+
+    def step_starts(self) -> None:
+        self._gaps.append((self._end, self._mark()))
+        if len(self._gaps) > PENDING:
+            self._read_first()
+
+    def seconds(self) -> float:
+        """The sum of all gaps; waits for the device."""
+        synchronize(self._device)
+        while self._gaps:
+            self._read_first()
+        return self._seconds
+
+    def _mark(self) -> Mark:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def _read_first(self) -> None:
+        end, start = self._gaps.popleft()
+        if isinstance(end, float) and isinstance(start, float):
+            self._seconds += start - end
+        else:
+            assert isinstance(end, torch.cuda.Event)
+            self._seconds += end.elapsed_time(start) / 1000
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was launched."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
