@@ -108,13 +108,18 @@ class Step:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss, after the device has finished the step."""
+        loss = self.launch(batch)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return loss
+
+    def launch(self, batch: Batch) -> Tensor:
+        """Return the loss, which a GPU may still be computing."""
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, self.half_dtype, enabled=self.half_dtype is not None):
             loss = self.module.training_step(batch.to(self.device), 0)
         loss.backward()
         self.optimizer.step()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
         return loss.detach()
 
     def gradient_norm(self) -> float:

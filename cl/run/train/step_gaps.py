@@ -2,10 +2,11 @@
 
 import time
 from collections import deque
+from typing import Any
 
 import torch
 
-Mark = torch.cuda.Event | float
+Mark = Any  # a torch.cuda.Event, or seconds
 PENDING = 8  # gaps whose events are not read yet; older ones have passed, since the host is two steps ahead at most
 
 
@@ -42,11 +43,7 @@ class StepGaps:
 
     def _read_first(self) -> None:
         end, start = self._gaps.popleft()
-        if isinstance(end, float) and isinstance(start, float):
-            self._seconds += start - end
-        else:
-            assert isinstance(end, torch.cuda.Event)
-            self._seconds += end.elapsed_time(start) / 1000
+        self._seconds += start - end if isinstance(start, float) else end.elapsed_time(start) / 1000
 
 
 def synchronize(device: torch.device) -> None:
