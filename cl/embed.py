@@ -28,13 +28,14 @@ from cl.evaluation.features import extract_features
 from cl.evaluation.neighbours import nearest_neighbours
 from cl.run.folder.atomic_files import write_atomically
 from cl.run.folder.load import LoadedBackbone, load_backbone
-from cl.run.start.devices import choose_devices
+from cl.run.start.devices import choose_devices, limit_threads
 
 
 def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(argv)
     data = DataConfig("custom", batch_size=args.batch_size, num_workers=args.num_workers)
     _check(args.folder, args.out, args.neighbours)
+    limit_threads()
     device = choose_devices(DeviceConfig(accelerator=args.accelerator)).device(0)
     backbone = load_backbone(args.run, "RUN", args.weights_key).to(device)
     files, notes = _list(args.folder)

@@ -11,7 +11,7 @@ from cl.config.methods import METHODS
 from tests.conftest import ROOT
 
 LAYERS = [  # low to high, as in the design
-    {"errors"},
+    {"errors", "machine"},
     {"config", "batch"},
     {"distributed"},
     {"losses", "optim", "nn"},
@@ -73,7 +73,7 @@ def test_data_and_methods_never_import_each_other() -> None:
 
 def test_config_imports_the_standard_library_only() -> None:
     for file in FILES:
-        if part(file) in ("config", "errors", "cli"):
+        if part(file) in ("config", "errors", "machine", "cli"):
             assert {name.split(".")[0] for name, _ in imports(file)} <= sys.stdlib_module_names | {"cl"}, file
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cl.data.decoding.decode import LASTING, TooLittleMemory, read_image
 from cl.data.decoding.modes import BadImage
 from cl.errors import UserError
+from cl.machine.cores import usable_cores
 
 VERSION = 2  # of what counts as a usable image
 SERIAL_LIMIT = 500  # up to this many files, one process is faster than starting a pool
@@ -79,7 +80,7 @@ def _map_checks(paths: Sequence[Path], channels: int) -> Iterator[Check]:
     if len(paths) <= SERIAL_LIMIT:
         yield from map(check, paths)
         return
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(usable_cores()) as pool:
         try:
             yield from pool.map(check, paths, chunksize=64)
         except BrokenProcessPool:

@@ -1,5 +1,6 @@
 """Resolve the device flags on this machine."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from cl.config.programs import Linear, Pretrain
 from cl.config.run import DeviceConfig
 from cl.errors import UserError
+from cl.machine.cores import cores_per_process
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,19 @@ def usable_devices(config: Pretrain | Linear) -> Devices:
     if config.device.precision == "64" and devices.accelerator == "gpu":
         raise UserError("--precision: got 64 on a GPU, expected it with --accelerator cpu: it is for checks")
     return devices
+
+
+def limit_threads() -> None:
+    """At most one thread per usable core, unless OMP_NUM_THREADS says otherwise; the default ignores quotas."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    cores = cores_per_process()
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    if torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)
+    if any(pool["num_threads"] > cores for pool in threadpool_info()):
+        threadpool_limits(cores)  # NumPy's and scikit-learn's
 
 
 def choose_devices(config: DeviceConfig) -> Devices:

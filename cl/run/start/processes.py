@@ -15,7 +15,8 @@ from cl.config.programs import Linear, Pretrain
 from cl.data.sampler import RankSlice
 from cl.distributed import connect, rank, world_size
 from cl.errors import INTERRUPTED, NOT_FINITE, RESUMABLE, UserError
-from cl.run.start.devices import Devices
+from cl.machine.cores import usable_cores
+from cl.run.start.devices import Devices, limit_threads
 from cl.run.start.signal_forwarding import forwarding_signals
 
 PATIENCE = 5  # seconds for a process to exit by itself after another one has failed
@@ -37,6 +38,7 @@ def needs_processes(config: Pretrain | Linear, devices: Devices) -> bool:
 
 def join_processes(config: Pretrain | Linear, devices: Devices) -> RankSlice:
     """Connect to the other processes of the run, if any, and return this one's slice of the data."""
+    limit_threads()
     if not needs_processes(config, devices):
         return RankSlice(0, devices.processes)
     started = int(os.environ["WORLD_SIZE"])
@@ -81,10 +83,11 @@ def _end_with_parent() -> None:
 
 def rank_environments(count: int) -> list[dict[str, str]]:
     """The environments of `count` processes on this machine, with torchrun's variables."""
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    common = {"OMP_NUM_THREADS": threads, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)} for rank in range(count)]
-    return [common | os.environ | variables for variables in ranks]
+    threads = str(max(1, usable_cores() // count))
+    defaults = {"OMP_NUM_THREADS": threads, "MASTER_PORT": str(_free_port())}
+    common = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return [defaults | os.environ | common | variables for variables in ranks]
 
 
 def wait_for(processes: list["subprocess.Popen[bytes]"]) -> int:
