@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cl.errors import Stopped
+
 T = TypeVar("T")
 
 
@@ -123,6 +125,24 @@ def on_any_rank(flag: bool) -> bool:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     return bool(sum_over_ranks(torch.tensor(int(flag), device=device)))
+
+
+def all_or_none(compute: Callable[[], T]) -> T:
+    """Call `compute`, which has no collectives, on every rank; if it fails on one, all ranks raise.
+
+    Otherwise the others would wait for it in their next collective, even if the failure is caught.
+    """
+    if world_size() == 1:
+        return compute()
+    failure: Exception | None = None
+    result: T | None = None
+    try:
+        result = compute()
+    except Exception as error:
+        failure = error
+    if on_any_rank(failure is not None):
+        raise failure or Stopped("", 1)
+    return cast(T, result)
 
 
 def gather_dicts(local: dict[str, T]) -> list[dict[str, T]]:

@@ -23,7 +23,7 @@ from cl.data.sources.listing import unlistable
 from cl.data.sources.manifest import bad_files
 from cl.data.sources.walk import left_out, walk
 from cl.data.views.spec import linear_views
-from cl.errors import UserError, mentioning
+from cl.errors import UserError, mentioning, one_line
 from cl.evaluation.features import extract_features
 from cl.evaluation.neighbours import nearest_neighbours
 from cl.run.folder.atomic_files import write_atomically
@@ -55,9 +55,9 @@ def main(argv: Sequence[str]) -> None:
     }
     write_atomically(args.out, lambda file: np.savez(file, **arrays))
     contents = f"features {len(good)} x {features.shape[1]}, paths, {neighbours.shape[1]} neighbours of each"
-    print(f"{args.out}: {contents}{_skipped(bad, len(files))}")
+    print(one_line(f"{args.out}: {contents}{_skipped(bad, len(files))}"))
     for note in notes:
-        print(note)
+        print(one_line(note))
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:

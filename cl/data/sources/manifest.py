@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cl.data.decoding.decode import LASTING, TooLittleMemory, read_image
 from cl.data.decoding.modes import BadImage
-from cl.errors import UserError
+from cl.errors import UserError, csv_cell
 from cl.machine.cores import usable_cores
 
 VERSION = 2  # of what counts as a usable image
@@ -160,4 +160,5 @@ def write_bad_images(path: Path, bad: Mapping[Path, str]) -> None:
     if not bad:
         return
     with path.open("w", newline="", errors="backslashreplace") as file:
-        csv.writer(file).writerows([("file", "reason"), *((str(name), reason) for name, reason in bad.items())])
+        rows = [(csv_cell(str(name)), csv_cell(reason)) for name, reason in bad.items()]
+        csv.writer(file).writerows([("file", "reason"), *rows])

@@ -10,6 +10,7 @@ from cl.config.backbone import RESNETS_ONLY
 from cl.config.flags import as_typed, fields_of
 from cl.config.optim import OptimConfig
 from cl.config.programs import Linear, Pretrain
+from cl.errors import one_line
 from cl.machine.cores import cores_per_process
 from cl.run.folder.resume_point import StartingPoint
 from cl.run.folder.run_folder import plain_values
@@ -58,7 +59,7 @@ def banner(resolved: Resolved[Any], plan: Plan, start: StartingPoint, weights: s
 def row_lines(name: str, text: str) -> list[str]:
     """A name and its text, wrapped to the width of the banner."""
     return textwrap.wrap(
-        text,
+        one_line(text),
         WIDTH,
         initial_indent=f"  {name:<{NAME_WIDTH - 2}}  ",
         subsequent_indent=" " * (NAME_WIDTH + 2),

@@ -9,7 +9,7 @@ from pathlib import Path
 from cl.cli import Resolved
 from cl.config.flags import as_typed
 from cl.config.programs import Linear, Pretrain
-from cl.errors import UserError
+from cl.errors import UserError, one_line
 from cl.run.start.signal_forwarding import forwarding_signals
 
 
@@ -37,8 +37,17 @@ def run_each_seed(
             return code
         print(flush=True)
     if not run.dry_run:
-        print(report(folders))
+        _print_report(folders, report)
     return 0
+
+
+def _print_report(folders: Sequence[Path], report: Callable[[Sequence[Path]], str]) -> None:
+    """A table that cannot be made costs a warning, not the exit code of the runs."""
+    try:
+        print(report(folders))
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}")
+        print(f"warning: the runs were not tabulated ({reason}); python -m cl.report tries again", file=sys.stderr)
 
 
 def without_seeds(argv: Sequence[str]) -> list[str]:
