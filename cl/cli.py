@@ -17,6 +17,7 @@ from cl.config.methods import DEFAULT, METHODS
 from cl.config.programs import Linear, Origins, Parts, Pretrain, config_parts, preset_layers, resolve_values
 from cl.config.resume import Resume, resume_of
 from cl.errors import INTERRUPTED, NOT_WRITTEN, Stopped, UserError, one_line
+from cl.machine.home import replace_missing_folders
 
 P = TypeVar("P", Pretrain, Linear)
 Words = str | list[str]  # a flag's value as typed; a list if the flag takes several
@@ -40,6 +41,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8, and printing one must not raise
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    replace_missing_folders()
     is_first = os.environ.get("RANK", "0") == "0"  # only one of several processes prints
     try:
         return main(sys.argv[1:])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cl import cli
-from cl.config.flags import as_typed
+from cl.config.flags import as_typed, typed_path
 from cl.errors import UserError, csv_cell, markdown_cell, one_line
 
 PRETRAINED = {"online": ("online_linear/val_top1",), "kNN": ("knn/val_top1",)}  # column -> metrics of summary.json
@@ -279,7 +279,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "folders", nargs="*", type=Path, default=[Path("trained_models")], help="run folders, or folders of run folders"
     )
-    parser.add_argument("--csv", type=Path, help="also write the table to this file")
+    parser.add_argument("--csv", type=typed_path, help="also write the table to this file")
     args = parser.parse_args(argv)
     print(report(args.folders, args.csv))
 

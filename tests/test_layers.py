@@ -56,8 +56,8 @@ def test_a_module_imports_no_higher_layer(file: Path) -> None:
         assert HEIGHT[name] <= HEIGHT[part(file)], f"{file} imports cl.{name} from a higher layer"
 
 
-def test_cli_imports_config_and_errors_only() -> None:
-    assert imported_parts(ROOT / "cl/cli.py") == {"config", "errors"}
+def test_cli_imports_config_errors_and_machine_only() -> None:
+    assert imported_parts(ROOT / "cl/cli.py") == {"config", "errors", "machine"}
 
 
 def test_only_the_run_layer_and_the_programs_import_cli() -> None:

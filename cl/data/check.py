@@ -27,7 +27,8 @@ def main(argv: Sequence[str]) -> None:
     for note in listing.left_out:
         print(one_line(note))
     results = manifest_path(folder, args.in_channels)
-    print(f"{len(files) - len(bad)} of {len(files)} images are good; the results are in {results}")
+    remembered = f"; the results are in {results}" if results is not None and results.exists() else ""
+    print(f"{len(files) - len(bad)} of {len(files)} images are good{remembered}")
     sys.exit(1 if bad else 0)
 
 
