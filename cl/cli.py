@@ -16,7 +16,7 @@ from cl.config.flags import Config, Field, add_flags, as_typed, convert, fields_
 from cl.config.methods import DEFAULT, METHODS
 from cl.config.programs import Linear, Origins, Parts, Pretrain, config_parts, preset_layers, resolve_values
 from cl.config.resume import Resume, resume_of
-from cl.errors import INTERRUPTED, NOT_WRITTEN, Stopped, UserError, one_line
+from cl.errors import INTERRUPTED, NOT_WRITTEN, LauncherError, Stopped, UserError, one_line
 from cl.machine.home import replace_missing_folders
 
 P = TypeVar("P", Pretrain, Linear)
@@ -46,7 +46,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         return main(sys.argv[1:])
     except UserError as error:
-        line = f"error: {error}" if is_first else ""
+        printed = is_first or isinstance(error, LauncherError)
+        line = f"error: {error}" if printed else ""
         code = 2
     except Stopped as stop:
         line = f"stopped: {stop}" if str(stop) else ""

@@ -9,6 +9,10 @@ class UserError(Exception):
     """A mistake the user can fix: one line that says what was given, what was expected and which flag to change."""
 
 
+class LauncherError(UserError):
+    """Variables of a launcher that do not fit together: every process reports it, as none may be rank 0."""
+
+
 @contextmanager
 def mentioning(left_out: Iterable[str]) -> Iterator[None]:
     """Add to a refusal what was left out of the data: it is often the cause."""

@@ -109,10 +109,10 @@ def test_a_check_that_cannot_be_remembered_is_still_right(
     no_passwd: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"broken")
-    assert list(manifest.bad_files(tmp_path, ["broken.png"])) == ["broken.png"]
+    assert list(manifest.bad_files(tmp_path, ["broken.png"], 3)) == ["broken.png"]
     for cache in ("/proc/no/such", str(tmp_path / "broken.png"), "/dev/full"):
         monkeypatch.setenv("XDG_CACHE_HOME", cache)
-        assert list(manifest.bad_files(tmp_path, ["broken.png"])) == ["broken.png"]
+        assert list(manifest.bad_files(tmp_path, ["broken.png"], 3)) == ["broken.png"]
 
 
 def test_a_manifest_that_cannot_be_cleaned_up_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_a_manifest_that_cannot_be_cleaned_up_is_left_alone(tmp_path: Path, monk
 
     for name in ("write_text", "unlink", "mkdir"):
         monkeypatch.setattr(Path, name, refuse)
-    assert manifest.bad_files(tmp_path, ["missing.png"]) != {}
+    assert manifest.bad_files(tmp_path, ["missing.png"], 3) != {}
 
 
 def test_a_tilde_in_a_path_is_the_home_folder(no_passwd: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

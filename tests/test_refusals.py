@@ -168,7 +168,8 @@ REACHED_ELSEWHERE = {  # modules with refusals that the cases here do not reach,
     "cl/embed.py": "test_embed", "cl/report.py": "test_report",
     "cl/run/start/batch_search.py": "test_dry_run", "cl/run/start/dry_run.py": "test_dry_run",
     "cl/run/folder/load.py": "test_export", "cl/run/start/seeds.py": "test_seeds",
-    "cl/selfcheck.py": "test_home",
+    "cl/selfcheck.py": "test_home", "cl/distributed.py": "test_launchers",
+    "cl/machine/launcher.py": "test_launchers", "cl/run/start/processes.py": "test_launchers",
 }  # fmt: skip
 
 

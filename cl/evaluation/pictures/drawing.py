@@ -45,9 +45,7 @@ def draw(path: Path, picture: Callable[[], None]) -> bool:
     """Call `picture`, which draws `path`, and return whether it succeeded; a failure is printed as a warning."""
     try:
         picture()
-    except (
-        Exception
-    ) as error:  # matplotlib, scikit-learn, a font, a full disk, an image that has become unreadable, ...
+    except Exception as error:  # of matplotlib, scikit-learn, a font, a full disk, an unreadable image
         reason = str(error) if isinstance(error, Stopped) else f"{type(error).__name__}: {error}"
         if reason:  # "" on the other processes, when all stop together
             print(f"warning: {path.name} was not drawn ({one_line(reason)[:200]})", file=sys.stderr, flush=True)

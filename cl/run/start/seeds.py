@@ -10,6 +10,7 @@ from cl.cli import Resolved
 from cl.config.flags import as_typed
 from cl.config.programs import Linear, Pretrain
 from cl.errors import UserError, one_line
+from cl.machine import launcher
 from cl.run.start.signal_forwarding import forwarding_signals
 
 
@@ -21,7 +22,7 @@ def run_each_seed(
     seeds = run.seeds[:1] if run.dry_run else run.seeds
     if resolved.origins["seed"] == "typed":
         raise UserError(f"--seed: got {run.seed} with --seeds {as_typed(run.seeds)}, expected one of the two")
-    if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+    if "RANK" in os.environ or launcher.in_slurm_step():
         raise UserError(
             f"--seeds: got {as_typed(run.seeds)} under a launcher, expected one launch per seed with --seed"
         )
