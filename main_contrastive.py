@@ -35,14 +35,11 @@ def main(argv: Sequence[str]) -> None:
     from cl.distributed import disconnect
     from cl.methods import build_method
     from cl.run.folder.checkpoint import SaveLast
-    from cl.run.folder.closing import write_summary
-    from cl.run.folder.export import export
-    from cl.run.folder.load import make_card
     from cl.run.start.dry_run import dry_run
     from cl.run.start.network import prepare_network
     from cl.run.start.opening import announce, open_run
     from cl.run.start.plan import make_plan
-    from cl.run.train.pretraining import closing_text, collapse_alarm, measure_pretraining, pictures
+    from cl.run.train.pretraining import SaveResults, closing_text, collapse_alarm, measure_pretraining, pictures
     from cl.run.train.progress import Progress
     from cl.run.train.skipped_steps import SkipNonFinite
     from cl.run.train.trainer import build_trainer
@@ -65,13 +62,12 @@ def main(argv: Sequence[str]) -> None:
     alarm = collapse_alarm(config, data, plan)
     measure = measure_pretraining(config, method, data, plan)
     skip = SkipNonFinite(save, config.online.max_skipped_steps)
-    callbacks = [*pictures(config, data, start.folder), measure, progress, alarm, skip]
+    results = SaveResults(save, progress)
+    callbacks = [measure, progress, alarm, skip, results, *pictures(config, data, start.folder)]
     trainer = build_trainer(resolved, plan, start.folder, save, callbacks)
     trainer.fit(method, data, ckpt_path=start.checkpoint, weights_only=True)
     disconnect()
     if ranks.rank == 0:
-        export(method.evaluated, make_card(save.metadata, method.row), start.folder)
-        write_summary(start.folder, method.row, progress.images_per_second)
         print(closing_text(resolved, plan, method.row, progress.images_per_second, alarm, start.folder))
     if alarm.stopped:
         sys.exit(1)

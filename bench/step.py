@@ -54,7 +54,9 @@ def main() -> int:
     parser.add_argument("--batch_size", type=int, nargs=2, default=(512, 256) if GPU else (16, 4), help="at 32, 224 px")
     parser.add_argument("--num_workers", type=int, default=max(1, min(14, len(os.sched_getaffinity(0)) - 2)))
     parser.add_argument("--check", action="store_true", help=f"exit with 1 below {TARGET} images/s at 32 pixels")
-    parser.add_argument("--part", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # the flags of a process that measures
+    parser.add_argument(
+        "--part", nargs=argparse.REMAINDER, help=argparse.SUPPRESS
+    )  # the flags of a process that measures
     args = parser.parse_args()
     if args.part:
         print(json.dumps(in_process(args.part)))

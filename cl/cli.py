@@ -16,7 +16,8 @@ from cl.config.flags import Config, Field, add_flags, as_typed, convert, fields_
 from cl.config.methods import DEFAULT, METHODS
 from cl.config.programs import Linear, Origins, Parts, Pretrain, config_parts, preset_layers, resolve_values
 from cl.config.resume import Resume, resume_of
-from cl.errors import INTERRUPTED, NOT_WRITTEN, Stopped, UserError
+from cl.errors import INTERRUPTED, NOT_WRITTEN, LauncherError, Stopped, UserError, one_line
+from cl.machine.home import replace_missing_folders
 
 P = TypeVar("P", Pretrain, Linear)
 Words = str | list[str]  # a flag's value as typed; a list if the flag takes several
@@ -40,11 +41,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8, and printing one must not raise
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    replace_missing_folders()
     is_first = os.environ.get("RANK", "0") == "0"  # only one of several processes prints
     try:
         return main(sys.argv[1:])
     except UserError as error:
-        line = f"error: {error}".replace("\n", " ") if is_first else ""  # typed values may contain newlines
+        printed = is_first or isinstance(error, LauncherError)
+        line = f"error: {error}" if printed else ""
         code = 2
     except Stopped as stop:
         line = f"stopped: {stop}" if str(stop) else ""
@@ -63,7 +66,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         line = f"stopped: {error.filename or 'a file'} cannot be written ({error.strerror})"
         code = NOT_WRITTEN
     if line:
-        print(line, file=sys.stderr)
+        print(one_line(line.replace("\n", " ")), file=sys.stderr)  # typed values and names may contain anything
     sys.exit(code)
 
 

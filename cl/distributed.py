@@ -7,14 +7,23 @@ and a plain all_reduce in the graph gives wrong gradients without an error.
 """
 
 import atexit
-from collections.abc import Callable
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from cl.errors import Stopped, UserError
 
 T = TypeVar("T")
+RANKS_COME = 300.0  # seconds: containers are unpacked and packages imported from slow disks, but never for so long
+POLL = 0.1  # seconds
 
 
 def world_size() -> int:
@@ -29,9 +38,86 @@ def rank() -> int:
 
 def connect(backend: str) -> None:
     """Join the process group that the environment describes (MASTER_ADDR, RANK and so on)."""
-    dist.init_process_group(backend)
+    number = int(os.environ["RANK"])
+    size = int(os.environ["WORLD_SIZE"])
+    deadline = time.monotonic() + RANKS_COME
+    store = _open_store(number, deadline)
+    # The second round finds ranks that came and died while the others were waited for.
+    for stage, limit in (("came", deadline), ("stayed", time.monotonic() + RANKS_COME)):
+        _wait_for_ranks(store, stage, number, size, limit)
+    dist.init_process_group(backend, store=PrefixStore("group", store), rank=number, world_size=size)
     if backend == "gloo":  # with NCCL this would hang if the process failed while others are in a collective
         atexit.register(disconnect)
+
+
+def _open_store(number: int, deadline: float) -> Store:
+    """The store of the run, which rank 0 keeps, or torchrun; reached by Python sockets, which signals interrupt."""
+    host = os.environ["MASTER_ADDR"]
+    port = int(os.environ["MASTER_PORT"])
+    kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    keeps = number == 0 and not kept_by_torchrun
+    try:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"MASTER_ADDR: got {host}, expected the address of the machine of rank 0 ({error})") from None
+    if keeps:
+        _check_port(port)
+    else:
+        _wait_for_listener(host, port, deadline)
+    limit = timedelta(seconds=RANKS_COME)
+    try:
+        store: Store = TCPStore(host, port, None, is_master=keeps, timeout=limit, wait_for_workers=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise Stopped(f"no connection to rank 0 at {host}:{port} (MASTER_ADDR, MASTER_PORT): {reason}", 1) from None
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps its store when it starts ranks again
+    return PrefixStore(f"cl/{attempt}", store)
+
+
+def _check_port(port: int) -> None:
+    """torch would print several lines of its own about a port that is taken."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+    except OSError as error:
+        raise UserError(f"MASTER_PORT: got {port}, expected a free port ({os.strerror(error.errno or 0)})") from None
+
+
+def _wait_for_listener(host: str, port: int, deadline: float) -> None:
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=POLL).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise Stopped(
+                    f"rank 0 did not come within {RANKS_COME:g} s: no answer from {host}:{port} "
+                    f"(MASTER_ADDR, MASTER_PORT): {error}",
+                    1,
+                ) from None
+        time.sleep(POLL)
+
+
+def _wait_for_ranks(store: Store, stage: str, number: int, size: int, deadline: float) -> None:
+    """Wait until all ranks have said that they are here; after the deadline, one of them names those that have not."""
+    keys = [f"{stage}/{other}" for other in range(size)]
+    try:
+        store.set(keys[number], "1")
+        while not store.check(keys):
+            if time.monotonic() > deadline:
+                came = [other for other, key in enumerate(keys) if store.check([key])]
+                raise Stopped(_absent(came, size) if number == min(came) else "", 1)
+            time.sleep(POLL)
+    except RuntimeError:  # rank 0 kept the store
+        raise Stopped("rank 0 of the run has ended", 1) from None
+
+
+def _absent(came: Sequence[int], size: int) -> str:
+    missing = [str(other) for other in range(size) if other not in came]
+    return (
+        f"of {size} processes, rank {', '.join(missing)} did not come within {RANKS_COME:g} s (came: rank "
+        f"{', '.join(map(str, came))}); the launcher must start all of them with the same MASTER_ADDR and MASTER_PORT"
+    )
 
 
 def disconnect() -> None:
@@ -132,6 +218,24 @@ def everywhere(flag: Tensor) -> Tensor:
     number = flag.to(torch.int32)
     dist.all_reduce(number, dist.ReduceOp.MIN)
     return number.bool()
+
+
+def all_or_none(compute: Callable[[], T]) -> T:
+    """Call `compute`, which has no collectives, on every rank; if it fails on one, all ranks raise.
+
+    Otherwise the others would wait for it in their next collective, even if the failure is caught.
+    """
+    if world_size() == 1:
+        return compute()
+    failure: Exception | None = None
+    result: T | None = None
+    try:
+        result = compute()
+    except Exception as error:
+        failure = error
+    if on_any_rank(failure is not None):
+        raise failure or Stopped("", 1)
+    return cast(T, result)
 
 
 def gather_dicts(local: dict[str, T]) -> list[dict[str, T]]:

@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cl.machine.home import is_writable, replace_missing_folders
+
+if __name__ == "__main__":
+    replace_missing_folders()  # first: Lightning imports matplotlib, which looks for its folder
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +19,7 @@ from tqdm import tqdm
 
 from cl.cli import run
 from cl.config.data import DataConfig
+from cl.config.flags import typed_path
 from cl.config.run import DeviceConfig
 from cl.config.views import ViewsConfig
 from cl.data.datamodule import ImageData, LoaderSettings
@@ -23,18 +29,19 @@ from cl.data.sources.listing import unlistable
 from cl.data.sources.manifest import bad_files
 from cl.data.sources.walk import left_out, walk
 from cl.data.views.spec import linear_views
-from cl.errors import UserError, mentioning
+from cl.errors import UserError, mentioning, one_line
 from cl.evaluation.features import extract_features
 from cl.evaluation.neighbours import nearest_neighbours
 from cl.run.folder.atomic_files import write_atomically
 from cl.run.folder.load import LoadedBackbone, load_backbone
-from cl.run.start.devices import choose_devices
+from cl.run.start.devices import choose_devices, limit_threads
 
 
 def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(argv)
     data = DataConfig("custom", batch_size=args.batch_size, num_workers=args.num_workers)
     _check(args.folder, args.out, args.neighbours)
+    limit_threads()
     device = choose_devices(DeviceConfig(accelerator=args.accelerator)).device(0)
     backbone = load_backbone(args.run, "RUN", args.weights_key).to(device)
     files, notes = _list(args.folder)
@@ -54,9 +61,9 @@ def main(argv: Sequence[str]) -> None:
     }
     write_atomically(args.out, lambda file: np.savez(file, **arrays))
     contents = f"features {len(good)} x {features.shape[1]}, paths, {neighbours.shape[1]} neighbours of each"
-    print(f"{args.out}: {contents}{_skipped(bad, len(files))}")
+    print(one_line(f"{args.out}: {contents}{_skipped(bad, len(files))}"))
     for note in notes:
-        print(note)
+        print(one_line(note))
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:
@@ -81,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cl.embed", description=__doc__)
     parser.add_argument("run", help="run folder, or a checkpoint or backbone.safetensors in one")
     parser.add_argument("folder", type=Path, help="images, in any arrangement of subfolders")
-    parser.add_argument("--out", type=Path, required=True, help="file to write; numpy.load reads it")
+    parser.add_argument("--out", type=typed_path, required=True, help="file to write; numpy.load reads it")
     parser.add_argument("--weights_key", metavar="KEY", help="which network of the checkpoint: teacher")
     parser.add_argument("--batch_size", type=int, default=256, help="images per batch [256]")
     parser.add_argument("--num_workers", type=int, help="loader processes; by default one core is left free")
@@ -94,7 +101,7 @@ def _check(folder: Path, out: Path, neighbours: int) -> None:
     """Raise UserError before anything is computed that could not be saved."""
     if not folder.is_dir():
         raise UserError(f"FOLDER: got {folder}, expected a folder of images")
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
+    if out.is_dir() or not out.parent.is_dir() or not is_writable(out.parent):
         raise UserError(f"--out: got {out}, expected a file in a folder that can be written to")
     if neighbours < 0:
         raise UserError(f"--neighbours: got {neighbours}, expected at least 0")

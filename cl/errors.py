@@ -1,9 +1,16 @@
+"""What users are told: errors, exit codes, and text from users that is shown to them."""
+
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
     """A mistake the user can fix: one line that says what was given, what was expected and which flag to change."""
+
+
+class LauncherError(UserError):
+    """Variables of a launcher that do not fit together: every process reports it, as none may be rank 0."""
 
 
 @contextmanager
@@ -31,3 +38,24 @@ NOT_FINITE = 3  # too many consecutive steps with a non-finite loss or gradient
 NOT_WRITTEN = 4  # a checkpoint could not be written
 RESUMABLE = 75  # saved after SIGTERM or SIGUSR1; the same command with --resume_training_from auto resumes
 INTERRUPTED = 130  # Ctrl-C
+
+# Control characters, separators of lines and paragraphs, marks that reverse the direction of text, and lone surrogates
+# (bytes of a file name that are not UTF-8). Terminals ignore NUL.
+_UNPRINTABLE = re.compile("[\x01-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)")  # an underscore within a word is none
+FORMULA = ("=", "+", "-", "@")  # with which a cell starts that a spreadsheet runs
+
+
+def one_line(text: str) -> str:
+    """Text from users for a terminal, one line or one cell: what is not printable is escaped as in Python."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def markdown_cell(text: str) -> str:
+    """Text for a cell of a Markdown table: no character is markup."""
+    return _MARKDOWN.sub(lambda match: f"\\{match[0]}", one_line(text))
+
+
+def csv_cell(text: str) -> str:
+    """Text for a cell of a CSV file; an apostrophe keeps a spreadsheet from running a formula. Not for numbers."""
+    return f"'{one_line(text)}" if text.startswith(FORMULA) else one_line(text)

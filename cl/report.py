@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cl import cli
-from cl.config.flags import as_typed
-from cl.errors import UserError
+from cl.config.flags import as_typed, typed_path
+from cl.errors import UserError, csv_cell, markdown_cell, one_line
 
 PRETRAINED = {"online": ("online_linear/val_top1",), "kNN": ("knn/val_top1",)}  # column -> metrics of summary.json
 EVALUATED = {"offline": ("offline_linear/val_top1", "finetuned/val_top1")}  # a run has one of them
@@ -80,7 +80,8 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
             if run.facts and not run.flags["dry_run"]:  # `facts` raises if another version lacks one of its flags
                 runs.append(run)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            print(f"skipped {folder}: not a run folder ({type(error).__name__}: {error})", file=sys.stderr)
+            reason = f"skipped {folder}: not a run folder ({type(error).__name__}: {error})"
+            print(one_line(reason), file=sys.stderr)
     return runs
 
 
@@ -222,7 +223,8 @@ def _markdown(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     columns = [name for name in lines[0] if name != "also" or any(cells["also"] for cells in lines)]
-    table = [columns, ["---"] * len(columns), *([cells[name] for name in columns] for cells in lines)]
+    cells = [[markdown_cell(line[name]) for name in columns] for line in lines]
+    table = [columns, ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in table)
 
 
@@ -261,7 +263,8 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
             numbers[f"{name}_std"] = f"{statistics.stdev(percent):.6g}" if len(percent) > 1 else ""
             numbers[f"{name}_n"] = len(percent)
         names = " ".join(run.folder.name for run in row.runs)
-        lines.append({**row.facts, "also": row.differences(rows), **numbers, "runs": names})
+        text = {name: csv_cell(cell) for name, cell in {**row.facts, "also": row.differences(rows)}.items()}
+        lines.append({**text, **numbers, "runs": csv_cell(names)})
     try:
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(lines[0]) if lines else [])
@@ -276,7 +279,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "folders", nargs="*", type=Path, default=[Path("trained_models")], help="run folders, or folders of run folders"
     )
-    parser.add_argument("--csv", type=Path, help="also write the table to this file")
+    parser.add_argument("--csv", type=typed_path, help="also write the table to this file")
     args = parser.parse_args(argv)
     print(report(args.folders, args.csv))
 

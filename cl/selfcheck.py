@@ -9,18 +9,25 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from cl.machine.home import replace_missing_folders
+
+if __name__ == "__main__":
+    replace_missing_folders()  # first: Lightning imports matplotlib, which looks for its folder
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cl.batch import Batch
-from cl.cli import parse
+from cl.cli import parse, run
 from cl.config.methods import METHODS
 from cl.config.programs import Pretrain
 from cl.distributed import connect, disconnect, global_mean, rank, world_size
+from cl.errors import UserError
 from cl.methods import ContrastiveModule, build_method
 from cl.nn.batch_norm import synchronized
 from cl.optim.schedules import Budget
@@ -149,7 +156,14 @@ def _run_rank(folder: Path, accelerator: str) -> None:
     disconnect()
 
 
-def main(argv: list[str]) -> int:
+def _temporary_folder() -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise UserError(f"TMPDIR: expected a folder that can be written to ({error.strerror})") from None
+
+
+def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m cl.selfcheck", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)
@@ -160,7 +174,7 @@ def main(argv: list[str]) -> int:
     if args.part is not None:
         _run_rank(args.part, args.accelerator)
         return 0
-    with tempfile.TemporaryDirectory() as folder:
+    with _temporary_folder() as folder:
         command = [sys.executable, "-m", "cl.selfcheck", "--accelerator", args.accelerator, "--part", folder]
         code = wait_for([subprocess.Popen(command, env=environment) for environment in rank_environments(PROCESSES)])
         if code:
@@ -182,4 +196,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(lambda argv: sys.exit(main(argv)))

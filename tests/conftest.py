@@ -12,6 +12,14 @@ sys.path.insert(0, str(ROOT))
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per worker; torch reads it when it is imported
 
+from cl.machine.cores import usable_cores  # noqa: E402
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For `-n auto`: one process per usable core."""
+    return usable_cores()
+
+
 TINY = ["--width", "4", "--proj_hidden_dim", "16", "--batch_size", "64"]  # a ResNet-18 that trains in a second
 
 

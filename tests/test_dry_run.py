@@ -10,6 +10,7 @@ from cl.backbones import build_backbone
 from cl.batch import Batch
 from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
+from cl.machine import cgroups
 from cl.methods import ContrastiveModule
 from cl.run.start import batch_search, memory
 from cl.run.start.banner import row_lines
@@ -158,14 +159,17 @@ def test_the_peak_is_the_growth_of_the_process_since_it_was_created() -> None:
 
 def test_available_memory_respects_the_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    2000 kB\n")
-    for name, file in (("SYSTEM", "meminfo"), ("LIMIT", "max"), ("USED", "current")):
-        monkeypatch.setattr(memory, name, tmp_path / file)
+    (tmp_path / "mountinfo").write_text(f"30 23 0:26 / {tmp_path} rw - cgroup2 cgroup2 rw\n")
+    monkeypatch.setattr(memory, "SYSTEM", tmp_path / "meminfo")
+    monkeypatch.setattr(cgroups, "PROC", tmp_path)
     assert available_memory() == 2000 * 1024
-    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "memory.max").write_text("max\n")
     assert available_memory() == 2000 * 1024
-    (tmp_path / "max").write_text("1000000\n")
-    (tmp_path / "current").write_text("400000\n")
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
     assert available_memory() == 600_000
+    (tmp_path / "memory.stat").write_text("anon 300000\ninactive_file 100000\n")
+    assert available_memory() == 700_000
 
 
 def test_durations_are_readable() -> None:

@@ -124,3 +124,31 @@ def test_neighbours_in_chunks_match_a_loop(monkeypatch: pytest.MonkeyPatch) -> N
         assert index[i].tolist() == [j for _, j in nearest]
         assert cosine[i].tolist() == pytest.approx([s for s, _ in nearest], abs=1e-6)
     assert nearest_neighbours(features, 99)[1].shape == (11, 10)
+
+
+def test_an_image_whose_features_are_not_finite_is_named_and_nothing_is_written(
+    run_folder: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cl.backbones.resnet import ResNetBackbone
+
+    forward = ResNetBackbone.forward
+
+    def spoiled(self: ResNetBackbone, x: torch.Tensor) -> torch.Tensor:
+        features = forward(self, x)
+        return features.masked_fill(torch.arange(len(features))[:, None] == 2, torch.nan)
+
+    monkeypatch.setattr("cl.run.folder.load.check_features", lambda *_: None)
+    monkeypatch.setattr(ResNetBackbone, "forward", spoiled)
+    code, out, err = call(capsys, monkeypatch, "run", "images", "--out", "f.npz", "--num_workers", "0")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    name = sorted([*GOOD, "deep/other.png", "deep/er/copy.jpg"], key=os.fsencode)[2]
+    assert f"the features of 1 of {len(GOOD) + 2} images are not finite, the first of image images/{name}" in err
+    assert not Path("f.npz").exists()
+
+
+def test_a_wrong_weights_key_is_refused(
+    run_folder: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = call(capsys, monkeypatch, "run", "images", "--out", "f.npz", "--weights_key", "teacher")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--weights_key: got teacher, expected none, since the only network is without a key, in run (backbone" in err

@@ -253,3 +253,20 @@ def test_a_file_that_one_node_cannot_read_is_refused_on_all(pools: dict[int, Ran
     write_classes(tmp_path / "data", {"ant": 3})
     for message in pools[2].run(refusal_where_rank_1_may_not_read_a_file, str(tmp_path / "data")):
         assert "process 1 can read {'training': 2, 'validation': 0} images" in message
+
+
+def failing_on_one() -> str:
+    def compute() -> int:
+        if distributed.rank() == 1:
+            raise OSError("unreadable")
+        return 1
+
+    try:
+        distributed.all_or_none(compute)
+    except Exception as error:
+        return f"{type(error).__name__} {error} {distributed.on_any_rank(False)}"
+    return "no failure"
+
+
+def test_what_fails_on_one_rank_fails_on_all_and_they_stay_together(pools: dict[int, Ranks]) -> None:
+    assert pools[2].run(failing_on_one) == ["Stopped  False", "OSError unreadable False"]

@@ -138,6 +138,18 @@ def test_missing_gpus_are_refused_with_an_explanation(run: Run, folder: Path, mo
     )
 
 
+def test_a_cache_without_a_folder_for_it_is_refused(
+    run: Run, folder: Path, given_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/no/such/folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    for name in ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(given_files))
+    flags = ["custom", "resnet18", "--crop_size", "16", "--batch_size", "2", "--train_dir", str(given_files / "train")]
+    assert_refused(run(PRETRAIN, *flags, "--cache", "raw256"), ["--cache_dir: not given", "no home folder"], folder)
+    assert_refused(run(PRETRAIN, *DIGITS, "--output_dir=~/x"), ["--output_dir: got ~/x", "no home folder"], folder)
+
+
 def test_a_launcher_with_a_different_number_of_processes_is_refused(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +168,8 @@ REACHED_ELSEWHERE = {  # modules with refusals that the cases here do not reach,
     "cl/embed.py": "test_embed", "cl/report.py": "test_report",
     "cl/run/start/batch_search.py": "test_dry_run", "cl/run/start/dry_run.py": "test_dry_run",
     "cl/run/folder/load.py": "test_export", "cl/run/start/seeds.py": "test_seeds",
+    "cl/selfcheck.py": "test_home", "cl/distributed.py": "test_launchers",
+    "cl/machine/launcher.py": "test_launchers", "cl/run/start/processes.py": "test_launchers",
 }  # fmt: skip
 
 

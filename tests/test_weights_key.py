@@ -130,6 +130,7 @@ def refusal(content: Mapping[str, Any], *flags: str, encoder: str = "resnet18", 
 def test_a_refusal_lists_what_the_file_has(tmp_path: Path) -> None:
     file = tmp_path / "file.pth"
     wrong = refusal(DINO, "--weights_key", "techer", file=file)
+    assert "--weights_key: got module" in refusal({"teacher": W}, "--weights_key", "module", file=file)
     assert wrong.startswith("--weights_key: got techer, expected one of student.module.backbone, teacher.backbone")
     other = refusal(DINO, encoder="timm/resnet50", file=file)
     assert "expected all weights of timm/resnet50" in other

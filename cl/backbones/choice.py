@@ -37,8 +37,9 @@ def choose_network(
     if key is not None:
         named = [match for match in networks or found if _distance(key, match) is not None]
         if not named:
-            choices = [path for path in paths if path] or [describe_content(content)]
-            raise UserError(f"{FLAG}: got {key}, expected one of {', '.join(choices)}, which {_file(given)} has")
+            choices = ", ".join(path for path in paths if path) or describe_content(content)
+            expected_keys = "none, since the only network is without a key" if paths == [""] else f"one of {choices}"
+            raise UserError(f"{FLAG}: got {key}, expected {expected_keys}, in {_file(given)}")
         closest = min(_distance(key, match) or 0 for match in named)
         networks = [match for match in named if _distance(key, match) == closest]
     candidates = networks or found or [BackboneMatch({}, {}, "", "", "", unused=tuple(map(str, content)))]
@@ -72,7 +73,7 @@ def _distance(key: str, match: BackboneMatch) -> int | None:
     """0 if `key` is the whole path of a network, 1 if it begins it, 2 if it is within it, else None."""
     path = _parts(match.path)
     short = path[1:] if path and path[0] in PLAIN and path != _parts(key) else path
-    wanted = _parts(key)
+    wanted = _parts(key) or key.split(".")  # of wrappers only
     if wanted in (path, short):
         return 0
     if wanted in (path[: len(wanted)], short[: len(wanted)]):

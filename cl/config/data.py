@@ -1,9 +1,9 @@
-import os
 from dataclasses import dataclass
 from typing import Annotated
 
 from cl.config.flags import Config, Flag
 from cl.errors import UserError
+from cl.machine.cores import cores_per_process
 
 DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom")
 
@@ -63,4 +63,4 @@ class DataConfig(Config):
 
     def workers(self) -> int:
         """Loader processes; the default is at most eight: more are seldom needed, and each takes memory."""
-        return self.num_workers if self.num_workers is not None else min(8, (os.cpu_count() or 2) - 1)
+        return self.num_workers if self.num_workers is not None else min(8, cores_per_process() - 1)

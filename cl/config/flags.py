@@ -9,9 +9,11 @@ import math
 import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from cl.errors import UserError
+from cl.machine.home import home_folder
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,8 @@ class _StoreWords(argparse.Action):
 def convert(field: Field, typed: str | list[str]) -> Any:
     """Convert typed words to the field's value; raise UserError if it is invalid."""
     words = typed if isinstance(typed, list) else [typed]
+    if field.kind is str:
+        words = [without_tilde(word, field.spelling) for word in words]
     try:
         values = tuple(_convert_word(field.kind, word) for word in words)
     except ValueError:
@@ -186,3 +190,18 @@ def convert(field: Field, typed: str | list[str]) -> Any:
 
 def _convert_word(kind: type, word: str) -> Any:
     return {"true": True, "false": False}[word] if kind is bool else kind(word)
+
+
+def without_tilde(word: str, name: str) -> str:
+    """Expand ~ at the start of a path: the shell does not in --flag=~/path, and a folder called ~ is a trap."""
+    if word != "~" and not word.startswith("~/"):
+        return word
+    home = home_folder()
+    if home is None:
+        raise UserError(f"{name}: got {word}, but there is no home folder; expected a path without ~")
+    return str(home) + word[1:]
+
+
+def typed_path(word: str) -> Path:
+    """The type of argparse's arguments that are paths."""
+    return Path(without_tilde(word, "path"))

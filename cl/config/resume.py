@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cl.config.flags import Field, as_typed
+from cl.config.flags import Field, as_typed, without_tilde
 from cl.errors import UserError
 
 LAST = "last.ckpt"  # the newest checkpoint of a run folder
@@ -64,7 +64,7 @@ def resume_of(argv: Sequence[str]) -> Resume | None:
         args, _ = early.parse_known_args(list(argv))
     except argparse.ArgumentError:
         return None  # a flag without its value: the full parser reports it better
-    source = args.resume_training_from
+    source = without_tilde(args.resume_training_from or "", FLAG)
     if not source:
         return None  # "" too is left to the full parser
     if source != AUTO:
@@ -72,7 +72,7 @@ def resume_of(argv: Sequence[str]) -> Resume | None:
     run_id = args.run_id or _slurm_run_id()
     if run_id is None:
         raise UserError(f"{FLAG}: got auto, expected --run_id with it (or a SLURM job) to name the run folder")
-    folder = Path(args.output_dir or "trained_models") / run_id
+    folder = Path(without_tilde(args.output_dir or "trained_models", "--output_dir")) / run_id
     if not _has_checkpoint(folder):
         values = {"run_id": run_id}
         origins = {"run_id": "SLURM_JOB_ID"}

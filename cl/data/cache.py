@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from cl.data.decoding.decode import EncodedImage, LazyImage, as_ppm
 from cl.data.images import FileSet
-from cl.data.sources.manifest import cache_folder, stamp
+from cl.data.sources.manifest import stamp
 from cl.data.views.draws import Ints
 from cl.errors import UserError
+from cl.machine.home import cache_folder
 
 SHORT_SIDE = 256  # pixels; smaller images are not resized
 QUALITY = 92  # JPEG quality of jpeg256
@@ -38,10 +39,14 @@ VERSION = 1
 def cached(images: FileSet, kind: str, folder: str | None, workers: int) -> "CachedSet":
     """Open the cache of `images`; build it first if it is missing or out of date."""
     parent = Path(folder) if folder is not None else cache_folder()
+    if parent is None:
+        raise UserError(f"--cache_dir: not given, and there is no home folder; expected a folder for the {kind} cache")
     key = hashlib.sha256(os.fsencode(images.root.resolve()) + f" {kind} {images.channels}".encode()).hexdigest()[:16]
     path = parent / f"{kind}-{key}"
     metadata = {"version": VERSION, "files": len(images), "state": _digest_of_files(images)}
     try:
+        if _is_current(path, metadata):  # also in a folder where no lock can be written
+            return CachedSet(path, kind, images.targets, images.channels)
         parent.mkdir(parents=True, exist_ok=True)
         with _locked(parent / f".{path.name}.lock"):
             if not _is_current(path, metadata):

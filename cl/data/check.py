@@ -8,7 +8,7 @@ from pathlib import Path
 from cl.cli import run
 from cl.data.sources.listing import list_images
 from cl.data.sources.manifest import bad_files, manifest_path
-from cl.errors import UserError
+from cl.errors import UserError, one_line
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,11 +23,12 @@ def main(argv: Sequence[str]) -> None:
     files = listing.files
     bad = bad_files(folder, files, args.in_channels)
     for name, reason in bad.items():
-        print(f"{name}: {reason}")
+        print(one_line(f"{name}: {reason}"))
     for note in listing.left_out:
-        print(note)
+        print(one_line(note))
     results = manifest_path(folder, args.in_channels)
-    print(f"{len(files) - len(bad)} of {len(files)} images are good; the results are in {results}")
+    remembered = f"; the results are in {results}" if results is not None and results.exists() else ""
+    print(f"{len(files) - len(bad)} of {len(files)} images are good{remembered}")
     sys.exit(1 if bad else 0)
 
 

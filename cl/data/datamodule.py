@@ -21,6 +21,7 @@ from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
 from cl.data.views.spec import EvalSpec, Views, pretrain_views
 from cl.errors import UserError, mentioning
+from cl.machine.cores import cores_per_process
 
 L = TypeVar("L", TrainLoader, EvalLoader)
 CPU = torch.device("cpu")
@@ -161,7 +162,8 @@ class ImageData(LightningDataModule):
         norm = self.splits.norm
         device = self.settings.device
         if data.loader == "dali":
-            return DaliExecutor(images, planner, norm, device, self._dali_device(), threads=max(1, data.workers()))
+            threads = min(max(1, data.workers()), cores_per_process())
+            return DaliExecutor(images, planner, norm, device, self._dali_device(), threads)
         if data.loader == "torchvision":
             return TorchvisionExecutor(images, planner, norm, device)
         if is_resident(images):

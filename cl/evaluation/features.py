@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cl.batch import Batch
-from cl.distributed import gather_uneven, rank
+from cl.distributed import all_or_none, gather_uneven, rank
 from cl.errors import NOT_FINITE, Stopped
 from cl.nn.finite import measurable
 
@@ -39,13 +39,19 @@ def extract_features(
 
     Stopped if they are not finite for some image, which `name_of` names by its index.
     """
+    index, features, targets = all_or_none(lambda: _outputs(network, batches, device))
+    order, features, targets = gather_in_order(index, index, features, targets)
+    _refuse_non_finite(features, order, name_of)
+    return Labelled(features, targets)
+
+
+def _outputs(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Index, outputs and targets of this process's images."""
     with evaluating(network):
         on_device = (batch.to(device) for batch in batches)
         outputs = [(batch.index, network(batch.views[0][0]), batch.target) for batch in on_device]
     index, features, targets = (torch.cat(column) for column in zip(*outputs, strict=True))
-    order, features, targets = gather_in_order(index, index, features, targets)
-    _refuse_non_finite(features, order, name_of)
-    return Labelled(features, targets)
+    return index, features, targets
 
 
 def _refuse_non_finite(features: Tensor, index: Tensor, name_of: Callable[[int], object]) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 from cl.data.decoding.decode import LASTING, TooLittleMemory, read_image
 from cl.data.decoding.modes import BadImage
-from cl.errors import UserError
+from cl.errors import UserError, csv_cell
+from cl.machine.cores import usable_cores
+from cl.machine.home import cache_folder
 
 VERSION = 2  # of what counts as a usable image
 SERIAL_LIMIT = 500  # up to this many files, one process is faster than starting a pool
@@ -79,7 +81,7 @@ def _map_checks(paths: Sequence[Path], channels: int) -> Iterator[Check]:
     if len(paths) <= SERIAL_LIMIT:
         yield from map(check, paths)
         return
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(usable_cores()) as pool:
         try:
             yield from pool.map(check, paths, chunksize=64)
         except BrokenProcessPool:
@@ -125,17 +127,16 @@ def _silent_libraries() -> Iterator[None]:
         os.close(stderr)
 
 
-def cache_folder() -> Path:
-    """In the user's cache: data folders are often read-only, and the program never writes to them."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl"
-
-
-def manifest_path(root: Path, channels: int) -> Path:
+def manifest_path(root: Path, channels: int) -> Path | None:
+    """Where the results of a check are remembered; None without a cache folder: then every run checks all files."""
+    folder = cache_folder()
     key = os.fsencode(root.resolve()) + f" {VERSION} {channels}".encode()
-    return cache_folder() / f"manifest-{hashlib.sha256(key).hexdigest()[:16]}.json"
+    return folder / f"manifest-{hashlib.sha256(key).hexdigest()[:16]}.json" if folder is not None else None
 
 
-def _load(path: Path) -> dict[str, FileRecord]:
+def _load(path: Path | None) -> dict[str, FileRecord]:
+    if path is None:
+        return {}
     try:
         files = json.loads(path.read_text())["files"]
         return {name: FileRecord(*record) for name, record in files.items()}
@@ -143,15 +144,18 @@ def _load(path: Path) -> dict[str, FileRecord]:
         return {}  # missing or damaged: all files are checked again
 
 
-def _save(path: Path, root: Path, records: Mapping[str, FileRecord]) -> None:
+def _save(path: Path | None, root: Path, records: Mapping[str, FileRecord]) -> None:
     """Write a temporary file and rename it; a cache folder that is not writable does not stop the run."""
+    if path is None:
+        return
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps({"folder": str(root.resolve()), "files": records}))
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_bad_images(path: Path, bad: Mapping[Path, str]) -> None:
@@ -159,4 +163,5 @@ def write_bad_images(path: Path, bad: Mapping[Path, str]) -> None:
     if not bad:
         return
     with path.open("w", newline="", errors="backslashreplace") as file:
-        csv.writer(file).writerows([("file", "reason"), *((str(name), reason) for name, reason in bad.items())])
+        rows = [(csv_cell(str(name)), csv_cell(reason)) for name, reason in bad.items()]
+        csv.writer(file).writerows([("file", "reason"), *rows])

@@ -8,6 +8,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from cl.evaluation.pictures.drawing import draw, with_own_settings
+
 Rows = Sequence[Mapping[str, float]]
 
 PANELS = {  # title -> column of metrics.csv -> its label in the legend
@@ -31,6 +33,7 @@ def read_rows(metrics: Path) -> list[dict[str, float]]:
         return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
 
 
+@with_own_settings
 def save_curves(rows: Rows, path: Path) -> None:
     """Draw each of PANELS that has a measured column."""
     from matplotlib.figure import Figure
@@ -77,5 +80,5 @@ class SaveCurves(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            save_curves(read_rows(self.metrics), self.path)
+            draw(self.path, lambda: save_curves(read_rows(self.metrics), self.path))
             self._last_drawn = time.monotonic()

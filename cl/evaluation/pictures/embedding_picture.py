@@ -1,6 +1,5 @@
 """`embedding.png`: the backbone's features projected to two dimensions; similar images lie close together."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +11,14 @@ from torch import Tensor
 
 from cl.batch import Batch
 from cl.evaluation.features import extract_features
+from cl.evaluation.pictures.drawing import draw, label, with_own_settings
+from cl.nn.finite import measurable
 
 EMBEDDING_IMAGES = 2000  # at most: t-SNE takes ten seconds for them
 MIN_IMAGES = 100  # for t-SNE, whose perplexity of 30 uses 90 neighbours
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")  # Okabe and Ito's, no yellow
 MARKERS = ("o", "^", "x")  # each in all colours
 MAX_CLASSES = 20  # in the legend; the others are grey
-MAX_NAME = 24  # characters of a class name
 
 
 def pca(features: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def _groups(targets: Tensor, classes: Sequence[str]) -> list[_Group]:
     named = targets[targets >= 0].unique().tolist()[:MAX_CLASSES]
     styles = [(marker, colour) for marker in MARKERS for colour in COLOURS]
     groups = [
-        _Group(targets == target, os.fsencode(classes[target]).decode(errors="replace")[:MAX_NAME], marker, colour)
+        _Group(targets == target, label(classes[target]), marker, colour)
         for target, (marker, colour) in zip(named, styles, strict=False)
     ]
     others = ~torch.isin(targets, targets.new_tensor(named))
@@ -63,16 +63,20 @@ def _groups(targets: Tensor, classes: Sequence[str]) -> list[_Group]:
     return [_Group(others, "others", "o", "0.85" if named else COLOURS[0]), *groups]
 
 
+@with_own_settings
 def save_embedding(features: Tensor, targets: Tensor, classes: Sequence[str], split: str, path: Path) -> None:
     """Draw a point per image of `split`, coloured by `targets` [N]; `features` [N, F] are normalised as for kNN."""
     from matplotlib.figure import Figure
 
-    unit = F.normalize(features.float().cpu().nan_to_num(), dim=1)
+    finite = measurable(features)
+    left_out = f", {int((~finite).sum())} not finite" if not finite.all() else ""
+    targets = targets[finite]
+    unit = F.normalize(features[finite].float().cpu(), dim=1)
     name, project = ("t-SNE", tsne) if len(unit) >= MIN_IMAGES else ("PCA", pca)
     points = project(unit)
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axis = figure.subplots()
-    axis.set_title(f"{name} of the backbone's features, {len(points)} {split} images", fontsize=11)
+    axis.set_title(f"{name} of the backbone's features, {len(points)} {split} images{left_out}", fontsize=11)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_color("0.8")
     groups = _groups(targets.cpu(), classes)
@@ -98,6 +102,9 @@ class SaveEmbedding(Callback):
         self.path = path
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        features, targets = extract_features(pl_module, self.loader, pl_module.device)
+        draw(self.path, lambda: self._draw(trainer, pl_module))
+
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        features, targets = extract_features(module, self.loader, module.device)
         if trainer.is_global_zero:
             save_embedding(features, targets, self.classes, self.split, self.path)

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cl.config.optim import OptimConfig
+from cl.evaluation.pictures.drawing import with_own_settings
 
 
+@with_own_settings
 def save_grid(grid: Sequence[OptimConfig], accuracies: Sequence[float], best: int, path: Path) -> None:
     """Draw the held-out accuracy in percent over rate and decay; a frame marks the `best` point of the grid."""
     from matplotlib.figure import Figure

@@ -1,6 +1,5 @@
 """`neighbours.png`: a few training images and their nearest neighbours in feature space."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from torch import Tensor
 from cl.batch import Batch
 from cl.data.images import ImageSet
 from cl.evaluation.features import extract_features
+from cl.evaluation.pictures.drawing import draw, label, with_own_settings
 from cl.evaluation.pictures.tile import show_tile
+from cl.nn.finite import measurable
 
 ROWS = 6
 NEIGHBOURS = 7  # columns next to the image itself
@@ -20,10 +21,13 @@ TILE = 96  # pixels
 NEIGHBOUR_IMAGES = 2000  # training images among which neighbours are searched
 
 
+@with_own_settings
 def save_neighbours(images: ImageSet, features: Tensor, classes: Sequence[str], path: Path) -> None:
     """Draw a few of `images` in the first column, each followed by its nearest neighbours by `features` [N, F]."""
     from matplotlib.figure import Figure
 
+    if not measurable(features).all():
+        raise ValueError("features are not finite")
     unit = F.normalize(features.float(), dim=1).cpu()
     queries = torch.linspace(0, len(unit) - 1, min(ROWS, len(unit))).round().long()
     nearest = (unit[queries] @ unit.T).topk(min(NEIGHBOURS + 1, len(unit)), dim=1).indices
@@ -33,9 +37,9 @@ def save_neighbours(images: ImageSet, features: Tensor, classes: Sequence[str], 
         order = [int(queries[row]), *(i for i in nearest[row].tolist() if i != queries[row])]
         for column, axis in enumerate(axes):
             index = order[column]
-            label = classes[images.targets[index]] if images.targets[index] >= 0 else ""
+            name = label(classes[images.targets[index]]) if images.targets[index] >= 0 else ""
             similarity = f"{float(unit[index] @ unit[order[0]]):.2f}" if column else "image"
-            axis.set_title(os.fsencode(f"{similarity} {label}".strip()).decode(errors="replace"), fontsize=8)
+            axis.set_title(f"{similarity} {name}".strip(), fontsize=8, parse_math=False)
             show_tile(_square(images.read(index)), axis)
     figure.savefig(path, dpi=80)
 
@@ -59,6 +63,9 @@ class SaveNeighbours(Callback):
         self.path = path
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        features, _ = extract_features(pl_module, self.loader, pl_module.device)
+        draw(self.path, lambda: self._draw(trainer, pl_module))
+
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        features, _ = extract_features(module, self.loader, module.device)
         if trainer.is_global_zero:
             save_neighbours(self.images, features, self.classes, self.path)

@@ -8,11 +8,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from cl.batch import Batch
 from cl.data.images import ImageSet
 from cl.data.views.spec import Norm
+from cl.evaluation.pictures.drawing import draw, with_own_settings
 from cl.evaluation.pictures.tile import show_tile
 
 COLUMNS = 10
 
 
+@with_own_settings
 def save_views(batch: Batch, images: ImageSet, norm: Norm, path: Path) -> None:
     """Draw the first images of a training batch, each above its views as the network sees them."""
     from matplotlib.figure import Figure
@@ -41,4 +43,4 @@ class SaveViews(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if trainer.global_step == 0 and trainer.is_global_zero:
-            save_views(batch, self.images, self.norm, self.path)
+            draw(self.path, lambda: save_views(batch, self.images, self.norm, self.path))

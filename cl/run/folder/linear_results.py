@@ -12,18 +12,22 @@ from cl.evaluation.offline.few_labels import LABELS
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.evaluation.online.knn import EVALUATION_KS, EVALUATION_TEMPERATURES
 from cl.evaluation.online.metrics import format_metric
+from cl.evaluation.pictures.drawing import draw
 from cl.evaluation.pictures.grid_picture import save_grid
 from cl.run.folder.closing import closing_table, write_summary
 from cl.run.folder.tables import Table
 
 
 def save_linear_results(linear: LinearEvaluation, images_per_second: float, folder: Path) -> None:
-    """Write head.safetensors, the table and picture of a grid, and finally summary.json."""
+    """Write head.safetensors, the table of a grid, summary.json, and finally the picture of a grid."""
     head = {name: value.detach().cpu().contiguous() for name, value in linear.head.state_dict().items()}
     save_file(head, folder / "head.safetensors")
     if len(linear.grid) > 1:
         _save_grid(linear, folder)
     write_summary(folder, linear.row, images_per_second)
+    if len(linear.grid) > 1:
+        picture = folder / "linear_grid.png"
+        draw(picture, lambda: save_grid(linear.grid, linear.accuracies, linear.best, picture))
 
 
 def _save_grid(linear: LinearEvaluation, folder: Path) -> None:
@@ -32,7 +36,6 @@ def _save_grid(linear: LinearEvaluation, folder: Path) -> None:
     for point, accuracy in zip(linear.grid, linear.accuracies, strict=True):
         cell = accuracy if math.isfinite(accuracy) else "diverged"
         table.append({"lr": point.lr, "weight_decay": point.weight_decay, "held_out_top1": cell})
-    save_grid(linear.grid, linear.accuracies, linear.best, folder / "linear_grid.png")
 
 
 def linear_text(linear: LinearEvaluation, images_per_second: float, train_images: int, folder: Path) -> str:

@@ -40,7 +40,7 @@ def find_resume_point(
 ) -> StartingPoint:
     """The newest valid checkpoint with fewer than `steps` steps.
 
-    A run that was killed after its last step but before its pictures and tables repeats the steps between its last two
+    A run that was killed after its last step but before its export and summary repeats the steps between its last two
     checkpoints, which gives the same bits. UserError if the checkpoint belongs to a run with another config, or if its
     weights are not `weights`, the keys of the module's state dict.
     """

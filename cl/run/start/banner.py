@@ -1,6 +1,5 @@
 """The start banner: the plan of the run, the origin of each flag's value, and warnings."""
 
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +10,8 @@ from cl.config.backbone import RESNETS_ONLY
 from cl.config.flags import as_typed, fields_of
 from cl.config.optim import OptimConfig
 from cl.config.programs import Linear, Pretrain
+from cl.errors import one_line
+from cl.machine.cores import cores_per_process
 from cl.run.folder.resume_point import StartingPoint
 from cl.run.folder.run_folder import plain_values
 from cl.run.start.plan import Plan
@@ -58,7 +59,7 @@ def banner(resolved: Resolved[Any], plan: Plan, start: StartingPoint, weights: s
 def row_lines(name: str, text: str) -> list[str]:
     """A name and its text, wrapped to the width of the banner."""
     return textwrap.wrap(
-        text,
+        one_line(text),
         WIDTH,
         initial_indent=f"  {name:<{NAME_WIDTH - 2}}  ",
         subsequent_indent=" " * (NAME_WIDTH + 2),
@@ -126,9 +127,11 @@ def banner_warnings(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
     """Settings that are allowed but probably not intended."""
     config = resolved.config
     yield from plan.notes
-    cores = os.cpu_count() or 1
-    if config.data.workers() > cores:
-        yield f"--num_workers {config.data.workers()} on {cores} cores: loader processes will compete for cores"
+    workers = config.data.workers()
+    cores = cores_per_process()
+    if workers > cores:
+        of_process = " of each process" if plan.devices.count > 1 else ""
+        yield f"--num_workers {workers} on {cores} cores{of_process}: loader processes will compete for cores"
     yield from _without_effect(resolved)
     if isinstance(config, Pretrain) and config.method.uses_labels and not plan.labelled_images:
         yield f"{config.method.method} needs labels, but the images have none: each image is its own class"

@@ -1,5 +1,6 @@
 """Resolve the device flags on this machine."""
 
+import os
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ from cl.cli import Resolved
 from cl.config.programs import Linear, Pretrain
 from cl.config.run import DeviceConfig
 from cl.errors import UserError
+from cl.machine.cores import cores_per_process
 
 P = TypeVar("P", Pretrain, Linear)
 
@@ -62,6 +64,19 @@ def with_precision(resolved: Resolved[P], devices: Devices) -> Resolved[P]:
     has_bf16 = devices.accelerator == "gpu" and torch.cuda.is_bf16_supported(including_emulation=False)
     device = replace(config.device, precision="bf16-mixed" if has_bf16 else "32")
     return replace(resolved, config=replace(config, device=device))
+
+
+def limit_threads() -> None:
+    """At most one thread per usable core, unless OMP_NUM_THREADS says otherwise; the default ignores quotas."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    cores = cores_per_process()
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    if torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)
+    if any(pool["num_threads"] > cores for pool in threadpool_info()):
+        threadpool_limits(cores)  # NumPy's and scikit-learn's
 
 
 def choose_devices(config: DeviceConfig) -> Devices:

@@ -17,6 +17,7 @@ from cl.cli import Resolved
 from cl.data.datamodule import ImageData
 from cl.errors import NOT_FINITE, Stopped, UserError
 from cl.evaluation.features import evaluating
+from cl.evaluation.pictures.drawing import draw
 from cl.evaluation.pictures.views_picture import save_views
 from cl.run.start.banner import row_lines
 from cl.run.start.batch_search import largest_batch
@@ -55,9 +56,11 @@ def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: Im
     else:
         batch, result, cost = measure(step, batches, plan)
         rows |= cost
-    save_views(batch, data.splits.train, data.splits.norm, folder / "views.png")
+    picture = folder / "views.png"
+    drawn = draw(picture, lambda: save_views(batch, data.splits.train, data.splits.norm, picture))
     lines = [line for name, text in rows.items() for line in row_lines(name, text)]
-    return "\n".join([*lines, result, f"the views are in {folder / 'views.png'}; nothing was trained"])
+    views = f"the views are in {picture}; " if drawn else ""
+    return "\n".join([*lines, result, f"{views}nothing was trained"])
 
 
 def count_parameters(module: nn.Module) -> dict[str, int]:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
+from cl.machine.cgroups import memory_left
+
 STATUS = Path("/proc/self/status")
 SYSTEM = Path("/proc/meminfo")
-LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
-USED = Path("/sys/fs/cgroup/memory.current")
 
 
 class Peak:
@@ -37,12 +37,12 @@ class Peak:
 
 
 def available_memory() -> int | None:
-    """Bytes of RAM that are free on the machine, or in its container if that is less; None if unknown."""
+    """Bytes of RAM that are free on the machine, or in its job or container if that is less; None if unknown."""
     if not SYSTEM.exists():
         return None
     free = _bytes(SYSTEM, "MemAvailable")
-    limit = LIMIT.read_text().strip() if LIMIT.exists() else "max"
-    return free if limit == "max" else min(free, int(limit) - int(USED.read_text()))
+    allowed = memory_left()
+    return free if allowed is None else min(free, allowed)
 
 
 def _bytes(file: Path, name: str) -> int:

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,8 +13,10 @@ import torch
 from cl.config.programs import Linear, Pretrain
 from cl.data.sampler import RankSlice
 from cl.distributed import connect, rank, world_size
-from cl.errors import INTERRUPTED, NOT_FINITE, RESUMABLE, UserError
-from cl.run.start.devices import Devices
+from cl.errors import INTERRUPTED, NOT_FINITE, RESUMABLE, LauncherError, UserError
+from cl.machine import launcher
+from cl.machine.cores import usable_cores
+from cl.run.start.devices import Devices, limit_threads
 from cl.run.start.signal_forwarding import forwarding_signals
 
 PATIENCE = 5  # seconds for a process to exit by itself after another one has failed
@@ -23,11 +24,35 @@ JOINT_CODES = (NOT_FINITE, RESUMABLE, INTERRUPTED)  # exit codes with which all 
 
 
 def must_start_processes(config: Pretrain | Linear, devices: Devices) -> bool:
-    """Whether the run needs several processes and no launcher has started them."""
-    if not needs_processes(config, devices):
-        return False
-    _translate_slurm()
-    return "RANK" not in os.environ
+    """Whether the run needs several processes and no launcher has started them; UserError if one has in part."""
+    launcher.refuse_mpi()
+    several = needs_processes(config, devices)
+    if several and launcher.place() is None and launcher.slurm_tasks() > 1:
+        if not launcher.in_slurm_step():
+            raise UserError(
+                f"--{_flag(config)}: got {devices.count} in a SLURM job of {launcher.slurm_tasks()} tasks, but srun "
+                "did not start this process; expected srun before the command, or a job of one task"
+            )
+        _translate_slurm()
+    place = launcher.place()
+    if place is None or config.run.dry_run:
+        return several
+    if place.world_size != devices.processes:
+        raise UserError(
+            f"--{_flag(config)}: got {devices.count} on {devices.nodes} node(s), expected the {place.world_size} "
+            "processes that the launcher started; --num_nodes and --devices must match"
+        )
+    if place.local_rank >= devices.count:
+        raise LauncherError(
+            f"LOCAL_RANK: got {place.local_rank}, expected less than the {devices.count} of --{_flag(config)}"
+        )
+    if several:
+        launcher.check_meeting_point()
+    return False
+
+
+def _flag(config: Pretrain | Linear) -> str:
+    return "gpus" if config.device.gpus else "devices"
 
 
 def needs_processes(config: Pretrain | Linear, devices: Devices) -> bool:
@@ -37,15 +62,9 @@ def needs_processes(config: Pretrain | Linear, devices: Devices) -> bool:
 
 def join_processes(config: Pretrain | Linear, devices: Devices) -> RankSlice:
     """Connect to the other processes of the run, if any, and return this one's slice of the data."""
+    limit_threads()
     if not needs_processes(config, devices):
         return RankSlice(0, devices.processes)
-    started = int(os.environ["WORLD_SIZE"])
-    if started != devices.processes:
-        flag = "gpus" if config.device.gpus else "devices"
-        raise UserError(
-            f"--{flag}: got {devices.count} on {devices.nodes} node(s), expected the {started} processes that the "
-            "launcher started; --num_nodes and --devices must match"
-        )
     if devices.accelerator == "gpu":
         torch.cuda.set_device(devices.local(int(os.environ["LOCAL_RANK"])))
     connect("nccl" if devices.accelerator == "gpu" else "gloo")
@@ -81,10 +100,11 @@ def _end_with_parent() -> None:
 
 def rank_environments(count: int) -> list[dict[str, str]]:
     """The environments of `count` processes on this machine, with torchrun's variables."""
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    common = {"OMP_NUM_THREADS": threads, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)} for rank in range(count)]
-    return [common | os.environ | variables for variables in ranks]
+    threads = str(max(1, usable_cores() // count))
+    defaults = {"OMP_NUM_THREADS": threads, "MASTER_PORT": str(_free_port())}
+    common = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return [defaults | os.environ | common | variables for variables in ranks]
 
 
 def wait_for(processes: list["subprocess.Popen[bytes]"]) -> int:
@@ -123,17 +143,5 @@ def _free_port() -> int:
 
 
 def _translate_slurm() -> None:
-    """Under srun, set torchrun's environment variables from SLURM's."""
-    slurm = os.environ
-    if "RANK" in slurm or int(slurm.get("SLURM_NTASKS", "1")) < 2 or not shutil.which("scontrol"):
-        return
-    command = ["scontrol", "show", "hostnames", slurm["SLURM_JOB_NODELIST"]]
-    hostnames = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    os.environ |= {
-        "RANK": slurm["SLURM_PROCID"],
-        "LOCAL_RANK": slurm["SLURM_LOCALID"],
-        "WORLD_SIZE": slurm["SLURM_NTASKS"],
-        "NODE_RANK": slurm["SLURM_NODEID"],
-        "MASTER_ADDR": hostnames[0],
-        "MASTER_PORT": str(20_000 + int(slurm["SLURM_JOB_ID"]) % 10_000),
-    }
+    """Under srun, set torchrun's variables from SLURM's."""
+    os.environ |= launcher.torchrun_variables(os.environ)

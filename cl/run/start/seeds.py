@@ -9,7 +9,8 @@ from pathlib import Path
 from cl.cli import Resolved
 from cl.config.flags import as_typed
 from cl.config.programs import Linear, Pretrain
-from cl.errors import UserError
+from cl.errors import UserError, one_line
+from cl.machine import launcher
 from cl.run.start.signal_forwarding import forwarding_signals
 
 
@@ -21,7 +22,7 @@ def run_each_seed(
     seeds = run.seeds[:1] if run.dry_run else run.seeds
     if resolved.origins["seed"] == "typed":
         raise UserError(f"--seed: got {run.seed} with --seeds {as_typed(run.seeds)}, expected one of the two")
-    if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+    if "RANK" in os.environ or launcher.in_slurm_step():
         raise UserError(
             f"--seeds: got {as_typed(run.seeds)} under a launcher, expected one launch per seed with --seed"
         )
@@ -37,8 +38,17 @@ def run_each_seed(
             return code
         print(flush=True)
     if not run.dry_run:
-        print(report(folders))
+        _print_report(folders, report)
     return 0
+
+
+def _print_report(folders: Sequence[Path], report: Callable[[Sequence[Path]], str]) -> None:
+    """A table that cannot be made costs a warning, not the exit code of the runs."""
+    try:
+        print(report(folders))
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}")
+        print(f"warning: the runs were not tabulated ({reason}); python -m cl.report tries again", file=sys.stderr)
 
 
 def without_seeds(argv: Sequence[str]) -> list[str]:

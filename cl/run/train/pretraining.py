@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cl.cli import Resolved
 from cl.config.programs import Pretrain
@@ -18,8 +18,27 @@ from cl.evaluation.pictures.embedding_picture import EMBEDDING_IMAGES, SaveEmbed
 from cl.evaluation.pictures.neighbours_picture import NEIGHBOUR_IMAGES, SaveNeighbours
 from cl.evaluation.pictures.views_picture import SaveViews
 from cl.methods import ContrastiveModule
-from cl.run.folder.closing import closing_table, next_command
+from cl.run.folder.checkpoint import SaveLast
+from cl.run.folder.closing import closing_table, next_command, write_summary
+from cl.run.folder.export import export
+from cl.run.folder.load import make_card
 from cl.run.start.plan import Plan
+from cl.run.train.progress import Progress
+
+
+class SaveResults(Callback):
+    """Exports the evaluated network and writes summary.json at the end of training, before the pictures are drawn."""
+
+    def __init__(self, save: SaveLast, progress: Progress) -> None:
+        self.save = save
+        self.progress = progress
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ContrastiveModule)
+        folder = self.save.path.parent
+        if trainer.is_global_zero:
+            export(pl_module.evaluated, make_card(self.save.metadata, pl_module.row), folder)
+            write_summary(folder, pl_module.row, self.progress.images_per_second)
 
 
 def measure_pretraining(config: Pretrain, method: ContrastiveModule[Any], data: ImageData, plan: Plan) -> MeasureEpoch:

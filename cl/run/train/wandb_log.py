@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cl.config.run import RunConfig
+from cl.errors import one_line
 from cl.run.train.loggers import RunLog
 
 TIMEOUT = 30  # seconds for wandb's server
@@ -38,7 +39,8 @@ class WandbLog(RunLog):
         except Exception as error:  # wandb raises its own errors, network errors and those of its service
             self._run = None
             print(
-                f"warning: wandb is disabled for the rest of the run ({type(error).__name__}: {error})", file=sys.stderr
+                one_line(f"warning: wandb is disabled for the rest of the run ({type(error).__name__}: {error})"),
+                file=sys.stderr,
             )
             return None
 
@@ -54,7 +56,7 @@ def _start(config: RunConfig, folder: Path, values: Mapping[str, Any]) -> Any:
             resume="allow",
             mode=mode,
             dir=str(folder),
-            config=dict(values),
+            config={name: one_line(value) if isinstance(value, str) else value for name, value in values.items()},
             settings=wandb.Settings(silent=True, console="off", init_timeout=TIMEOUT),
         )
 

@@ -1,0 +1,53 @@
+"""What all pictures share: text from users is plain text, and a picture that fails costs a warning, never the run."""
+
+import functools
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+from cl.errors import Stopped, one_line
+
+MAX_LABEL = 24  # characters of a name
+
+P = ParamSpec("P")
+
+
+def label(text: str) -> str:
+    """A name from the user as it is drawn, on one line, cut to a length. Drawn with `parse_math=False`: "$" is no TeX.
+
+    Bytes that are not UTF-8 are drawn as replacement characters: matplotlib cannot encode their surrogates.
+    """
+    return one_line(re.sub("[\ud800-\udfff]", "\ufffd", text))[:MAX_LABEL]
+
+
+def with_own_settings(save: Callable[P, None]) -> Callable[P, None]:
+    """Draw with matplotlib's defaults, not with the user's matplotlibrc (`text.usetex` would run LaTeX).
+
+    No warning is printed for a character that the font lacks: it is drawn as a box.
+    """
+
+    @functools.wraps(save)
+    def save_with_defaults(*args: P.args, **kwargs: P.kwargs) -> None:
+        import matplotlib
+
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            matplotlib.rcdefaults()
+            save(*args, **kwargs)
+
+    return save_with_defaults
+
+
+def draw(path: Path, picture: Callable[[], None]) -> bool:
+    """Call `picture`, which draws `path`, and return whether it succeeded; a failure is printed as a warning."""
+    try:
+        picture()
+    except Exception as error:  # of matplotlib, scikit-learn, a font, a full disk, an unreadable image
+        reason = str(error) if isinstance(error, Stopped) else f"{type(error).__name__}: {error}"
+        if reason:  # "" on the other processes, when all stop together
+            print(f"warning: {path.name} was not drawn ({one_line(reason)[:200]})", file=sys.stderr, flush=True)
+        return False
+    return True
