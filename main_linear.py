@@ -12,21 +12,19 @@ from cl.run.start.seeds import run_each_seed
 
 def main(argv: Sequence[str]) -> None:
     resolved = parse(Linear, argv)
-    config = resolved.config
     if resolved.resume and resolved.resume.finished:
         return print(f"{resolved.resume.folder} is finished")
-    check_folders(config.data)
-    if config.run.seeds:
+    check_folders(resolved.config.data)
+    if resolved.config.run.seeds:
         sys.exit(run_each_seed(resolved, "linear", report))
     # Imports come late: --help and refusals must not wait for torch, nor a launcher of processes for Lightning.
-    from cl.run.start.devices import usable_devices, with_precision
+    from cl.run.start.devices import on_devices
     from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
 
-    devices = usable_devices(config)
+    resolved, devices = on_devices(resolved)
+    config = resolved.config
     if must_start_processes(config, devices):
         sys.exit(start_processes(devices))
-    resolved = with_precision(resolved, devices)
-    config = resolved.config
     import torch
 
     from cl.data.sources.registry import load_on_all_ranks

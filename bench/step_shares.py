@@ -24,7 +24,7 @@ from cl.data.views.spec import pretrain_views
 from cl.losses import barlow_twins_loss, negative_cosine_similarity, nt_xent_loss
 from cl.methods import build_method
 from cl.optim.schedules import Budget
-from cl.run.start.devices import Devices, with_precision
+from cl.run.start.devices import on_devices
 from cl.run.start.dry_run import Step, endless
 from cl.run.start.network import prepare_network
 
@@ -41,8 +41,8 @@ class Shares(NamedTuple):
 
 def set_up(flags: list[str]) -> tuple[ImageData, Step]:
     """The images and the training step of main_contrastive with these flags."""
-    devices = Devices("gpu" if GPU else "cpu", 1)
-    config = with_precision(parse(Pretrain, flags), devices).config
+    resolved, devices = on_devices(parse(Pretrain, flags))
+    config = resolved.config
     settings = LoaderSettings(
         config.data, pretrain_views(config.views), seed=config.run.seed, rank_slice=RankSlice(0, 1), device=DEVICE
     )

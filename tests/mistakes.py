@@ -14,7 +14,7 @@ from cl.config.programs import Linear, Pretrain
 from cl.data.sources.registry import load
 from cl.run.folder.checkpoint import checkpoint_metadata
 from cl.run.folder.run_folder import _write_config
-from cl.run.start.devices import Devices, with_precision
+from cl.run.start.devices import on_devices
 from tests.pictures import plain, write_classes
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
@@ -305,7 +305,7 @@ def _write_weights(folder: Path) -> None:
 
 def _write_runs(folder: Path) -> None:
     """Write interrupted runs of `DIGITS`."""
-    resolved = with_precision(parse(Pretrain, DIGITS), Devices("cpu", 1))
+    resolved = on_devices(parse(Pretrain, DIGITS))[0]
     splits = load(resolved.config.data)
     for name in ("run", "no_config", "odd_method", "odd_rate", "odd_table", *(f"run_{change}" for change in CHANGES)):
         (folder / name).mkdir()

@@ -46,24 +46,20 @@ class Devices:
         return ", ".join(f"GPU {index} ({torch.cuda.get_device_name(index)})" for index in indices)
 
 
-def usable_devices(config: Pretrain | Linear) -> Devices:
-    """The devices of the run; UserError if they are missing or do not support --precision."""
+def on_devices(resolved: Resolved[P]) -> tuple[Resolved[P], Devices]:
+    """The run with its --precision, and its devices; UserError if they are missing or do not support it."""
+    config = resolved.config
     devices = choose_devices(config.device)
     if config.device.precision == "16-mixed" and devices.accelerator == "cpu":
         raise UserError("--precision: got 16-mixed on a CPU, expected 32 or bf16-mixed")
     if config.device.precision == "64" and devices.accelerator == "gpu":
         raise UserError("--precision: got 64 on a GPU, expected it with --accelerator cpu: it is for checks")
-    return devices
-
-
-def with_precision(resolved: Resolved[P], devices: Devices) -> Resolved[P]:
-    """`resolved` with --precision auto replaced by what the devices have; config.json and resuming keep that."""
-    config = resolved.config
     if config.device.precision != "auto":
-        return resolved
+        return resolved, devices
+    # config.json and resuming keep what auto stands for.
     has_bf16 = devices.accelerator == "gpu" and torch.cuda.is_bf16_supported(including_emulation=False)
     device = replace(config.device, precision="bf16-mixed" if has_bf16 else "32")
-    return replace(resolved, config=replace(config, device=device))
+    return replace(resolved, config=replace(config, device=device)), devices
 
 
 def limit_threads() -> None:
