@@ -17,6 +17,7 @@ from cl.config.methods import DEFAULT, METHODS
 from cl.config.programs import Linear, Origins, Parts, Pretrain, config_parts, preset_layers, resolve_values
 from cl.config.resume import Resume, resume_of
 from cl.errors import INTERRUPTED, NOT_WRITTEN, LauncherError, Stopped, UserError, one_line
+from cl.machine.children import lost_worker
 from cl.machine.home import replace_missing_folders
 
 P = TypeVar("P", Pretrain, Linear)
@@ -72,9 +73,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 def _lost_process(error: str) -> str:
     """The line to print if torch raised `error` because another process died; "" for other errors."""
-    worker = re.match("DataLoader worker .*(exited unexpectedly|killed by signal: Killed)", error)
+    worker = lost_worker(error)
     if worker:
-        return f"stopped: {worker[0]}; if memory ran out, reduce --num_workers or --batch_size"
+        return f"stopped: {worker}"
     return "stopped: another process of the run has ended" if re.search("Connection .*by peer", error) else ""
 
 

@@ -16,7 +16,7 @@ from cl.data.decoding import decode
 from cl.data.images import FileSet
 from cl.data.sources import manifest
 from cl.data.sources.registry import load
-from cl.errors import UserError
+from cl.errors import Stopped, UserError
 from tests.pictures import write_classes
 
 NAMES = [f"ant/{i:03d}.jpg" for i in range(6)]
@@ -95,7 +95,7 @@ def die(path: Path, channels: int) -> None:
 def test_a_check_whose_process_is_killed_is_one_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "SERIAL_LIMIT", 0)
     monkeypatch.setattr(manifest, "check_file", die)
-    with pytest.raises(UserError, match="a process that checked the images was killed, expected enough memory"):
+    with pytest.raises(Stopped, match="a process that checked the images of data/ant was killed"):
         manifest.bad_files(data, NAMES, 3)
 
 

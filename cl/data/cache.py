@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -21,13 +21,14 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from cl.data.decoding.decode import EncodedImage, LazyImage, as_ppm
 from cl.data.images import FileSet
 from cl.data.sources.manifest import stamp
 from cl.data.views.draws import Ints
+from cl.data.worker_processes import Deliveries
 from cl.errors import UserError
 from cl.machine.home import cache_folder
 
@@ -101,7 +102,8 @@ def _write(images: FileSet, kind: str, path: Path, metadata: dict[str, Any], wor
 
 def _write_images(images: FileSet, kind: str, folder: Path, workers: int) -> None:
     """Write `pixels`, one image after another, and `index.npy` [N, 4]: offset, bytes, height, width."""
-    batches = DataLoader(_ShrunkImages(images, kind), num_workers=workers, batch_size=16, collate_fn=list)
+    positions = [range(first, min(first + 16, len(images))) for first in range(0, len(images), 16)]
+    batches = Deliveries(_ShrunkImages(images, kind), positions, workers)
     encoded = tqdm(
         chain.from_iterable(batches),
         desc=f"caching {images.root}",
@@ -130,6 +132,9 @@ class _ShrunkImages(Dataset[EncodedImage]):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[EncodedImage]:
+        return [self[index] for index in indices]
 
     def __getitem__(self, index: int) -> EncodedImage:
         pixels = shrink(self.images.read(index)).permute(1, 2, 0).contiguous().numpy()

@@ -10,6 +10,7 @@ from cl.config.data import DataConfig
 from cl.config.programs import Pretrain
 from cl.config.run import DeviceConfig
 from cl.data.cache import SHORT_SIDE, cached
+from cl.data.decoding.decode import BrokenFile
 from cl.data.executors.base import Executor
 from cl.data.executors.dali import DaliExecutor, check_dali
 from cl.data.executors.resident import ResidentExecutor, is_resident, load_into_memory
@@ -20,6 +21,7 @@ from cl.data.loader import EvalLoader, TrainLoader
 from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
 from cl.data.views.spec import EvalSpec, Views, pretrain_views
+from cl.data.worker_processes import PREFETCHED
 from cl.errors import UserError, mentioning
 from cl.machine.cores import cores_per_process
 
@@ -105,6 +107,16 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         executor = self._executor(self.splits.train, RandomViews(self.settings.views, self.settings.seed))
         return self._tracked(TrainLoader(executor, self.sampler, self._workers(executor)))
+
+    def bytes_in_flight(self) -> int:
+        """How much of the training batches may lie in shared memory at a time."""
+        executor = self._executor(self.splits.train, RandomViews(self.settings.views, self.settings.seed))
+        workers = self._workers(executor)
+        try:
+            image = executor.bytes_per_image() if workers else 0
+        except BrokenFile:
+            return 0  # it is named when it is its turn
+        return workers * PREFETCHED * self.sampler.batch_size * image
 
     def val_dataloader(self) -> EvalLoader | list[Any]:
         """An empty list tells Lightning that there is no validation."""

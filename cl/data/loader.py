@@ -1,21 +1,14 @@
 """Turn a sampler's (epoch, index) pairs into Batches: an executor reads in workers and finishes on the device."""
 
-import os
-import signal
-import sys
 from collections.abc import Iterator
-from threading import Thread
-from types import TracebackType
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from cl.batch import Batch
 from cl.data.executors.base import Executor
 from cl.data.sampler import EvalSampler, SampleKey, TrainSampler
-
-# Workers are children of the run, whose SIGTERM they obey: with "forkserver", Python 3.14's default, they would not be.
-WORKER_CONTEXT = "fork" if sys.platform == "linux" else None
+from cl.data.worker_processes import Deliveries
 
 
 class EvalLoader:
@@ -87,46 +80,6 @@ class _ExecutorReads(Dataset[Any]):
         return self.executor.read(keys)
 
 
-def _reader(executor: Executor, sampler: TrainSampler | EvalSampler, workers: int, persistent: bool) -> DataLoader[Any]:
-    return DataLoader(
-        _ExecutorReads(executor),
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        worker_init_fn=_init_worker,
-        multiprocessing_context=WORKER_CONTEXT if workers > 0 else None,
-        persistent_workers=persistent and workers > 0,
-        pin_memory=executor.device.type == "cuda",
-    )
-
-
-def _init_worker(worker: int) -> None:
-    sys.excepthook = _ignore_closed_connections
-    _ignore_job_signals()
-
-
-def _ignore_closed_connections(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
-    """A run that stops does not fetch the tensors that were offered to it; torch's thread would print a traceback."""
-    if not issubclass(kind, ConnectionError):
-        sys.__excepthook__(kind, error, traceback)
-
-
-def _ignore_job_signals() -> None:
-    """Signals to a whole job reach its workers too: if they died, no step could finish and be saved."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    Thread(target=_exit_on_sigterm_of_parent, daemon=True).start()
-
-
-def _exit_on_sigterm_of_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
-
-
-def _unchanged(batch: Any) -> Any:
-    """Collate nothing: executors read whole batches."""
-    return batch
+def _reader(executor: Executor, sampler: TrainSampler | EvalSampler, workers: int, persistent: bool) -> Deliveries:
+    on_gpu = executor.device.type == "cuda"
+    return Deliveries(_ExecutorReads(executor), sampler, workers, persistent, pin_memory=on_gpu)

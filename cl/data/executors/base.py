@@ -2,15 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
 
 from cl.batch import Batch
-from cl.data.decoding.decode import BrokenFile
 from cl.data.prefetch import prefetch
 from cl.data.sampler import SampleKey
-from cl.errors import Stopped
 
 
 class Executor(ABC):
@@ -31,15 +30,20 @@ class Executor(ABC):
     def to_batch(self, read: Any) -> Batch:
         """The training process's part: a Batch on its device."""
 
+    def bytes_per_image(self) -> int:
+        """What a worker sends per image, from the first image."""
+        return sum(tensor.nbytes for tensor in _tensors(self.read([(0, 0)])))
+
     def batches(self, reads: Iterable[Any]) -> Iterator[Batch]:
-        for batch in prefetch(self.submit(_stop_at_broken_files(reads)), self.to_batch, self.device):
+        for batch in prefetch(self.submit(reads), self.to_batch, self.device):
             yield batch.to_dtype(self.dtype)
 
 
-def _stop_at_broken_files(reads: Iterable[Any]) -> Iterator[Any]:
-    """Stop the run with one line if a file breaks during it."""
-    try:
-        yield from reads
-    except BrokenFile as error:
-        reason = str(error).rstrip().split("BrokenFile: ")[-1]  # a worker's exception carries its traceback as text
-        raise Stopped(f"{reason}; it was a valid image when the run began, restore it and resume", 1) from None
+def _tensors(read: Any) -> Iterator[torch.Tensor]:
+    """All tensors of a read, which workers send in shared memory; arrays are sent through a pipe."""
+    if isinstance(read, torch.Tensor):
+        yield read
+    elif is_dataclass(read) or isinstance(read, (list, tuple)):
+        parts = read if isinstance(read, (list, tuple)) else vars(read).values()
+        for part in parts:
+            yield from _tensors(part)

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from cl.data.decoding.decode import LASTING, TooLittleMemory, read_image
 from cl.data.decoding.modes import BadImage
-from cl.errors import UserError, csv_cell
+from cl.errors import Stopped, UserError, csv_cell
+from cl.machine.children import MEMORY, end_with_parent
 from cl.machine.cores import usable_cores
 from cl.machine.home import cache_folder
 
@@ -81,14 +82,11 @@ def _map_checks(paths: Sequence[Path], channels: int) -> Iterator[Check]:
     if len(paths) <= SERIAL_LIMIT:
         yield from map(check, paths)
         return
-    with ProcessPoolExecutor(usable_cores()) as pool:
+    with ProcessPoolExecutor(usable_cores(), initializer=end_with_parent, initargs=(os.getpid(),)) as pool:
         try:
             yield from pool.map(check, paths, chunksize=64)
         except BrokenProcessPool:
-            raise UserError(
-                f"{paths[0].parent}: a process that checked the images was killed, expected enough memory for "
-                "pictures of this size; the images checked so far are remembered, so start the run again"
-            ) from None
+            raise Stopped(f"a process that checked the images of {paths[0].parent} was killed; {MEMORY}", 1) from None
 
 
 def check_file(path: Path, channels: int) -> Check:

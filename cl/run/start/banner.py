@@ -14,6 +14,7 @@ from cl.errors import one_line
 from cl.machine.cores import cores_per_process
 from cl.run.folder.resume_point import StartingPoint
 from cl.run.folder.run_folder import plain_values
+from cl.run.start.memory import SHARED_MEMORY, format_bytes, free_bytes
 from cl.run.start.plan import Plan
 
 WIDTH = 110  # columns
@@ -132,6 +133,7 @@ def banner_warnings(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
     if workers > cores:
         of_process = " of each process" if plan.devices.count > 1 else ""
         yield f"--num_workers {workers} on {cores} cores{of_process}: loader processes will compete for cores"
+    yield from _shared_memory(plan)
     yield from _without_effect(resolved)
     if isinstance(config, Pretrain) and config.method.uses_labels and not plan.labelled_images:
         yield f"{config.method.method} needs labels, but the images have none: each image is its own class"
@@ -140,6 +142,17 @@ def banner_warnings(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
         yield f"an epoch skips {skipped} of the images; --last_batch_fill or a smaller --batch_size uses them"
     if config.run.fast_dev_run:
         yield "--fast_dev_run: one training and one validation batch; the numbers are meaningless"
+
+
+def _shared_memory(plan: Plan) -> Iterator[str]:
+    """In a container /dev/shm often has 64 MiB, and the first batches that do not fit end the run."""
+    needed = plan.bytes_in_flight * plan.devices.count
+    free = free_bytes(SHARED_MEMORY)
+    if free is not None and needed > free:
+        yield (
+            f"the batches on their way from the workers take {format_bytes(needed)}, but {SHARED_MEMORY} has "
+            f"{format_bytes(free)} free; give the container more (--shm-size), or use fewer --num_workers"
+        )
 
 
 def _without_effect(resolved: Resolved[Any]) -> Iterator[str]:

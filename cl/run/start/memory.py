@@ -1,5 +1,6 @@
 """Memory use: on a GPU what torch allocates, on a CPU the resident memory of the process (Linux only)."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from cl.machine.cgroups import memory_left
 
 STATUS = Path("/proc/self/status")
 SYSTEM = Path("/proc/meminfo")
+SHARED_MEMORY = Path("/dev/shm")  # where batches lie between a worker and the training process
 
 
 class Peak:
@@ -45,10 +47,20 @@ def available_memory() -> int | None:
     return free if allowed is None else min(free, allowed)
 
 
+def free_bytes(folder: Path) -> int | None:
+    """The free space of the file system of `folder`; None if it does not exist."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
 def _bytes(file: Path, name: str) -> int:
     """Read a line such as "VmRSS:   123 kB" of a file in /proc."""
     return 1024 * int(file.read_text().split(f"{name}:")[1].split()[0])
 
 
 def format_bytes(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+    if count >= 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**20:.0f} MiB" if count >= 2**20 or not count else f"{count / 2**20:.2g} MiB"

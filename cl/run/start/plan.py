@@ -26,6 +26,7 @@ class Plan:
     devices: Devices
     losses_per_step: int  # per optimizer step
     loader: str  # how images reach the device
+    bytes_in_flight: int  # that the workers of a process may hold in shared memory
 
 
 def make_plan(title: str, config: Pretrain | Linear, data: ImageData, devices: Devices) -> Plan:
@@ -47,6 +48,7 @@ def make_plan(title: str, config: Pretrain | Linear, data: ImageData, devices: D
         devices=devices,
         losses_per_step=data.settings.losses_per_step,
         loader=str(data),
+        bytes_in_flight=data.bytes_in_flight(),
     )
 
 

@@ -1,12 +1,12 @@
 """One process per device: started here, by torchrun or by SLURM."""
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -15,6 +15,7 @@ from cl.data.sampler import RankSlice
 from cl.distributed import connect, rank, world_size
 from cl.errors import INTERRUPTED, NOT_FINITE, RESUMABLE, LauncherError, UserError
 from cl.machine import launcher
+from cl.machine.children import end_with_parent
 from cl.machine.cores import usable_cores
 from cl.run.start.devices import Devices, limit_threads
 from cl.run.start.signal_forwarding import forwarding_signals
@@ -83,19 +84,13 @@ def start_processes(devices: Devices) -> int:
             f"--num_nodes: got {devices.nodes}, expected a launcher on each node, as in bash_files/torchrun.sh"
         )
     command = [sys.executable, *sys.orig_argv[1:]]
+    end_with_this = partial(end_with_parent, os.getpid())
     # New sessions, so that the terminal's Ctrl-C reaches the ranks only once, forwarded from here.
     ranks = [
-        subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent)
+        subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=end_with_this)
         for environment in rank_environments(devices.count)
     ]
     return wait_for(ranks)
-
-
-def _end_with_parent() -> None:
-    """On Linux, kill this process when its parent ends, even if by SIGKILL."""
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def rank_environments(count: int) -> list[dict[str, str]]:
@@ -109,18 +104,26 @@ def rank_environments(count: int) -> list[dict[str, str]]:
 
 def wait_for(processes: list["subprocess.Popen[bytes]"]) -> int:
     """The exit code of the first process that fails, after which the others are ended; 0 if all succeed."""
-    with forwarding_signals(processes):
+    with forwarding_signals(processes) as received:
         try:
-            while True:
-                codes = [process.poll() for process in processes]
-                failed = [code for code in codes if code]
-                if failed:
-                    return failed[0] if failed[0] > 0 else 1
-                if all(code == 0 for code in codes):
-                    return 0
+            while None in (codes := [process.poll() for process in processes]) and not any(codes):
                 time.sleep(0.1)
+            # When one stops on a signal, others may notice, fail and end before it does.
+            deadline = time.monotonic() + (PATIENCE if received else 0)
+            while None in codes and not set(codes) & set(JOINT_CODES) and time.monotonic() < deadline:
+                time.sleep(0.1)
+                codes = [process.poll() for process in processes]
+            return _common_code(codes)
         finally:
             _end(processes)
+
+
+def _common_code(codes: Sequence[int | None]) -> int:
+    """One with which all stop together, else the first failure's."""
+    failed = [code for code in codes if code]
+    joint = [code for code in failed if code in JOINT_CODES]
+    code = [*joint, *failed, 0][0]
+    return code if code >= 0 else 1
 
 
 def _end(processes: list["subprocess.Popen[bytes]"]) -> None:
