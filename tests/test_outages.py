@@ -17,7 +17,9 @@ from cl.data.images import FileSet
 from cl.data.sources import manifest
 from cl.data.sources.registry import load
 from cl.errors import Stopped, UserError
+from tests.conftest import Run
 from tests.pictures import write_classes
+from tests.test_folders import PRETRAIN, SHORT
 
 NAMES = [f"ant/{i:03d}.jpg" for i in range(6)]
 OUTAGES = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENOMEM)
@@ -129,3 +131,14 @@ def test_a_read_during_training_is_tried_again(data: Path, fail: Fail) -> None:
     for read in (images.read, lambda index: images.open(index).pixels()):
         fail(errno.EIO, "002.jpg", 2)
         assert torch.equal(read(2), expected)
+
+
+def test_a_file_that_breaks_between_the_check_and_the_first_step_is_named(
+    data: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mean and std are measured there."""
+    monkeypatch.setattr("cl.data.sources.folders.bad_files", lambda *_: {})
+    (data / "ant/003.jpg").write_bytes(b"no longer an image")
+    code, out, err = run(PRETRAIN, *SHORT, "--train_dir", "data")
+    assert (code, out) == (1, "")
+    assert err == "stopped: data/ant/003.jpg: not an image\n"

@@ -89,8 +89,7 @@ class Deliveries:
         finally:
             Waiting.since = None
         self._kill_workers()
-        # Or the exception keeps it, and torch joins the workers when it is collected, maybe in another process.
-        del reads
+        del reads  # else the exception keeps torch's iterator, which joins its workers whenever it is collected
         raise Stopped(failure, 1)
 
     def _kill_workers(self) -> None:

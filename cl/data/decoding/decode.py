@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cl.data.decoding.formats import PLUGINS, kind_of, readable_formats
 from cl.data.decoding.modes import BadImage, orientation_of, to_8_bits
+from cl.errors import Stopped
 
 # A picture of this size takes four bytes a pixel in Pillow and three as an array, together 470 MB.
 MAX_PIXELS = 2**26
@@ -34,8 +35,11 @@ class TooLittleMemory(BadImage):
     """The image is damaged, or it may be sound and the machine is short of memory."""
 
 
-class BrokenFile(Exception):
-    """The file was a usable image when the run began; the text gives its path and the reason."""
+class BrokenFile(Stopped):
+    """The file was a usable image when it was checked; the text gives its path and the reason."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 1)
 
 
 def read_image(path: Path, channels: int = 3) -> Tensor:
