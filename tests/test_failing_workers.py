@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import Dataset
 
 from cl.data.decoding.decode import BrokenFile
-from cl.data.sources import manifest
 from cl.data.worker_processes import Deliveries, Waiting
 from cl.errors import Stopped
 from cl.machine.children import lost_worker
@@ -99,18 +98,6 @@ def test_a_worker_that_cannot_deliver_ends_the_run_with_the_reason(
 def test_without_workers_an_error_keeps_its_traceback() -> None:
     with pytest.raises(ValueError, match="a bug"):
         list(Deliveries(Failing(raising(ValueError("a bug"))), [[0, 1], [2, 3]], workers=0))
-
-
-def test_a_checking_process_that_is_killed_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "SERIAL_LIMIT", 1)
-    monkeypatch.setattr(manifest, "why_unusable", _die)
-    with pytest.raises(Stopped, match=r"a process that checked the images of .* was killed; if memory ran out"):
-        manifest.bad_files(tmp_path, ["1.jpg", "2.jpg"])
-
-
-def _die(path: Path) -> str:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return ""
 
 
 HOLDS_WORKERS = f"""
