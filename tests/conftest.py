@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +83,24 @@ def run(
         return code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make the first image of some batches (numbered from the last call on) infinite."""
+    from cl.data.loader import TrainLoader
+
+    load = TrainLoader.__iter__
+
+    def spoiled(*numbers: int) -> None:
+        seen = iter(range(1, 1000))
+
+        def batches(self: TrainLoader) -> Iterator[Any]:
+            for batch in load(self):
+                if next(seen) in numbers:
+                    batch.views[0][:, 0] = float("inf")
+                yield batch
+
+        monkeypatch.setattr(TrainLoader, "__iter__", batches)
+
+    return spoiled

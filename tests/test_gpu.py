@@ -1,19 +1,22 @@
 """Checks that need a GPU, skipped without one: pytest -m gpu."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
 from cl.config.methods import METHODS
 from tests.conftest import ROOT, Run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
-SMALL = ["digits", "resnet18", "--width", "16", "--max_steps", "6", "--knn_bank", "500"]
+SMALL = ["digits", "resnet18", "--width", "16", "--max_steps", "6", "--knn_bank", "500", "--precision", "32"]
 
 
 def losses(run: Run, name: str, *flags: str) -> list[float]:
@@ -66,3 +69,50 @@ def test_several_processes_on_a_gpu_compute_what_one_does() -> None:
     command = [sys.executable, "-m", "cl.selfcheck", "--accelerator", "gpu"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_bf16_is_the_default_where_the_gpu_has_it(run: Run) -> None:
+    assert run("main_contrastive.py", *SMALL[:-2], "--fast_dev_run", "--run_id", "default")[0] == 0
+    config = json.loads(Path("trained_models/default/config.json").read_text())["config"]
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert config["device"]["precision"]["value"] == ("bf16-mixed" if has_bf16 else "32")
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_steady_step_never_waits_for_the_gpu(
+    method: str, precision: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = _TrainingEpochLoop.advance
+    steps = iter(range(1, 1000))
+
+    def watched(self: _TrainingEpochLoop, *args: object) -> None:
+        is_steady = 4 <= next(steps) <= 5
+        torch.cuda.set_sync_debug_mode("error" if is_steady else "default")
+        try:
+            advance(self, *args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(_TrainingEpochLoop, "advance", watched)
+    losses(run, "watched", "--method", method, "--precision", precision)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("optimizer", [["sgd"], ["adam"], ["adamw"], ["sgd", "--lars"]])
+def test_a_bad_step_is_undone_as_if_it_had_been_skipped(
+    optimizer: list[str], precision: str, run: Run, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--optimizer", *optimizer, "--precision", precision, "--epochs", "1", "--scheduler", "none"]
+    found = []
+    for lag in (0, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr("cl.run.train.skipped_steps.lag_on", lambda device, lag=lag: lag)
+            spoil(1, 4, 5)
+            name = f"{precision}-{lag}"
+            code, _, err = run("main_contrastive.py", *SMALL, "--accelerator", "gpu", "--run_id", name, *flags)
+            assert code == 0
+            assert err.count("skipped: the views of image") == 3
+            with Path("trained_models", name, "metrics.csv").open() as file:
+                found.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)

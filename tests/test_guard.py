@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -15,8 +15,6 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.plugins import MixedPrecision
 
-from cl.batch import Batch
-from cl.data.loader import TrainLoader
 from cl.run.folder.checkpoint import SaveLast
 from cl.run.train.skipped_steps import SkipNonFinite
 from tests.conftest import ROOT, TINY, Run
@@ -25,25 +23,6 @@ from tests.test_methods import build
 
 PRETRAIN = "main_contrastive.py"
 FLAGS = ["digits", "resnet18", *TINY, "--batch_size", "256", "--scheduler", "none", "--knn_every", "9"]
-
-
-@pytest.fixture
-def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make the first image of some batches (numbered from the last call on) infinite."""
-    load = TrainLoader.__iter__
-
-    def spoiled(*numbers: int) -> None:
-        seen = iter(range(1, 1000))
-
-        def batches(self: TrainLoader) -> Iterator[Batch]:
-            for batch in load(self):
-                if next(seen) in numbers:
-                    batch.views[0][:, 0] = torch.inf
-                yield batch
-
-        monkeypatch.setattr(TrainLoader, "__iter__", batches)
-
-    return spoiled
 
 
 def test_a_batch_that_is_not_finite_leaves_no_trace_but_a_warning(

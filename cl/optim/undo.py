@@ -14,17 +14,28 @@ class Undo:
         by_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         for tensor in tensors:
             by_kind.setdefault((tensor.device, tensor.dtype), []).append(_in_memory_order(tensor))
-        self._groups = list(by_kind.values())
-        self._saved: list[Tensor] = []
+        self._groups = [_Group(views) for views in by_kind.values()]
 
     def save(self) -> None:
-        self._saved = [torch.cat(views) for views in self._groups]
+        for group in self._groups:
+            torch.cat(group.views, out=group.saved)
 
     def undo_unless(self, taken: Tensor) -> None:
         """Set all tensors back to what they were at `save` unless `taken` (bool, scalar) is true."""
-        for views, saved in zip(self._groups, self._saved, strict=True):
-            kept = torch.where(taken.to(saved.device), torch.cat(views), saved)
-            torch._foreach_copy_(views, list(kept.split([len(view) for view in views])))
+        for group in self._groups:
+            torch.cat(group.views, out=group.kept)
+            torch.where(taken.to(group.kept.device), group.kept, group.saved, out=group.kept)
+            torch._foreach_copy_(group.views, group.parts_of_kept)
+
+
+class _Group:
+    """Tensors of one device and type, and flat copies of all of them."""
+
+    def __init__(self, views: list[Tensor]) -> None:
+        self.views = views
+        self.saved = torch.cat(views)
+        self.kept = torch.empty_like(self.saved)
+        self.parts_of_kept = list(self.kept.split([len(view) for view in views]))
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:
