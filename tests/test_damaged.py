@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -93,16 +94,25 @@ def test_photographs_with_damaged_exif_train_with_every_loader(folder: Path, run
         assert "bad images" not in out
 
 
-@pytest.mark.parametrize(
-    "bomb",
-    [
-        _encode(Image.new("1", (20_000, 20_000)), "PNG"),
-        _encode(Image.new("L", (5_000, 5_000)), "PNG"),
-        _encode(Image.new("RGB", (9_000, 9_000)), "JPEG", quality=1),
-        b"P5 60000 60000 255\n",
-        b"P6 5000 5000 255\n",
-    ],
-)
+def png_of(side: int) -> bytes:
+    """A grey PNG of that size with no pixels."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunks = [b"IHDR" + header, b"IDAT" + zlib.compress(b"")]
+    framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def jpeg_of(side: int) -> bytes:
+    """A small JPEG that states another size."""
+    small = _encode(plain(1), "JPEG")
+    start = small.index(b"\xff\xc0") + 5
+    return small[:start] + struct.pack(">HH", side, side) + small[start + 4 :]
+
+
+BOMBS = [png_of(20_000), png_of(5_000), jpeg_of(9_000), b"P5 60000 60000 255\n", b"P6 5000 5000 255\n"]
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=range(len(BOMBS)))
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(bomb: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PIL.ImageFile.ImageFile.load", "simplejpeg.decode_jpeg"):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("decoded"))
