@@ -218,6 +218,7 @@ def test_a_signal_is_answered_while_the_loader_waits_and_the_run_resumes_bit_for
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_a_signal_is_answered_while_one_rank_waits_for_images_and_the_other_for_it(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", {"a": 60, "b": 60})
     flags = ["--num_workers", "1", "--devices", "2", "--run_id", "run"]
