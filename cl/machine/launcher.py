@@ -44,7 +44,7 @@ def _require(*names: str) -> None:
     if missing:
         present = ", ".join(name for name in TORCHRUN if os.environ.get(name))
         raise LauncherError(
-            f"{missing[0]}: not set, but {present}; expected all of {', '.join(TORCHRUN)}, as torchrun sets them, "
+            f"{missing[0]}: not set beside {present}; expected all of {', '.join(TORCHRUN)}, as torchrun sets them, "
             "or none"
         )
 
