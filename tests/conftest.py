@@ -104,3 +104,12 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(TrainLoader, "__iter__", batches)
 
     return spoiled
+
+
+@pytest.fixture
+def toy() -> Iterator[None]:
+    """The method of tests/toy_queue.py can be named."""
+    from tests import toy_queue
+
+    with toy_queue.registered():
+        yield

@@ -32,12 +32,6 @@ TAKEN, SKIPPED = torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0, dtype
 SHORT = ["digits", "resnet18", *TINY, "--knn_every", "9"]
 
 
-@pytest.fixture
-def toy() -> Iterator[None]:
-    with toy_queue.registered():
-        yield
-
-
 def toy_outcome(flags: list[str]) -> Outcome:
     with toy_queue.registered():
         return outcome(["--method", toy_queue.NAME, *flags], IMAGES, torch.float64, CPU)

@@ -23,19 +23,18 @@ class Undo:
     def undo_unless(self, taken: Tensor) -> None:
         """Set all tensors back to what they were at `save` unless `taken` (bool, scalar) is true."""
         for group in self._groups:
-            torch.cat(group.views, out=group.kept)
-            torch.where(taken.to(group.kept.device), group.kept, group.saved, out=group.kept)
-            torch._foreach_copy_(group.views, group.parts_of_kept)
+            now = torch.cat(group.views)
+            torch.where(taken.to(now.device), now, group.saved, out=group.saved)
+            torch._foreach_copy_(group.views, group.parts)
 
 
 class _Group:
-    """Tensors of one device and type, and flat copies of all of them."""
+    """Tensors of one device and type, and a flat copy of all of them."""
 
     def __init__(self, views: list[Tensor]) -> None:
         self.views = views
         self.saved = torch.cat(views)
-        self.kept = torch.empty_like(self.saved)
-        self.parts_of_kept = list(self.kept.split([len(view) for view in views]))
+        self.parts = list(self.saved.split([len(view) for view in views]))
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:
