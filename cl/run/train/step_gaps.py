@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 Mark = Any  # a torch.cuda.Event, or seconds
-PENDING = 8  # gaps whose events are not read yet; older ones have passed, since the host is two steps ahead at most
+PENDING = 8  # gaps that are not looked at yet: the device has hardly passed them
 
 
 class StepGaps:
@@ -24,7 +24,7 @@ class StepGaps:
 
     def step_starts(self) -> None:
         self._gaps.append((self._end, self._mark()))
-        if len(self._gaps) > PENDING:
+        while len(self._gaps) > PENDING and _has_passed(self._gaps[0][1]):
             self._read_first()
 
     def seconds(self) -> float:
@@ -44,6 +44,10 @@ class StepGaps:
     def _read_first(self) -> None:
         end, start = self._gaps.popleft()
         self._seconds += start - end if isinstance(start, float) else end.elapsed_time(start) / 1000
+
+
+def _has_passed(mark: Mark) -> bool:
+    return isinstance(mark, float) or bool(mark.query())
 
 
 def synchronize(device: torch.device) -> None:
