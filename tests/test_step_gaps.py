@@ -34,7 +34,8 @@ class Event:
         return self.time <= Event.passed
 
     def elapsed_time(self, other: "Event") -> float:
-        assert self.query() and other.query(), "not ready"
+        assert self.query(), "not ready"
+        assert other.query(), "not ready"
         return 1000 * (other.time - self.time)
 
 
