@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cl.losses import barlow_twins_loss, blockwise, negative_cosine_similarity, nt_xent_loss
+from cl.losses.nt_xent import numbered
 from tests import reference
 
 
@@ -209,3 +210,9 @@ def test_mismatched_shapes_are_named() -> None:
     for loss in (lambda a, b: barlow_twins_loss(a, b, 5e-3, 1.0), negative_cosine_similarity):
         with pytest.raises(ValueError, match=r"is \[4, 6\] and . ?.* is \[3, 6\], expected \[B, D\] twice"):
             loss(projections(4), projections(3))
+
+
+@pytest.mark.parametrize("ids", [[5], [3, 3, 3], [7, -2, 7, 0, -2, 9], list(range(9, -1, -1)), [2**62, -(2**62), 0]])
+def test_ids_are_numbered_as_unique_numbers_them(ids: list[int]) -> None:
+    tensor = torch.tensor(ids)
+    assert torch.equal(numbered(tensor), tensor.unique(return_inverse=True)[1])

@@ -1,13 +1,17 @@
 """In a steady step nothing of ours waits for the device: no number is read from a tensor, but by one reader."""
 
 import sys
+import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cl.config.methods import METHODS
 from cl.methods.base import ContrastiveModule
@@ -25,6 +29,29 @@ RECIPES = {
 }
 
 
+WAITING = {"nonzero", "masked_select", "unique_dim", "_unique", "_unique2", "bincount", "equal", "repeat_interleave"}
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations whose result has a size, or a value, that the host must know: they wait for a GPU."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if by_mask or name in WAITING:
+            self.found.append(f"{name}, called in {calling_code()}")
+        return func(*args, **(kwargs or {}))
+
+
+def calling_code() -> str:
+    frames = [frame for frame in traceback.extract_stack() if str(ROOT / "cl") in frame.filename]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "torch"
+
+
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Where the steps 4 to 6 read a number, or an index, from a tensor."""
@@ -36,7 +63,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         state["steps"] += 1
         state["recording"] = 4 <= state["steps"] <= 6
         try:
-            advance(self, *args)
+            with Waits(found) if state["recording"] else nullcontext():
+                advance(self, *args)
         finally:
             state["recording"] = False
 
@@ -64,6 +92,7 @@ def test_a_steady_step_reads_nothing_from_the_device(
     recipe: str, lag: int, run: Run, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cl.run.train.skipped_steps.lag_on", lambda device: lag)
+    monkeypatch.setattr("cl.optim._on_gpu", lambda groups: True)  # the plain optimizers of CPUs read their step
     code, _, err = run("main_contrastive.py", *FLAGS, *RECIPES[recipe])
     assert (code, err) == (0, "")
     assert [read for read in reads if READER not in read] == []

@@ -1,3 +1,4 @@
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,6 +34,17 @@ def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
     if z.ndim != 2 or ids.shape != z.shape[:1]:
         raise ValueError(f"z is {list(z.shape)} and ids is {list(ids.shape)}, expected [N, D] and [N]")
     z = F.normalize(z, dim=1)
-    _, group = gather(ids).unique(return_inverse=True)
-    positives = group.bincount(minlength=len(group))[group] - 1
-    return mean_cross_entropy(z, gather(z), group, positives, temperature)
+    group = numbered(gather(ids))
+    counts = torch.zeros_like(group).index_add_(0, group, torch.ones_like(group))
+    return mean_cross_entropy(z, gather(z), group, counts[group] - 1, temperature)
+
+
+def numbered(ids: Tensor) -> Tensor:
+    """[N] int64 -> [N] the position of each id among the different ids in ascending order.
+
+    What `unique` returns as inverse; but how many ids there are `unique` and `bincount` ask a GPU, and wait for it.
+    """
+    ascending, order = ids.sort()
+    is_next = (ascending[1:] != ascending[:-1]).long()
+    number = F.pad(is_next.cumsum(0), (1, 0))
+    return number[order.argsort()]
