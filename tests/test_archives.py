@@ -135,6 +135,12 @@ def test_imagenets_flat_validation_images_are_sorted(
     assert "3 images linked into 2 class folders of sorted" in capsys.readouterr().out
     linked = {str(path.relative_to("sorted")): path.read_bytes() for path in Path("sorted").rglob("*.JPEG")}
     assert linked == {f"n0{i % 2}/val_{i}.JPEG": bytes([i]) for i in (1, 2, 3)}
+    for out in ("val", "/proc/nowhere", "labels.csv"):
+        with pytest.raises(UserError, match=f"OUT: got {out}, "):
+            imagenet_val.main(["val", "labels.csv", out])
+    (folder / "other.csv").write_text(labels.replace("n01", "n02"))
+    with pytest.raises(UserError, match="OUT: got sorted, expected a new folder"):
+        imagenet_val.main(["val", "other.csv", "sorted"])
     (folder / "val/one_more.JPEG").touch()
     with pytest.raises(UserError, match="1 have none: one_more"):
         imagenet_val.main(["val", "labels.csv", "sorted"])

@@ -241,3 +241,12 @@ def test_a_report_shows_no_number_of_a_run_that_diverged(run: Run, trained: Path
     assert "nan" not in table.lower()
     assert "nan" not in (tmp_path / "table.csv").read_text().lower()
     assert "| not finite | not finite |" in report([tmp_path / "runs/seed1"])
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.int64])
+def test_weights_that_are_not_floating_point_numbers_are_refused(dtype: torch.dtype, run: Run, folder: Path) -> None:
+    torch.save({key: value.to(dtype) for key, value in weights().items()}, folder / "quantised.pth")
+    code, out, err = run(*START, "quantised.pth")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "expected floating-point weights; 100 are of another type" in err
+    assert str(dtype) in err

@@ -117,6 +117,13 @@ def test_a_pipe_or_folder_with_the_name_of_an_image_is_listed_and_not_waited_for
     assert manifest.bad_files(data, ["ant/pipe.jpg"], 3) == {"ant/pipe.jpg": "not a regular file"}
 
 
+def test_a_file_larger_than_any_image_is_not_read(data: Path, fail: Fail) -> None:
+    os.truncate(data / "ant/002.jpg", 3 * 2**30)
+    reads = fail(0, "nothing", 0)
+    assert list(manifest.bad_files(data, NAMES, 3).values()) == ["a file of 3221225472 bytes, more than 268435456"]
+    assert "002.jpg" not in reads
+
+
 def test_colour_and_grey_are_checked_separately(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(manifest, "read_image", lambda path, channels: asked.append(channels))

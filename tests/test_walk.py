@@ -194,3 +194,12 @@ def test_links_are_followed_and_cycles_are_not(data: Path) -> None:
     os.symlink("loop.jpg", data / "ant/loop.jpg")
     assert len(walk(Path("data"), "ant").images) == 12 + 12 + 2
     assert {Path(file).name for file in splits().bad} == {"dangling.jpg", "loop.jpg"}
+
+
+def test_a_link_to_the_given_folder_is_not_a_class(data: Path) -> None:
+    os.symlink(".", data / "self")
+    os.symlink(data.parent, data / "above")
+    assert splits().classes == ("ant", "bee")
+    write_classes(data.parent, {"flat": 3})
+    os.symlink(".", data.parent / "flat/loop")
+    assert len(load(DataConfig(dataset="custom", train_dir="flat")).train) == 3

@@ -55,6 +55,10 @@ def load_all_weights(
             f"{given}, expected all weights of {encoder}; {problems}; {hint}{others}; "
             f"the file has {describe_content(tensors)}"
         )
+    retyped = [n for n, v in match.weights.items() if v.is_floating_point() != expected[n].is_floating_point()]
+    if retyped:
+        found = f"{retyped[0]} is {match.weights[retyped[0]].dtype}"
+        raise UserError(f"{given}, expected floating-point weights; {len(retyped)} are of another type: {found}")
     backbone.load_state_dict(_finite(match, expected, given), strict=False)  # only counters can be missing
     counters = f" (the others are {COUNTER})" if len(match.weights) < len(expected) else ""
     place = match.prefix if match.state_dict in PLAIN else f"{match.path}."

@@ -38,11 +38,17 @@ def main(argv: Sequence[str]) -> None:
     odd = [wnid for wnid in class_of.values() if is_hidden(wnid) or Path(wnid).name != wnid]
     if odd:
         raise UserError(f"LABELS: got {args.labels}, expected classes that can name a folder; there is {odd[0]}")
-    for name in listing.files:
-        link = args.out / class_of[Path(name).stem] / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
-            link.symlink_to((args.val / name).resolve())
+    wanted = {args.out / class_of[Path(name).stem] / name: args.val / name for name in listing.files}
+    try:
+        others = [path for path in args.out.rglob("*") if not path.is_dir() and path not in wanted]
+        if others or args.out.resolve() == args.val.resolve():
+            raise UserError(f"OUT: got {args.out}, expected a new folder, or one with the links of this table alone")
+        for link, image in wanted.items():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(image.resolve())
+    except OSError as error:
+        raise UserError(f"OUT: got {args.out}, where no links can be made ({error.strerror})") from None
     classes = len({class_of[Path(name).stem] for name in listing.files})
     print(f"{len(listing.files)} images linked into {classes} class folders of {args.out}")
 

@@ -20,6 +20,7 @@ from cl.errors import Stopped
 
 # A picture of this size takes four bytes a pixel in Pillow and three as an array, together 470 MB.
 MAX_PIXELS = 2**26
+MAX_BYTES = 2**28  # of a file, which is read whole
 # A larger picture of fewer bytes than its pixels / BOMB_RATIO is taken for a decompression bomb.
 BOMB_PIXELS = 2**24
 BOMB_RATIO = 1000
@@ -141,7 +142,10 @@ def _open(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise BadImage(f"more than {MAX_PIXELS} pixels") from None
     if _is_too_large(picture.width * picture.height, data):
-        raise BadImage(f"{picture.width} x {picture.height} pixels in {len(data)} bytes, more than is decoded")
+        size = f"{picture.width} x {picture.height} pixels"
+        if picture.width * picture.height > MAX_PIXELS:
+            raise BadImage(f"{size}, more than {MAX_PIXELS}")
+        raise BadImage(f"{size} in {len(data)} bytes, more than {BOMB_RATIO} per byte: a decompression bomb")
     return picture
 
 

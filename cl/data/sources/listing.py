@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cl.config.data import DataConfig
-from cl.data.sources.walk import Found, add_file, add_hidden, entries, is_folder, is_hidden, left_out, walk
+from cl.data.sources.walk import Found, add_file, add_hidden, entries, is_cycle, is_folder, is_hidden, left_out, walk
 from cl.errors import UserError, mentioning
 
 BUILT_IN = ("digits",)
@@ -116,7 +116,8 @@ def _walk_classes(root: Path, argument: str) -> tuple[Found, dict[str, Found]]:
             if is_hidden(entry.name):
                 add_hidden(flat, root, entry.name)
             elif is_folder(entry):
-                by_class[entry.name] = walk(root, entry.name)
+                if not is_cycle(entry):
+                    by_class[entry.name] = walk(root, entry.name)
             else:
                 add_file(flat, entry.name)
     except OSError as error:

@@ -47,7 +47,7 @@ def _add_folder(found: Found, root: Path, folder: str) -> None:
             add_hidden(found, root, path)
         elif not is_folder(entry):
             add_file(found, path)
-        elif not _is_cycle(entry):
+        elif not is_cycle(entry):
             _add_folder(found, root, path)
 
 
@@ -64,7 +64,7 @@ def is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _is_cycle(folder: "os.DirEntry[str]") -> bool:
+def is_cycle(folder: "os.DirEntry[str]") -> bool:
     """Whether the folder is a link to one of its parents: walking it would never end."""
     parents = Path(os.path.abspath(folder)).parents
     return folder.is_symlink() and os.path.realpath(folder) in map(os.path.realpath, parents)
