@@ -1,6 +1,7 @@
 """Pictures of every mode become 8 bits as docs/images.md says, or are bad images with a reason."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,19 @@ def as_type(dtype: type, white: float) -> np.ndarray:
     return scaled.astype(dtype) if np.issubdtype(dtype, np.floating) else np.rint(scaled).astype(dtype)
 
 
+def planes_of_16_bits() -> bytes:
+    """An uncompressed TIFF of two pixels with 16-bit channels, one channel after the other."""
+    lists = {258: (3, (16, 16, 16)), 273: (4, (164, 168, 172)), 279: (4, (4, 4, 4))}
+    singles = {256: 2, 257: 1, 259: 1, 262: 2, 277: 3, 278: 1, 284: 2}
+    after = {258: 134, 273: 140, 279: 152}
+    entries = {tag: (3, 1, value) for tag, value in singles.items()}
+    entries |= {tag: (kind, 3, after[tag]) for tag, (kind, _) in lists.items()}
+    directory = b"".join(struct.pack("<HHII", tag, *entries[tag]) for tag in sorted(entries))
+    values = b"".join(struct.pack("<3H" if kind == 3 else "<3I", *numbers) for kind, numbers in lists.values())
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + struct.pack("<I", 0)
+    return head + values + struct.pack("<6H", 2570, 5140, 7710, 10280, 12850, 15420)
+
+
 WHITE_IS_ZERO = {262: 0}
 SOUND = {
     "float TIFF in [0, 1]": encoded(as_type(np.float32, 1), "TIFF"),
@@ -59,6 +73,7 @@ BAD = {
     "signed 8-bit TIFF": (encoded(GREY, "TIFF", tiffinfo={339: 2}), "whose range is not known"),
     "HEIC": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC, which needs pillow-heif"),
     "JPEG XL": (b"\xff\x0a" + bytes(40), "JPEG XL, which needs pillow-jxl-plugin"),
+    "16-bit colour TIFF in planes": (planes_of_16_bits(), "16-bit channels stored one after the other"),
     "64-bit TIFF": (b"II*\0\x08\0\0\0\0\0", "not an image that Pillow can read, though it begins as TIFF does"),
     "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "not an image"),
 }
@@ -110,11 +125,21 @@ def test_a_large_picture_is_converted_in_strips_of_equal_pixels() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_orientation_becomes_upright(orientation: int, channels: int) -> None:
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "TIFF, compressed", "TIFF with XMP"])
+def test_every_orientation_becomes_upright_once(kind: str, orientation: int, channels: int) -> None:
+    """Pillow turns a TIFF itself when it is loaded, and nothing else."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(COLOUR, "PNG", exif=exif)
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB" if channels == 3 else "L")
+    stored = COLOUR[:, :30]
+    xmp = f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode()
+    data = {
+        "PNG": lambda: encoded(stored, "PNG", exif=exif),
+        "TIFF": lambda: encoded(stored, "TIFF", exif=exif),
+        "TIFF, compressed": lambda: encoded(stored, "TIFF", exif=exif, compression="tiff_lzw"),
+        "TIFF with XMP": lambda: encoded(stored, "TIFF", tiffinfo={700: xmp}),
+    }[kind]()
+    by_png = encoded(stored, "PNG", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(by_png))).convert("RGB" if channels == 3 else "L")
     assert np.array_equal(decode(data, channels).permute(1, 2, 0).numpy().squeeze(), np.asarray(upright))
 
 

@@ -34,7 +34,7 @@ from cl.machine.home import cache_folder
 
 SHORT_SIDE = 256  # pixels; smaller images are not resized
 QUALITY = 92  # JPEG quality of jpeg256
-VERSION = 1
+VERSION = 2  # of the pixels that are stored
 
 
 def cached(images: FileSet, kind: str, folder: str | None, workers: int) -> "CachedSet":

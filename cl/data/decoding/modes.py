@@ -20,8 +20,8 @@ FORMATS_OF_16_BITS = ("PNG", "TIFF", "PPM", "JPEG2000", None)  # their full rang
 STRIP = 2**20  # pixels that are converted at a time, so that a large picture is not held three times
 
 # TIFF tags.
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
-WHITE_IS_ZERO, SIGNED = 0, 2
+BITS, COMPRESSION, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 259, 262, 284, 339
+UNCOMPRESSED, WHITE_IS_ZERO, SEPARATE, SIGNED = 1, 0, 2, 2
 
 
 class BadImage(ValueError):
@@ -39,9 +39,9 @@ def orientation_of(picture: Image.Image) -> int:
 
 def to_8_bits(picture: Image.Image, channels: int) -> np.ndarray:
     """A picture of any mode -> uint8 [H, W, channels], 3 channels RGB or 1 channel grey, upright; or BadImage."""
-    orientation = orientation_of(picture)
     scale = _scale_of(picture)
     picture.load()
+    orientation = orientation_of(picture)  # late: Pillow itself turns a TIFF when it is loaded
     pixels = np.empty((picture.height, picture.width, channels), np.uint8)
     rows = max(1, STRIP // picture.width)
     for top in range(0, picture.height, rows):
@@ -79,6 +79,9 @@ def _scale_of(picture: Image.Image) -> Scale | None:
     tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
     if SIGNED in _numbers(tags.get(SAMPLE_FORMAT, 1)):
         raise BadImage("signed integer pixels, whose range is not known; expected unsigned ones of 8 or 16 bits")
+    is_split = tags.get(PLANES) == SEPARATE and tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED
+    if is_split and max(_numbers(tags.get(BITS, 1))) > 8:
+        raise BadImage("16-bit channels stored one after the other, which Pillow reads as 8 bits")
     if picture.mode != "F" and not picture.mode.startswith("I"):
         return None
     if picture.mode == "I" and picture.format not in ("PNG", "PPM"):  # which use it for 16 bits
