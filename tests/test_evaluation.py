@@ -124,6 +124,15 @@ def test_means_weight_uneven_batches_and_omit_metrics_without_samples() -> None:
     assert means.compute(all_processes=False) == {}
 
 
+def test_a_first_step_that_is_undone_keeps_the_sums_of_the_checkpoint() -> None:
+    means = EpochMeans()
+    means.load({"loss": (10.0, 4.0)})
+    before = means.copy()
+    means.add("loss", torch.tensor(torch.nan), 1)
+    means.restore_unless(torch.tensor(False), before)
+    assert means.compute(all_processes=False) == {"loss": 2.5}
+
+
 def test_a_linear_head_is_initialised_as_in_the_protocol() -> None:
     torch.manual_seed(0)
     head = linear_head(512, 100)

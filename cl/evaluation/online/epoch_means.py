@@ -18,6 +18,7 @@ class EpochMeans:
     def __init__(self) -> None:
         self._pending: dict[str, tuple[Tensor, Tensor]] = {}
         self._sums: dict[Keys, Tensor] = {}  # steps that add other names have their own tensor
+        self._starts: dict[Keys, Tensor] = {}  # what `_sums` began with: 0, or the sums of a checkpoint
         self._loaded: dict[str, tuple[float, float]] = {}  # of a checkpoint, for names that no step has added yet
 
     def add(self, name: str, total: Tensor, weight: Tensor | int) -> None:
@@ -35,7 +36,8 @@ class EpochMeans:
         values = _as_doubles([value for pair in self._pending.values() for value in pair]).view(-1, 2)
         if keys not in self._sums:
             start = [self._loaded.pop(key, (0.0, 0.0)) for key in keys]
-            self._sums[keys] = torch.tensor(start, dtype=torch.float64).to(values.device)
+            self._starts[keys] = torch.tensor(start, dtype=torch.float64).to(values.device)
+            self._sums[keys] = self._starts[keys]
         self._sums[keys] = self._sums[keys] + values
         self._pending = {}
 
@@ -63,7 +65,7 @@ class EpochMeans:
         """Go back to `sums` unless `taken` (scalar on the device) is true."""
         self.flush()
         for keys, now in self._sums.items():
-            before = sums[keys] if keys in sums else torch.zeros_like(now)
+            before = sums[keys] if keys in sums else self._starts[keys]
             self._sums[keys] = torch.where(taken, now, before)
 
     def load(self, state: Mapping[str, Sequence[float]]) -> None:
@@ -73,6 +75,7 @@ class EpochMeans:
     def reset(self) -> None:
         self._pending = {}
         self._sums = {}
+        self._starts = {}
         self._loaded = {}
 
 
