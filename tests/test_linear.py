@@ -108,6 +108,16 @@ def evaluation(*flags: str) -> LinearEvaluation:
     return LinearEvaluation(build_backbone(BackboneConfig("resnet18", width=4), 8), 10, config, Budget(16, 4, 8))
 
 
+@pytest.mark.parametrize(("precision", "fused"), [("32", True), ("bf16-mixed", True), ("16-mixed", None)])
+def test_a_grad_scaler_never_meets_a_fused_optimizer(
+    precision: str, fused: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's fused SGD leaves its momentum uninitialised if the scaler skips the first step."""
+    monkeypatch.setattr("cl.optim._on_gpu", lambda groups: True)
+    optimizer = evaluation("--precision", precision).configure_optimizers()["optimizer"]
+    assert all(group["fused"] is fused for group in optimizer.param_groups)
+
+
 def train_three_steps(module: LinearEvaluation) -> LinearEvaluation:
     """Take three optimizer steps on fixed random views."""
     optimizer = module.configure_optimizers()["optimizer"]

@@ -35,6 +35,7 @@ class LinearEvaluation(MeasuredModule):
     def __init__(self, backbone: Backbone, classes: int, config: Linear, budget: Budget) -> None:
         super().__init__()
         self.config = config.linear
+        self.scaled_gradients = config.device.precision == "16-mixed"
         self.budget = budget
         self.grid = config.optim.grid
         self.backbone = backbone.requires_grad_(self.config.finetune)
@@ -120,7 +121,7 @@ class LinearEvaluation(MeasuredModule):
         if self.config.finetune:
             rate = first.scaled_lr(batch) * self.config.backbone_lr_factor
             groups.append(Group(list(self.backbone.parameters()), rate, first.weight_decay))
-        return with_schedule(build_optimizer(first, groups), Schedule.of(first, self.budget))
+        return with_schedule(build_optimizer(first, groups, self.scaled_gradients), Schedule.of(first, self.budget))
 
 
 def correct_per_head(logits: Tensor, target: Tensor) -> Tensor:
