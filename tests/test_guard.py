@@ -199,6 +199,17 @@ def test_too_many_in_a_row_stop_a_run_whose_flags_are_read_two_steps_later(
     assert all(leaf.isfinite().all() for leaf in saved.values() if isinstance(leaf, torch.Tensor))
 
 
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_good_last_step_of_an_epoch_does_not_hide_too_many_bad_ones(
+    lag: int, run: Run, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cl.run.train.skipped_steps.lag_on", lambda device: lag)
+    spoil(3, 4)  # of 5 steps
+    code, _, err = run(PRETRAIN, *FLAGS, "--epochs", "2", "--max_skipped_steps", "1")
+    assert code == 3
+    assert "stopped: 2 steps in a row were not finite" in err
+
+
 RANK_ONE = """
 import sys
 sys.path.insert(0, {root!r})

@@ -129,9 +129,11 @@ class SkipNonFinite(Callback):
         module.means.restore_unless(taken, self._means)
 
     def _count(self, step: StepRecord, was_taken: bool) -> None:
-        self._in_a_row = 0 if was_taken else self._in_a_row + 1
         if was_taken:
+            if self._in_a_row <= self.max_in_a_row:  # else the run stops, though a step after those was good
+                self._in_a_row = 0
             return
+        self._in_a_row += 1
         causes = gather_dicts({"cause": first_non_finite(step)})
         if rank() == 0:
             (_, cause) = min(per_rank["cause"] for per_rank in causes)
