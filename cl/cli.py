@@ -99,6 +99,8 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
         typed["method"] = method  # --supervised counts wherever it is typed
     layers = preset_layers(program, typed, method)
     if resume is not None:
+        if resume.begun and typed.get("precision") == "auto":  # the run keeps what it stood for, on any machine
+            del typed["precision"]
         resume.refuse_changes(typed, fields)
         resumed = resume.layers(typed, fields)
         layers = resumed if resume.begun else resumed | layers

@@ -13,7 +13,9 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
+from cl.cli import parse
 from cl.config.methods import METHODS
+from cl.config.programs import Pretrain
 from cl.config.resume import LAST, PREVIOUS
 from cl.run.train.trainer import Position
 from tests.conftest import ROOT, Run
@@ -116,6 +118,11 @@ def test_what_would_make_it_another_run_is_refused_by_name(typed: list[str], sai
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith(f"error: {said}")
     assert contents(broken) == before
+
+
+def test_the_same_command_resumes_with_the_precision_that_auto_stood_for(broken: Path) -> None:
+    argv = ["digits", "resnet18", "--resume_training_from", str(broken), "--precision", "auto"]
+    assert parse(Pretrain, argv).config.device.precision == "32"
 
 
 def test_another_number_of_processes_is_refused(run: Run, broken: Path) -> None:
