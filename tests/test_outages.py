@@ -63,6 +63,22 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(code: int, data: Path, fa
 
 
 @pytest.mark.parametrize("code", OUTAGES)
+def test_a_look_up_that_fails_for_a_moment_is_tried_again(
+    code: int, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = Path.stat
+    failures = iter(range(4))
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "002.jpg" and next(failures, None) is not None:
+            raise OSError(code, os.strerror(code), str(path))
+        return look_up(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert manifest.bad_files(data, NAMES, 3) == {}
+
+
+@pytest.mark.parametrize("code", OUTAGES)
 def test_an_outage_is_named_and_not_remembered(code: int, data: Path, fail: Fail) -> None:
     fail(code, "002.jpg", len(decode.PAUSES) + 1)
     with pytest.raises(UserError, match=f"002.jpg: cannot be read \\({os.strerror(code)}\\), which is no fault"):

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -17,6 +17,8 @@ from torch import Tensor
 from cl.data.decoding.formats import PLUGINS, kind_of, readable_formats
 from cl.data.decoding.modes import BadImage, orientation_of, to_8_bits
 from cl.errors import Stopped
+
+T = TypeVar("T")
 
 # A picture of this size takes four bytes a pixel in Pillow and three as an array, together 470 MB.
 MAX_PIXELS = 2**26
@@ -49,15 +51,20 @@ def read_image(path: Path, channels: int = 3) -> Tensor:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a file. A network or disk that fails for a moment is asked again."""
+    """The content of a file."""
+    return patiently(path.read_bytes)
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """What `ask` returns; a network or disk that fails for a moment is asked again."""
     for pause in PAUSES:
         try:
-            return path.read_bytes()
+            return ask()
         except OSError as error:
             if error.errno in LASTING:
                 raise
         time.sleep(pause)
-    return path.read_bytes()
+    return ask()
 
 
 def decode(data: bytes, channels: int = 3) -> Tensor:

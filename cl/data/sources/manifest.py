@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from cl.data.decoding.decode import LASTING, MAX_BYTES, TooLittleMemory, read_image
+from cl.data.decoding.decode import LASTING, MAX_BYTES, TooLittleMemory, patiently, read_image
 from cl.data.decoding.modes import BadImage
 from cl.errors import Stopped, UserError, csv_cell
 from cl.machine.children import MEMORY, end_with_parent
@@ -92,7 +92,7 @@ def _map_checks(paths: Sequence[Path], channels: int) -> Iterator[Check]:
 def check_file(path: Path, channels: int) -> Check:
     """Whether a file is a usable image; UserError if the disk or network does not answer."""
     try:
-        status = path.stat()
+        status = patiently(path.stat)
         if not stat.S_ISREG(status.st_mode):
             return Check("not a regular file", was_read=False)  # reading a pipe would wait for ever
         if status.st_size > MAX_BYTES:
