@@ -190,10 +190,26 @@ def test_a_folder_that_cannot_be_listed_is_refused_not_taken_for_empty(
 def test_links_are_followed_and_cycles_are_not(data: Path) -> None:
     os.symlink(data, data / "ant/up")
     os.symlink("../bee", data / "ant/other")
+    os.symlink(".", data / "itself")  # no class of all images
+    os.symlink("..", data / "parent")
     os.symlink("nowhere.jpg", data / "ant/dangling.jpg")
     os.symlink("loop.jpg", data / "ant/loop.jpg")
     assert len(walk(Path("data"), "ant").images) == 12 + 12 + 2
     assert {Path(file).name for file in splits().bad} == {"dangling.jpg", "loop.jpg"}
+    assert splits().classes == ("ant", "bee")
+
+
+def test_a_hidden_link_that_may_not_be_followed_stops_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.symlink("bee", data / "ant/._000.jpg")
+
+    def refuse(path: object, **options: object) -> os.stat_result:
+        if "._000" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)  # type: ignore[arg-type]
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", refuse)
+    assert len(splits().train) == 24
 
 
 def test_a_link_to_the_given_folder_is_not_a_class(data: Path) -> None:

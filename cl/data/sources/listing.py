@@ -115,11 +115,10 @@ def _walk_classes(root: Path, argument: str) -> tuple[Found, dict[str, Found]]:
         for entry in entries(root):
             if is_hidden(entry.name):
                 add_hidden(flat, root, entry.name)
-            elif is_folder(entry):
-                if not is_cycle(entry):
-                    by_class[entry.name] = walk(root, entry.name)
-            else:
+            elif not is_folder(entry):
                 add_file(flat, entry.name)
+            elif not is_cycle(entry):
+                by_class[entry.name] = walk(root, entry.name)
     except OSError as error:
         raise unlistable(f"{argument}: got {root}", error) from None
     return flat, by_class

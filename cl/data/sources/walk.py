@@ -77,7 +77,7 @@ def add_file(found: Found, path: str) -> None:
 
 def add_hidden(found: Found, root: Path, path: str) -> None:
     """Count what looks like an image. Folders that cannot be listed are passed over: nothing here is used."""
-    if is_image_name(path) and not (root / path).is_dir():
+    if is_image_name(path) and not os.path.isdir(root / path):
         found.hidden.append(path)
     for folder, _, names in os.walk(root / path):
         found.hidden += [os.path.relpath(os.path.join(folder, name), root) for name in names if is_image_name(name)]
