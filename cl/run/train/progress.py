@@ -73,7 +73,7 @@ class Progress(Callback):
     ) -> None:
         self._images += len(batch.index) * trainer.world_size
         self._gaps.step_ended()
-        if trainer.is_last_batch:
+        if trainer.is_last_batch or trainer.should_stop:
             synchronize(pl_module.device)  # the host is ahead of a GPU, whose steps are timed
         self._batch_end = time.perf_counter()
         assert isinstance(pl_module, MeasuredModule)
