@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,14 @@ def test_a_file_its_picture_and_its_path_give_the_transform_the_same_pixels(chan
         path.write_bytes(data)
         assert torch.equal(transform(path), transform(Image.open(path)))
         assert torch.equal(read_image(path, channels), decode(data, channels))
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "transparent"), [(2, 0, b"\0\1"), (4, 0, b"\0\5"), (16, 2, b"\x12\x34\0\0\0\0")]
+)
+def test_a_transparent_colour_that_pillow_misreads_is_a_bad_image(depth: int, colour: int, transparent: bytes) -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0)
+    chunks = [header, b"tRNS" + transparent, b"IDAT" + zlib.compress(bytes(13)), b"IEND"]
+    framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    with pytest.raises(BadImage, match="transparent colour"):
+        decode(b"\x89PNG\r\n\x1a\n" + b"".join(framed))

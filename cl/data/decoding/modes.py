@@ -75,7 +75,10 @@ class Scale(NamedTuple):
 
 
 def _scale_of(picture: Image.Image) -> Scale | None:
-    """None for the modes of 8 bits; BadImage where neither the mode nor the format says which value is white."""
+    """None for the modes of 8 bits; BadImage where Pillow misreads, or nothing says which value is white."""
+    rawmode = picture.tile[0].args if picture.format == "PNG" and picture.tile else ""
+    if rawmode in ("L;2", "L;4", "RGB;16B") and "transparency" in picture.info:
+        raise BadImage("a transparent colour of 2, 4 or 3 x 16 bits, which Pillow compares with pixels of 8 bits")
     tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
     if SIGNED in _numbers(tags.get(SAMPLE_FORMAT, 1)):
         raise BadImage("signed integer pixels, whose range is not known; expected unsigned ones of 8 or 16 bits")
