@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 from PIL.Image import Transpose
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -76,8 +76,8 @@ class Scale(NamedTuple):
 
 def _scale_of(picture: Image.Image) -> Scale | None:
     """None for the modes of 8 bits; BadImage where Pillow misreads, or nothing says which value is white."""
-    rawmode = picture.tile[0].args if picture.format == "PNG" and picture.tile else ""
-    if rawmode in ("L;2", "L;4", "RGB;16B") and "transparency" in picture.info:
+    tiles = picture.tile if isinstance(picture, PngImagePlugin.PngImageFile) else []
+    if tiles and tiles[0].args in ("L;2", "L;4", "RGB;16B") and "transparency" in picture.info:
         raise BadImage("a transparent colour of 2, 4 or 3 x 16 bits, which Pillow compares with pixels of 8 bits")
     tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
     if SIGNED in _numbers(tags.get(SAMPLE_FORMAT, 1)):
