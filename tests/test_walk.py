@@ -15,7 +15,7 @@ from cl.data import check
 from cl.data.decoding import formats
 from cl.data.images import Splits
 from cl.data.sources.registry import load
-from cl.data.sources.walk import is_hidden, walk
+from cl.data.sources.walk import MAX_HIDDEN, is_hidden, walk
 from cl.errors import UserError
 from tests.conftest import Run
 from tests.pictures import write_classes
@@ -219,3 +219,17 @@ def test_a_link_to_the_given_folder_is_not_a_class(data: Path) -> None:
     write_classes(data.parent, {"flat": 3})
     os.symlink(".", data.parent / "flat/loop")
     assert len(load(DataConfig(dataset="custom", train_dir="flat")).train) == 3
+
+
+def test_the_files_of_a_folder_come_before_those_of_its_folders(data: Path) -> None:
+    """An interrupted run finds its images in the same order."""
+    shutil.copytree(data / "bee", data / "ant/0_first")
+    images = walk(Path("data"), "ant").images
+    assert images == [f"ant/{i:03d}.jpg" for i in range(12)] + [f"ant/0_first/{i:03d}.jpg" for i in range(12)]
+
+
+def test_a_snapshot_of_the_data_is_not_counted_to_its_end(data: Path) -> None:
+    (data / "#snapshot").mkdir()
+    for i in range(MAX_HIDDEN + 5):
+        (data / f"#snapshot/{i}.jpg").touch()
+    assert splits().left_out[0].startswith("data: at least 1000 images with hidden names")

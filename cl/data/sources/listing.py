@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cl.config.data import DataConfig
-from cl.data.sources.walk import Found, add_file, add_hidden, entries, is_cycle, is_folder, is_hidden, left_out, walk
+from cl.data.sources.walk import Found, add_files, left_out, walk
 from cl.errors import UserError, mentioning
 
 BUILT_IN = ("digits",)
@@ -110,15 +110,8 @@ def _flat(root: Path, found: Found, left_out: tuple[str, ...]) -> Listing:
 def _walk_classes(root: Path, argument: str) -> tuple[Found, dict[str, Found]]:
     """What lies directly in `root`, and what lies below each of its folders."""
     flat = Found()
-    by_class = {}
     try:
-        for entry in entries(root):
-            if is_hidden(entry.name):
-                add_hidden(flat, root, entry.name)
-            elif not is_folder(entry):
-                add_file(flat, entry.name)
-            elif not is_cycle(entry):
-                by_class[entry.name] = walk(root, entry.name)
+        by_class = {name: walk(root, name) for name in add_files(flat, root, "")}
     except OSError as error:
         raise unlistable(f"{argument}: got {root}", error) from None
     return flat, by_class

@@ -4,6 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from cl.data.decoding.formats import HEAD, PLUGINS, kind_of, readable_suffixes, suffix_of
@@ -16,12 +17,13 @@ SYSTEM_NAMES = frozenset(
         *("@eadir", "@recently-snapshot", "@recycle", "@tmp", "#recycle", "#snapshot", "~snapshot"),
     }
 )
+MAX_HIDDEN = 1000  # images that are counted; a NAS may keep snapshots of the whole data set
 MAX_HEADS = 1000  # files without an image's suffix whose first bytes are read
 
 
 @dataclass
 class Found:
-    """The files below a folder, relative to the root; the images in byte order."""
+    """The files below a folder, relative to the root: in byte order, those of a folder before those of its folders."""
 
     images: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)  # with an image's suffix, hidden or in a hidden folder
@@ -36,51 +38,54 @@ def is_hidden(name: str) -> bool:
 def walk(root: Path, folder: str = "") -> Found:
     """The files at any depth below root/folder; links are followed. OSError if a folder cannot be listed."""
     found = Found()
-    _add_folder(found, root, folder)
+    _walk_into(found, root, folder)
     return found
 
 
-def _add_folder(found: Found, root: Path, folder: str) -> None:
-    for entry in entries(root / folder):
+def _walk_into(found: Found, root: Path, folder: str) -> None:
+    for below in add_files(found, root, folder):
+        _walk_into(found, root, below)
+
+
+def add_files(found: Found, root: Path, folder: str) -> list[str]:
+    """Add the files that lie directly in root/folder, by their names; return the folders that are looked into.
+
+    Their content is checked later. A dangling link counts as a file, so that it is reported.
+    """
+    folders = []
+    with os.scandir(root / folder) as scan:
+        entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
+    for entry in entries:
         path = os.path.join(folder, entry.name)
         if is_hidden(entry.name):
-            add_hidden(found, root, path)
-        elif not is_folder(entry):
-            add_file(found, path)
-        elif not is_cycle(entry):
-            _add_folder(found, root, path)
+            _add_hidden(found, root, path)
+        elif not _is_folder(entry):
+            (found.images if is_image_name(path) else found.others).append(path)
+        elif not _is_cycle(entry):
+            folders.append(path)
+    return folders
 
 
-def entries(folder: Path) -> list["os.DirEntry[str]"]:
-    """In byte order, never natural order, whatever the locale and the file system."""
-    with os.scandir(folder) as scan:
-        return sorted(scan, key=lambda entry: os.fsencode(entry.name))
-
-
-def is_folder(entry: "os.DirEntry[str]") -> bool:
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link that cannot be followed: reported as an image that cannot be read
         return False
 
 
-def is_cycle(folder: "os.DirEntry[str]") -> bool:
+def _is_cycle(folder: "os.DirEntry[str]") -> bool:
     """Whether the folder is a link to one of its parents: walking it would never end."""
     parents = Path(os.path.abspath(folder)).parents
     return folder.is_symlink() and os.path.realpath(folder) in map(os.path.realpath, parents)
 
 
-def add_file(found: Found, path: str) -> None:
-    """By its name; its content is checked later. A dangling link counts, so that it is reported."""
-    (found.images if is_image_name(path) else found.others).append(path)
-
-
-def add_hidden(found: Found, root: Path, path: str) -> None:
-    """Count what looks like an image. Folders that cannot be listed are passed over: nothing here is used."""
+def _add_hidden(found: Found, root: Path, path: str) -> None:
+    """Add what looks like an image, up to MAX_HIDDEN. Folders that cannot be listed are passed over: none is used."""
     if is_image_name(path) and not os.path.isdir(root / path):
         found.hidden.append(path)
-    for folder, _, names in os.walk(root / path):
-        found.hidden += [os.path.relpath(os.path.join(folder, name), root) for name in names if is_image_name(name)]
+    below = (os.path.join(folder, name) for folder, _, names in os.walk(root / path) for name in names)
+    images = (os.path.relpath(file, root) for file in below if is_image_name(file))
+    found.hidden += islice(images, max(0, MAX_HIDDEN - len(found.hidden)))
 
 
 def is_image_name(name: str) -> bool:
@@ -91,8 +96,9 @@ def left_out(root: Path, found: Found) -> list[str]:
     """What the walk left out that may be images, one sentence for each kind."""
     notes = []
     if found.hidden:
+        count = f"{'at least ' if len(found.hidden) >= MAX_HIDDEN else ''}{len(found.hidden)}"
         notes.append(
-            f"{root}: {len(found.hidden)} images with hidden names or in hidden or system folders are left out, "
+            f"{root}: {count} images with hidden names or in hidden or system folders are left out, "
             f"the first: {found.hidden[0]}"
         )
     by_kind = defaultdict(list)
