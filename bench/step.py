@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -30,12 +29,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from step_shares import set_up
+from step_shares import now, set_up
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from watched import DEVICE, GPU, machine
 
 from cl.batch import Batch
+from cl.machine.cores import usable_cores
 from cl.run.start.dry_run import Step, count_flops, endless
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,11 +52,9 @@ def main() -> int:
     parser.add_argument("--data_folder", type=Path, required=True, help="holds cifar10/train and clothing/train")
     parser.add_argument("--peak_tflops", type=float, help="peak of the device at this precision: 989 on an H100")
     parser.add_argument("--batch_size", type=int, nargs=2, default=(512, 256) if GPU else (16, 4), help="at 32, 224 px")
-    parser.add_argument("--num_workers", type=int, default=max(1, min(14, len(os.sched_getaffinity(0)) - 2)))
+    parser.add_argument("--num_workers", type=int, default=max(1, min(14, usable_cores() - 2)))
     parser.add_argument("--check", action="store_true", help=f"exit with 1 below {TARGET} images/s at 32 pixels")
-    parser.add_argument(
-        "--part", nargs=argparse.REMAINDER, help=argparse.SUPPRESS
-    )  # the flags of a process that measures
+    parser.add_argument("--part", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # flags
     args = parser.parse_args()
     if args.part:
         print(json.dumps(in_process(args.part)))
@@ -141,17 +139,10 @@ def speed(work: Callable[[], object], images: int) -> float:
     """Images/s of `work`, launched without waiting in between."""
     for _ in range(WARM_UP):
         work()
-    synchronize()
-    began = time.perf_counter()
+    began = now()
     for _ in range(STEPS):
         work()
-    synchronize()
-    return STEPS * images / (time.perf_counter() - began)
-
-
-def synchronize() -> None:
-    if GPU:
-        torch.cuda.synchronize()
+    return STEPS * images / (now() - began)
 
 
 class Operations(TorchDispatchMode):
@@ -176,7 +167,7 @@ def counts(step: Step, batches: Iterator[Batch]) -> dict[str, float]:
         return {"kernels": operations.count}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         work()
-        synchronize()
+        now()
     kernels = sum(event.device_type == torch.profiler.DeviceType.CUDA for event in profile.events())
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as reads:

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -218,6 +218,11 @@ def everywhere(flag: Tensor) -> Tensor:
     number = flag.to(torch.int32)
     dist.all_reduce(number, dist.ReduceOp.MIN)
     return number.bool()
+
+
+def stop_together(message: str, code: int) -> NoReturn:
+    """Stop the run; all processes call this, and rank 0 alone prints the message."""
+    raise Stopped(message if rank() == 0 else "", code)
 
 
 def all_or_none(compute: Callable[[], T]) -> T:

@@ -54,7 +54,7 @@ def test_the_figures_of_a_dry_run_are_consistent(run: Run, folder: Path) -> None
     )
     assert match, text
     step, waiting, epoch = map(float, match.groups())
-    assert epoch == pytest.approx(22 * step, rel=0.2, abs=22 * 0.005)
+    assert epoch == pytest.approx(22 * step, rel=0.2, abs=23 * 0.005)  # both are rounded to hundredths
     assert 0 <= waiting <= 100
     assert "for all 30 steps" in text
     assert re.search(r"one step: loss [\d.]+ including the online head, gradient norm", text)

@@ -37,6 +37,11 @@ class DeviceConfig(Config):
     deterministic: Annotated[bool, Flag("only deterministic kernels; slower on GPUs")] = False
     sync_batchnorm: Annotated[bool, Flag("compute batch norm statistics over all processes")] = True
 
+    @property
+    def scales_gradients(self) -> bool:
+        """Whether a GradScaler keeps gradients from underflowing in half precision."""
+        return self.precision == "16-mixed"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.accelerator == "cpu" and self.gpus is not None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cl.batch import Batch
-from cl.distributed import all_or_none, gather_uneven, rank
-from cl.errors import NOT_FINITE, Stopped
+from cl.distributed import all_or_none, gather_uneven, stop_together
+from cl.errors import NOT_FINITE
 from cl.nn.finite import measurable
 
 
@@ -61,7 +61,7 @@ def _refuse_non_finite(features: Tensor, index: Tensor, name_of: Callable[[int],
             f"the features of {len(bad)} of {len(features)} images are not finite, the first of image "
             f"{name_of(bad[0])}: the weights have diverged or are damaged"
         )
-        raise Stopped(message if rank() == 0 else "", NOT_FINITE)
+        stop_together(message, NOT_FINITE)
 
 
 def gather_in_order(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:

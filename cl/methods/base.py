@@ -191,6 +191,6 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
             Group(predictor, lr, decay, scheduled=optim.lr_scheduler_for_pred_head),
             Group(online, optim.scaled_classifier_lr(batch), weight_decay=0.0, adapted=False),
         ]
-        scaled_gradients = self.config.device.precision == "16-mixed"
-        optimizer = build_optimizer(optim, [group for group in groups if group.parameters], scaled_gradients)
+        learning = [group for group in groups if group.parameters]
+        optimizer = build_optimizer(optim, learning, self.config.device.scales_gradients)
         return with_schedule(optimizer, Schedule.of(optim, self.budget))

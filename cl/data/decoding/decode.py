@@ -148,16 +148,20 @@ def _open(data: bytes) -> Image.Image:
         raise BadImage(_unidentified(data)) from None
     except Image.DecompressionBombError:
         raise BadImage(f"more than {MAX_PIXELS} pixels") from None
-    if _is_too_large(picture.width * picture.height, data):
-        size = f"{picture.width} x {picture.height} pixels"
-        if picture.width * picture.height > MAX_PIXELS:
-            raise BadImage(f"{size}, more than {MAX_PIXELS}")
-        raise BadImage(f"{size} in {len(data)} bytes, more than {BOMB_RATIO} per byte: a decompression bomb")
+    excess = _excess(picture.width, picture.height, data)
+    if excess:
+        raise BadImage(excess)
     return picture
 
 
-def _is_too_large(pixels: int, data: bytes) -> bool:
-    return pixels > MAX_PIXELS or (pixels > BOMB_PIXELS and pixels > BOMB_RATIO * len(data))
+def _excess(width: int, height: int, data: bytes) -> str:
+    """Why a picture of this size is not decoded; "" if it is."""
+    pixels = width * height
+    if pixels > MAX_PIXELS:
+        return f"{width} x {height} pixels, more than {MAX_PIXELS}"
+    if pixels > BOMB_PIXELS and pixels > BOMB_RATIO * len(data):
+        return f"{width} x {height} pixels in {len(data)} bytes, more than {BOMB_RATIO} per byte: a decompression bomb"
+    return ""
 
 
 def _unidentified(data: bytes) -> str:
@@ -178,7 +182,7 @@ def _plain_size(data: bytes) -> tuple[int, int] | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except Exception:
         return None
-    if colours in ("CMYK", "YCCK") or _is_too_large(height * width, data):
+    if colours in ("CMYK", "YCCK") or _excess(width, height, data):
         return None
     is_turned = any(mark in data for mark in ORIENTATION_MARKS) and _jpeg_orientation(data) != 1
     return None if is_turned else (height, width)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cl.backbones import Backbone
 from cl.batch import Batch
 from cl.config.programs import Linear
-from cl.distributed import rank, sum_over_ranks
-from cl.errors import NOT_FINITE, Stopped
+from cl.distributed import stop_together, sum_over_ranks
+from cl.errors import NOT_FINITE
 from cl.evaluation.online.metrics import MeasuredModule
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.losses.precision import full_precision
@@ -35,7 +35,7 @@ class LinearEvaluation(MeasuredModule):
     def __init__(self, backbone: Backbone, classes: int, config: Linear, budget: Budget) -> None:
         super().__init__()
         self.config = config.linear
-        self.scaled_gradients = config.device.precision == "16-mixed"
+        self.scaled_gradients = config.device.scales_gradients
         self.budget = budget
         self.grid = config.optim.grid
         self.backbone = backbone.requires_grad_(self.config.finetune)
@@ -99,7 +99,7 @@ class LinearEvaluation(MeasuredModule):
         finite = [accuracy for accuracy in accuracies if math.isfinite(accuracy)]
         if not finite:
             message = f"the heads of all {len(accuracies)} pairs of rates and decays diverged; try a lower --lr"
-            raise Stopped(message if rank() == 0 else "", NOT_FINITE)
+            stop_together(message, NOT_FINITE)
         self.best = accuracies.index(max(finite))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

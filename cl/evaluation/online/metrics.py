@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from cl.distributed import gather_dicts, rank
-from cl.errors import NOT_FINITE, Stopped
+from cl.distributed import gather_dicts, rank, stop_together
+from cl.errors import NOT_FINITE
 from cl.evaluation.features import Labelled
 from cl.evaluation.online.epoch_means import EpochMeans
 from cl.nn.finite import describe_non_finite, non_finite
@@ -37,7 +37,7 @@ def refuse_non_finite(row: Mapping[str, float], module: nn.Module, where: str) -
     cause = f"; {describe_non_finite(problems)}" if problems else ""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     message = f"not finite {where}: {shown}{cause}; nothing is reported. Try a lower --lr or --precision 32"
-    raise Stopped(message if rank() == 0 else "", NOT_FINITE)
+    stop_together(message, NOT_FINITE)
 
 
 def format_metric(name: str, value: float) -> str:

@@ -16,8 +16,8 @@ from torch import Tensor
 from cl.config.programs import Linear, Pretrain
 from cl.config.resume import LAST, PREVIOUS
 from cl.data.images import Splits
-from cl.distributed import on_any_rank, rank, world_size
-from cl.errors import NOT_FINITE, Stopped
+from cl.distributed import on_any_rank, stop_together, world_size
+from cl.errors import NOT_FINITE
 from cl.nn.finite import describe_non_finite, non_finite
 from cl.run.folder.atomic_files import write_or_stop
 from cl.run.folder.run_folder import SCHEMA, point_latest
@@ -126,7 +126,7 @@ class SaveLast(Checkpoint):
                 f"not finite after step {trainer.global_step}: {cause}; no checkpoint was written, an earlier one is "
                 "kept. Try a lower --lr or --precision 32"
             )
-            raise Stopped(message if rank() == 0 else "", NOT_FINITE)
+            stop_together(message, NOT_FINITE)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["cl"] = self.metadata

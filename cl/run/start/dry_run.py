@@ -24,6 +24,7 @@ from cl.run.start.batch_search import largest_batch
 from cl.run.start.memory import Peak, format_bytes
 from cl.run.start.network import TrainedModule, prepare_network
 from cl.run.start.plan import Plan
+from cl.run.train.step_gaps import synchronize
 
 MEASURED_STEPS = 3  # after the first one
 TIME_LIMIT = 60  # seconds after which no further step is started
@@ -112,8 +113,7 @@ class Step:
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss, after the device has finished the step."""
         loss = self.launch(batch)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         return loss
 
     def launch(self, batch: Batch) -> Tensor:

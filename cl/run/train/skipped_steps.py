@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cl.batch import Batch
-from cl.distributed import everywhere, gather_dicts, rank
-from cl.errors import NOT_FINITE, Stopped
+from cl.distributed import everywhere, gather_dicts, rank, stop_together
+from cl.errors import NOT_FINITE
 from cl.evaluation.online.metrics import MeasuredModule
 from cl.methods.replicated import Replicated
 from cl.optim.undo import Undo, make_state, state_tensors
@@ -148,26 +148,26 @@ class SkipNonFinite(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
         if self._in_a_row > self.max_in_a_row and not self._views and within_epoch(trainer):
-            count = self._in_a_row  # saving may learn of later steps
             self.save.save(trainer)
-            self._stop(count)
+            self._stop()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._in_a_row > self.max_in_a_row:  # after the last step of an epoch, which has just been saved
-            self._stop(self._in_a_row)
+            self._stop()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MeasuredModule)
         if self._in_a_row > self.max_in_a_row or "loss" not in pl_module.row:
-            self._stop(self._in_a_row)
+            self._stop()
 
-    def _stop(self, count: int) -> None:
+    def _stop(self) -> None:
+        count = self._in_a_row
         skipped = f"{count} steps in a row were not finite" if count > 1 else "the last step was not finite"
         message = (
             f"{skipped}; the last finite state is saved. Try a lower --lr or --precision 32, or allow more with "
             "--max_skipped_steps"
         )
-        raise Stopped(message if rank() == 0 else "", NOT_FINITE)
+        stop_together(message, NOT_FINITE)
 
 
 def _buffers(module: nn.Module) -> list[Tensor]:

@@ -18,7 +18,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cl.data.worker_processes import Waiting
-from cl.distributed import broadcast_from_rank_zero, on_any_rank, rank, world_size
+from cl.distributed import broadcast_from_rank_zero, on_any_rank, rank, stop_together, world_size
 from cl.errors import INTERRUPTED, RESUMABLE, Stopped
 from cl.run.folder.checkpoint import SaveLast, within_epoch
 from cl.run.start.signal_forwarding import STOP_SIGNALS
@@ -100,7 +100,7 @@ class StopOnSignal(Callback):
         requeued = on_any_rank(self._received == signal.SIGUSR1) and broadcast_from_rank_zero(requeue)
         if interrupted:
             self._received = signal.SIGINT
-        raise Stopped(self._message(True, requeued) if rank() == 0 else "", INTERRUPTED if interrupted else RESUMABLE)
+        stop_together(self._message(True, requeued), INTERRUPTED if interrupted else RESUMABLE)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
