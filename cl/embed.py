@@ -114,7 +114,8 @@ def features_of_images(backbone: LoadedBackbone, images: FileSet, config: DataCo
     unused = ArraySet(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), np.full(size, -1))  # nothing is trained
     splits = Splits(unused, images, (), (card.mean, card.std))
     views = linear_views(ViewsConfig(card.crop_size))
-    data = ImageData(splits, LoaderSettings(config, views, seed=0, rank_slice=RankSlice(0, 1), device=device))
+    settings = LoaderSettings(config, views, seed=0, rank_slice=RankSlice(0, 1), device=device, reads_once=True)
+    data = ImageData(splits, settings)
     batches = data.eval_loader(images)
     hidden = not sys.stderr.isatty()
     progress = tqdm(batches, "embedding", total=len(batches), unit="batch", disable=hidden, leave=False)

@@ -59,3 +59,9 @@ def markdown_cell(text: str) -> str:
 def csv_cell(text: str) -> str:
     """Text for a cell of a CSV file; an apostrophe keeps a spreadsheet from running a formula. Not for numbers."""
     return f"'{one_line(text)}" if text.startswith(FORMULA) else one_line(text)
+
+
+def format_bytes(count: float) -> str:
+    if count >= 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**20:.0f} MiB" if count >= 2**20 or not count else f"{count / 2**20:.2g} MiB"

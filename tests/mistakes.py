@@ -129,6 +129,7 @@ BY_MACHINE: list[Case] = [
     (PRETRAIN, [*DIGITS, "--small_scale", "0.1"], ["--small_scale: got 0.1", "two numbers"]),
     (PRETRAIN, [*DIGITS, "--small_scale", "0.2", "0.1"], ["--small_scale: got 0.2 0.1", "two numbers in order"]),
     (PRETRAIN, ["stl10", "resnet18", "--multicrop", "--small_crop_size", "12"], ["views of 12 pixels"]),
+    (PRETRAIN, [*DIGITS, "--dali", "--resident", "on"], ["--resident: got on with --loader dali", "expected --loader"]),
     (PRETRAIN, [*DIGITS, "--dali", "--dali_device", "gpu"], ["--dali_device: got gpu", "expected cpu"]),
     (PRETRAIN, ["digits", "timm/vit_tiny_patch16_244"], ["encoder: got timm/vit_tiny", "did you mean timm/vit_tiny"]),
     (PRETRAIN, ["digits", "timm/vit_tiny_patch16_224"], ["--crop_size: got views of 8 pixels", "patch size (16)"]),

@@ -8,12 +8,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
 from cl.config.methods import METHODS
+from cl.data.executors.workers import WorkerExecutor
+from cl.data.images import ArraySet
+from cl.data.kernels import obstacle
+from cl.data.views.rows import RandomViews
+from cl.data.views.spec import ViewSpec
 from tests.conftest import ROOT, Run
+from tests.pictures import plain
+from tests.test_executors import JITTER, batch_of, tiles
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 SMALL = ["digits", "resnet18", "--width", "16", "--max_steps", "6", "--knn_bank", "500", "--precision", "32"]
@@ -62,6 +70,46 @@ def test_every_loader_feeds_a_gpu(loader: str, run: Run) -> None:
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
     assert len(losses(run, loader, "--loader", loader)) > 0
+
+
+def has_kernels() -> bool:
+    return torch.cuda.is_available() and not obstacle(torch.device("cuda", 0))
+
+
+@pytest.mark.skipif(not has_kernels(), reason="needs Triton")
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("size", [32, 224])
+def test_compiled_kernels_make_the_views_of_the_twin(size: int, channels: int) -> None:
+    """To 1e-4 before normalisation, but for pixels that lie so close to solarize's threshold."""
+    from cl.data.executors.fused import FusedResident, FusedWorkers
+
+    images = ArraySet(tiles(max(size, 64), 8)[:, :channels].contiguous(), np.zeros(8, np.int64))
+    spec = ViewSpec(size, blur_prob=0.5, solarize_prob=0.2, **JITTER)
+    few = ViewSpec(16, (0.05, 0.3), solarize_prob=0.2, **JITTER)
+    planner = RandomViews(((spec, spec), (few,) * 3), seed=3)
+    plain = ((0.0,) * channels, (1.0,) * channels)
+    expected = batch_of(WorkerExecutor(images, planner, plain, torch.device("cpu")), images)
+    for fused in (FusedResident, FusedWorkers):
+        batch = batch_of(fused(images, planner, plain, torch.device("cuda", 0)), images)
+        assert torch.equal(batch.index.cpu(), expected.index)
+        for ours, theirs in zip(batch.views, expected.views, strict=True):
+            assert ((ours.cpu() - theirs).abs() > 1e-4).float().mean() < 1e-3
+
+
+@pytest.mark.skipif(not has_kernels(), reason="needs Triton")
+def test_images_of_several_sizes_lie_on_the_gpu_and_train_as_those_from_workers(run: Run) -> None:
+    for number, (height, width) in enumerate([(40, 48), (60, 36), (32, 80), (48, 48)] * 8):
+        path = Path("train") / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain(number, height, width).save(path)
+    flags = ["custom", "resnet18", "--train_dir", "train", "--crop_size", "32", "--batch_size", "8", "--width", "16"]
+    flags += ["--max_steps", "2", "--accelerator", "gpu", "--precision", "32", "--deterministic"]
+    for name, resident in (("resident", "on"), ("workers", "off")):
+        code, out, err = run("main_contrastive.py", *flags, "--run_id", name, "--resident", resident)
+        assert (code, err) == (0, "")
+        assert ("all images lie on the GPU" in out) == (resident == "on")
+    resident, workers = (Path("trained_models", name, "metrics.csv").read_bytes() for name in ("resident", "workers"))
+    assert resident == workers
 
 
 def test_several_processes_on_a_gpu_compute_what_one_does() -> None:

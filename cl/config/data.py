@@ -54,6 +54,15 @@ class DataConfig(Config):
         str | None, Flag("folder of the copies of --cache; by default in the user's cache", resume="free")
     ] = None
     last_batch_fill: Annotated[bool, Flag("use every image in every epoch and fill up the last batch")] = False
+    resident: Annotated[
+        str,
+        Flag(
+            "keep decoded images on the device, so that no worker reads them: auto does so for small ones of one size, "
+            "and on a GPU for others that take at most half of its free memory; on for all that fit; off for none",
+            choices=("auto", "on", "off"),
+            resume="free",
+        ),
+    ] = "auto"
     bad_images: Annotated[str, Flag("what to do with files that do not decode", choices=("skip", "error"))] = "skip"
 
     def __post_init__(self) -> None:

@@ -9,10 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,12 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from cl.data.decoding.decode import EncodedImage, LazyImage, as_ppm
 from cl.data.images import FileSet
 from cl.data.sources.manifest import stamp
 from cl.data.views.draws import Ints
-from cl.data.worker_processes import Deliveries
+from cl.data.worker_processes import each
 from cl.errors import UserError
 from cl.machine.home import cache_folder
 
@@ -102,19 +99,10 @@ def _write(images: FileSet, kind: str, path: Path, metadata: dict[str, Any], wor
 
 def _write_images(images: FileSet, kind: str, folder: Path, workers: int) -> None:
     """Write `pixels`, one image after another, and `index.npy` [N, 4]: offset, bytes, height, width."""
-    positions = [range(first, min(first + 16, len(images))) for first in range(0, len(images), 16)]
-    batches = Deliveries(_ShrunkImages(images, kind), positions, workers)
-    encoded = tqdm(
-        chain.from_iterable(batches),
-        desc=f"caching {images.root}",
-        total=len(images),
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    )
     index = []
     offset = 0
     with (folder / "pixels").open("wb") as file:
-        for image in encoded:
+        for image in each(partial(_shrunk, images, kind), len(images), workers, f"caching {images.root}"):
             file.write(image.data)
             index.append((offset, len(image.data), image.height, image.width))
             offset += len(image.data)
@@ -123,26 +111,14 @@ def _write_images(images: FileSet, kind: str, folder: Path, workers: int) -> Non
     np.save(folder / "index.npy", np.array(index, np.int64))
 
 
-class _ShrunkImages(Dataset[EncodedImage]):
-    """The images as the cache stores them, shrunk and encoded in workers."""
-
-    def __init__(self, images: FileSet, kind: str) -> None:
-        self.images = images
-        self.kind = kind
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[EncodedImage]:
-        return [self[index] for index in indices]
-
-    def __getitem__(self, index: int) -> EncodedImage:
-        pixels = shrink(self.images.read(index)).permute(1, 2, 0).contiguous().numpy()
-        height, width, channels = pixels.shape
-        if self.kind == "raw256":
-            return EncodedImage(pixels.tobytes(), height, width)
-        colours = "RGB" if channels == 3 else "GRAY"
-        return EncodedImage(simplejpeg.encode_jpeg(pixels, QUALITY, colours, "420"), height, width)
+def _shrunk(images: FileSet, kind: str, index: int) -> EncodedImage:
+    """An image as the cache stores it."""
+    pixels = shrink(images.read(index)).permute(1, 2, 0).contiguous().numpy()
+    height, width, channels = pixels.shape
+    if kind == "raw256":
+        return EncodedImage(pixels.tobytes(), height, width)
+    colours = "RGB" if channels == 3 else "GRAY"
+    return EncodedImage(simplejpeg.encode_jpeg(pixels, QUALITY, colours, "420"), height, width)
 
 
 def shrink(image: Tensor) -> Tensor:
@@ -167,6 +143,12 @@ class CachedSet:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    @property
+    def sizes(self) -> Ints:
+        """Height and width [N, 2] of all images."""
+        sizes: Ints = self._index[:, 2:]
+        return sizes
 
     def read(self, index: int) -> Tensor:
         data, height, width = self._bytes(index)

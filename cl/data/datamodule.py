@@ -13,11 +13,20 @@ from cl.data.cache import SHORT_SIDE, cached
 from cl.data.decoding.decode import BrokenFile
 from cl.data.executors.base import Executor
 from cl.data.executors.dali import DaliExecutor, check_dali
-from cl.data.executors.resident import ResidentExecutor, is_resident, load_into_memory
+from cl.data.executors.resident import ResidentExecutor
 from cl.data.executors.torchvision import TorchvisionExecutor
 from cl.data.executors.workers import WorkerExecutor
 from cl.data.images import FileSet, ImageSet, Splits, Subset, stratified
+from cl.data.kernels import obstacle
 from cl.data.loader import EvalLoader, TrainLoader
+from cl.data.resident_images import (
+    DoesNotFit,
+    device_bytes,
+    free_memory,
+    is_resident,
+    load_into_memory,
+    onto_device,
+)
 from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
 from cl.data.views.spec import EvalSpec, Views, pretrain_views
@@ -27,6 +36,9 @@ from cl.machine.cores import cores_per_process
 
 L = TypeVar("L", TrainLoader, EvalLoader)
 CPU = torch.device("cpu")
+HALF_DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+SHARE = 0.5  # of a GPU's free memory that images take by themselves: the other half is left for the training
+RESERVE = 2 << 30  # bytes that --resident on leaves
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,8 @@ class LoaderSettings:
     accumulate: int = 1  # batches per optimizer step
     batches_per_loss: int = 1  # how many of them the loader joins into one Batch
     dtype: torch.dtype = torch.float32  # of the views
+    step_dtype: torch.dtype = torch.float32  # that the first layer of a training step casts the views to
+    reads_once: bool = False  # whether each image is read once, so that keeping it gains nothing
 
     @property
     def losses_per_step(self) -> int:
@@ -57,11 +71,16 @@ def pretrain_settings(config: Pretrain, rank_slice: RankSlice, device: torch.dev
         accumulate=config.optim.accumulate,
         batches_per_loss=config.batches_per_loss,
         dtype=view_dtype(config.device),
+        step_dtype=step_dtype(config.device),
     )
 
 
 def view_dtype(config: DeviceConfig) -> torch.dtype:
     return torch.float64 if config.precision == "64" else torch.float32
+
+
+def step_dtype(config: DeviceConfig) -> torch.dtype:
+    return HALF_DTYPES.get(config.precision, view_dtype(config))
 
 
 class ImageData(LightningDataModule):
@@ -81,6 +100,8 @@ class ImageData(LightningDataModule):
                 accumulate=settings.losses_per_step,
             )
         self._check_settings()
+        self.no_kernels = obstacle(settings.device)
+        self.not_resident = ""  # why images do not lie on the GPU
         val = self._prepare(splits.val) if splits.val is not None else None
         self.splits = replace(splits, train=self._prepare(splits.train), val=val)
 
@@ -97,15 +118,27 @@ class ImageData(LightningDataModule):
     def __str__(self) -> str:
         """How the training images reach the device."""
         data = self.settings.data
+        workers = "1 worker" if data.workers() == 1 else f"{data.workers()} workers"
         if data.loader == "dali":
-            return f"dali, decoding on the {_name_of(self._dali_device())}"
-        if data.loader == "fast" and is_resident(self.splits.train):
-            return f"fast: all images lie on the {_name_of(self.settings.device)}, no workers"
-        workers = data.workers()
-        return f"{data.loader}, 1 worker" if workers == 1 else f"{data.loader}, {workers} workers"
+            way = f"dali, decoding on the {_name_of(self._dali_device())}"
+        elif self._stays(self.splits.train):
+            way = f"fast: all images lie on the {_name_of(self.settings.device)}, no workers"
+        else:
+            way = f"{data.loader}, {workers}"
+        slower = self.no_kernels and self.settings.device.type == "cuda" and data.loader != "torchvision"
+        torch_only = f"views by torch, slower: {self.no_kernels}" if slower else ""
+        return "; ".join(filter(None, (way, self.not_resident, torch_only)))
+
+    @property
+    def bytes_on_device(self) -> int:
+        """What images that stay there take."""
+        sets = [images for images in (self.splits.train, self.splits.val) if images is not None]
+        return sum(device_bytes(images) for images in sets if self._stays(images))
 
     def train_dataloader(self) -> TrainLoader:
         executor = self._executor(self.splits.train, RandomViews(self.settings.views, self.settings.seed))
+        if not self.no_kernels:
+            executor.dtype = self.settings.step_dtype  # rounded as autocast would
         return self._tracked(TrainLoader(executor, self.sampler, self._workers(executor)))
 
     def bytes_in_flight(self) -> int:
@@ -145,6 +178,8 @@ class ImageData(LightningDataModule):
         largest = max(view.size for same_size in self.settings.views for view in same_size)
         if data.cache != "none" and largest > SHORT_SIDE:
             raise UserError(f"--cache: got {data.cache} with views of {largest} pixels, expected at most {SHORT_SIDE}")
+        if data.resident == "on" and data.loader != "fast":
+            raise UserError(f"--resident: got on with --loader {data.loader}, expected --loader fast")
         if data.loader == "dali":
             check_dali()
             if data.dali_device == "gpu" and self.settings.device.type != "cuda":
@@ -156,7 +191,35 @@ class ImageData(LightningDataModule):
             images = Subset(self._cached(images.images), images.chosen)
         else:
             images = self._cached(images)
-        return load_into_memory(images) if self.settings.data.loader == "fast" else images
+        data = self.settings.data
+        if data.loader != "fast" or data.resident == "off":
+            return images
+        images = load_into_memory(images)
+        return images if is_resident(images) else self._onto_device(images)
+
+    def _onto_device(self, images: ImageSet) -> ImageSet:
+        """Keep `images` on a GPU, where the flags allow it and they fit."""
+        data = self.settings.data
+        device = self.settings.device
+        wanted = data.resident == "on"
+        if not wanted and (self.no_kernels or self.settings.reads_once):
+            return images
+        if self.no_kernels:
+            reason = f"the images are not small ones of one size, and for others {self.no_kernels}"
+            raise UserError(f"--resident: got on, but {reason}; expected auto")
+        free = free_memory(device)
+        try:
+            return onto_device(images, device, free - RESERVE if wanted else int(free * SHARE), data.workers())
+        except DoesNotFit as reason:
+            if wanted:
+                raise UserError(f"--resident: got on, but {reason}; expected off, or --cache raw256") from None
+            self.not_resident = str(reason)
+            return images
+
+    def _stays(self, images: ImageSet) -> bool:
+        """Whether no worker is needed for `images`."""
+        data = self.settings.data
+        return data.loader == "fast" and data.resident != "off" and is_resident(images)
 
     def _cached(self, images: ImageSet) -> ImageSet:
         data = self.settings.data
@@ -173,20 +236,26 @@ class ImageData(LightningDataModule):
         data = self.settings.data
         norm = self.splits.norm
         device = self.settings.device
-        if data.loader == "dali":
-            threads = min(max(1, data.workers()), cores_per_process())
-            return DaliExecutor(images, planner, norm, device, self._dali_device(), threads)
         if data.loader == "torchvision":
             return TorchvisionExecutor(images, planner, norm, device)
-        if is_resident(images):
-            return ResidentExecutor(images, planner, norm, device)
-        return WorkerExecutor(images, planner, norm, device)
+        threads = min(max(1, data.workers()), cores_per_process())
+        if self.no_kernels:
+            if data.loader == "dali":
+                return DaliExecutor(images, planner, norm, device, self._dali_device(), threads)
+            kind = ResidentExecutor if self._stays(images) else WorkerExecutor
+            return kind(images, planner, norm, device)
+        from cl.data.executors.fused import FusedDali, FusedResident, FusedWorkers  # imports Triton
+
+        if data.loader == "dali":
+            return FusedDali(images, planner, norm, device, self._dali_device(), threads)
+        fused = FusedResident if self._stays(images) else FusedWorkers
+        return fused(images, planner, norm, device)
 
     def _dali_device(self) -> torch.device:
         return CPU if self.settings.data.dali_device == "cpu" else self.settings.device
 
     def _workers(self, executor: Executor) -> int:
-        return 0 if isinstance(executor, ResidentExecutor) else self.settings.data.workers()
+        return self.settings.data.workers() if executor.reads_files else 0
 
     def _tracked(self, loader: L) -> L:
         self._loaders.append(loader)

@@ -11,15 +11,17 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from multiprocessing.process import BaseProcess
 from threading import Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
 from cl.data.decoding.decode import BrokenFile
 from cl.errors import Stopped
@@ -29,6 +31,8 @@ from cl.machine.children import advice, end_with_parent, lost_worker
 WORKER_CONTEXT = "fork" if sys.platform == "linux" else None
 PREFETCHED = 2  # batches per worker that are read ahead
 END = object()
+
+T = TypeVar("T")
 
 
 class Waiting:
@@ -100,6 +104,23 @@ class Deliveries:
         for process in self._processes:
             process.join(1)
         signal.signal(signal.SIGCHLD, on_death)
+
+
+def each(function: Callable[[int], T], count: int, workers: int, description: str, at_once: int = 16) -> Iterator[T]:
+    """`function` of 0 to `count` - 1 in order, called in workers, with a progress bar."""
+    positions = [range(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+    results = chain.from_iterable(Deliveries(_Results(function), positions, workers))
+    yield from tqdm(results, description, total=count, leave=False, disable=not sys.stderr.isatty())
+
+
+class _Results(Dataset[Any]):
+    """Adapts a function to torch's DataLoader."""
+
+    def __init__(self, function: Callable[[int], Any]) -> None:
+        self.function = function
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        return list(map(self.function, indices))
 
 
 def _failure(error: Exception, workers: Sequence[BaseProcess]) -> str:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,8 +13,9 @@ from cl.data.sampler import SampleKey
 
 
 class Executor(ABC):
-    """Makes the drawn views; the implementations are `torchvision`, `workers`, `resident` and `dali`."""
+    """Makes the drawn views; the implementations are `torchvision`, `workers`, `resident`, `dali` and `fused`."""
 
+    reads_files: ClassVar[bool] = True  # in workers, if there are any
     device: torch.device
     dtype: torch.dtype = torch.float32  # of the views; float64 under --precision 64
 

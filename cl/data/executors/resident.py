@@ -1,40 +1,20 @@
 """Small images that all fit on the device: one uint8 tensor, no files, no workers; views are cropped per batch."""
 
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cl.batch import Batch
 from cl.data.executors.base import Executor
 from cl.data.executors.device import Pixels, make_batch, to_device
-from cl.data.images import ArraySet, ImageSet, Subset
+from cl.data.images import ImageSet
+from cl.data.resident_images import array_on_device
 from cl.data.sampler import SampleKey
 from cl.data.views.draws import Ints
 from cl.data.views.rows import Crops, Rows, ViewPlanner
 from cl.data.views.spec import Norm
-
-LARGEST_SIDE = 128  # pixels: a resize is a matrix product, whose cost grows with the third power of the side
-LARGEST_SET = 4 << 30  # bytes: STL-10 with its unlabelled images has 2.9e9
-
-
-def load_into_memory(images: ImageSet) -> ImageSet:
-    """Load `images` into an ArraySet if they are few, small and all of one size; otherwise return them unchanged."""
-    if isinstance(images, ArraySet) or len(images) == 0:
-        return images
-    first = images.read(0)
-    if max(first.shape[1:]) > LARGEST_SIDE or first.numel() * len(images) > LARGEST_SET:
-        return images
-    pixels = torch.empty(len(images), *first.shape, dtype=torch.uint8)
-    for i in tqdm(range(len(images)), "reading", unit="image", leave=False, disable=not sys.stderr.isatty()):
-        image = images.read(i)
-        if image.shape != first.shape:
-            return images
-        pixels[i] = image
-    return ArraySet(pixels, images.targets)
 
 
 @dataclass(frozen=True)
@@ -48,14 +28,16 @@ class PlannedBatch:
 
 
 class ResidentExecutor(Executor):
-    """The executor of `--loader fast` for an ArraySet or a Subset of one."""
+    """The executor of `--loader fast` for an ArraySet or a Subset of one, without kernels."""
+
+    reads_files = False
 
     def __init__(self, images: ImageSet, planner: ViewPlanner, norm: Norm, device: torch.device) -> None:
         self.targets = images.targets
         self.planner = planner
         self.norm = norm
         self.device = device
-        self.pixels, self.positions = _resident_tensor(images, device)
+        self.pixels, self.positions = array_on_device(images, device)
 
     def read(self, keys: list[SampleKey]) -> PlannedBatch:
         epoch = keys[0][0]
@@ -78,33 +60,21 @@ class ResidentExecutor(Executor):
         return lambda chunk: crop_views(self.pixels[positions[chunk]], rows.crops.select(chunk), rows.size)
 
 
-def is_resident(images: ImageSet) -> bool:
-    return isinstance(images.images if isinstance(images, Subset) else images, ArraySet)
-
-
-def _resident_tensor(images: ImageSet, device: torch.device) -> tuple[Tensor, Ints]:
-    """The tensor that holds the images, and each image's position in it."""
-    if isinstance(images, Subset):
-        pixels, positions = _resident_tensor(images.images, device)
-        return pixels, positions[images.chosen]
-    assert isinstance(images, ArraySet)
-    return images.on(device), np.arange(len(images))
-
-
 def crop_views(images: Tensor, crops: Crops, size: int) -> Tensor:
     """Crop, antialiased resize and flip each row: uint8 [N, C, H, W] -> float32 [N, C, size, size], integers 0 to 255.
 
     A resize is linear along each side: one matrix product per side, with a matrix per row. It equals torch's uint8
     resize bit for bit: the weights are integer multiples of a power of two, and for reductions up to fourfold all sums
-    are below 2^24, which float32 adds exactly in any order.
+    are below 2^24, which float32 adds exactly in any order; for larger ones, float64.
     """
     n, channels, height, width = images.shape
+    dtype = torch.float32 if (crops.box[:, 2:] <= 4 * crops.resized).all() else torch.float64
     across, unit = _weights(crops, axis=1, size=size, side=width, device=images.device)
     across = torch.where(to_device(crops.flip, images.device)[:, None, None], across.flip(1), across)
-    x = images.to(torch.float32).view(n, channels * height, width)
-    x = (x @ across.mT).mul_(unit).add_(0.5).floor_().view(n, channels, height, size)
+    x = images.to(dtype).view(n, channels * height, width)
+    x = (x @ across.to(dtype).mT).mul_(unit).add_(0.5).floor_().view(n, channels, height, size)
     down, unit = _weights(crops, axis=0, size=size, side=height, device=images.device)
-    return (down[:, None] @ x).mul_(unit[:, None]).add_(0.5).floor_()
+    return (down.to(dtype)[:, None] @ x).mul_(unit[:, None]).add_(0.5).floor_().to(torch.float32)
 
 
 def _weights(crops: Crops, axis: int, size: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,9 @@
 A decoded image has its channels last in memory, which torch resizes more than twice as fast.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from cl.data.executors.base import Executor
 from cl.data.executors.device import make_batch
 from cl.data.images import ImageSet
 from cl.data.sampler import SampleKey
+from cl.data.views.draws import Ints
 from cl.data.views.rows import Crops, Rows, ViewPlanner
 from cl.data.views.spec import Norm
 
@@ -54,27 +57,34 @@ class WorkerExecutor(Executor):
         self.norm = norm
         self.device = device
 
-    def read(self, keys: list[SampleKey]) -> CroppedBatch:
+    def read(self, keys: list[SampleKey]) -> Any:
+        index, images, resolutions = self.open(keys)
+        views = tuple(torch.empty(shape, dtype=torch.uint8) for shape in self.shapes(len(index)))
+        crop_images(images, resolutions, views)
+        return CroppedBatch(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), views, resolutions)
+
+    def open(self, keys: list[SampleKey]) -> tuple[Ints, list[LazyImage], tuple[Rows, ...]]:
+        """Indices [B], images and planned views of a batch."""
         epoch = keys[0][0]
         index = np.array([i for _, i in keys])
         images = [self.images.open(i) for i in index.tolist()]
-        rows = self.planner.rows(epoch, index, np.array([[image.height, image.width] for image in images]))
-        views = _crop_images(images, rows, channels=len(self.norm[0]))
-        return CroppedBatch(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), views, rows)
+        sizes = np.array([[image.height, image.width] for image in images])
+        return index, images, self.planner.rows(epoch, index, sizes)
 
-    def to_batch(self, read: CroppedBatch) -> Batch:
+    def shapes(self, images: int) -> list[tuple[int, ...]]:
+        """The shape [V B, C, S, S] of the cropped views of each resolution."""
+        resolutions = self.planner.resolutions
+        return [(one.views * images, len(self.norm[0]), one.size, one.size) for one in resolutions]
+
+    def to_batch(self, read: Any) -> Batch:
         views = [(rows, pixels.__getitem__) for rows, pixels in zip(read.rows, read.views, strict=True)]
         return make_batch(read.index, read.target, self.device, self.norm, views)
 
 
-def _crop_images(images: list[LazyImage], resolutions: tuple[Rows, ...], channels: int) -> tuple[Tensor, ...]:
-    """Crop all views image by image, so that only one decoded image at a time occupies the CPU's cache."""
-    views = [
-        torch.empty(len(rows.crops.flip), channels, rows.size, rows.size, dtype=torch.uint8) for rows in resolutions
-    ]
+def crop_images(images: list[LazyImage], resolutions: Sequence[Rows], views: Sequence[Tensor]) -> None:
+    """Fill `views`, [V B, C, S, S] of each resolution, image by image: one decoded image occupies the CPU's cache."""
     for number, opened in enumerate(images):
         image = opened.pixels()
         for pixels, rows in zip(views, resolutions, strict=True):
             for row in range(number, len(pixels), len(images)):
                 pixels[row] = crop_view(image, rows.crops, row, rows.size)
-    return tuple(views)

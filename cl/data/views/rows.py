@@ -43,6 +43,14 @@ class Colours(NamedTuple):
         return not ((self.order >= 0).any() or self.grey.any() or self.sigma.any() or self.solarize.any())
 
 
+class Resolution(NamedTuple):
+    """The views of one size."""
+
+    views: int  # per image
+    size: int
+    kernel: int  # of the blur
+
+
 class Rows(NamedTuple):
     """V views of B images at one resolution: N = V B rows, first all images' first views, then their second views."""
 
@@ -59,11 +67,15 @@ class RandomViews:
     views: Views
     seed: int
 
+    @property
+    def resolutions(self) -> tuple[Resolution, ...]:
+        return tuple(Resolution(len(same), same[0].size, same[0].blur_kernel) for same in self.views)
+
     def rows(self, epoch: int, index: Ints, sizes: Ints) -> tuple[Rows, ...]:
         """The rows of each resolution, for the images `index` [B] with heights and widths `sizes` [B, 2]."""
         resolutions = []
         number = 0
-        for same_size in self.views:
+        for same_size, (_, size, kernel) in zip(self.views, self.resolutions, strict=True):
             crops = []
             colours = []
             for spec in same_size:
@@ -73,8 +85,8 @@ class RandomViews:
                 number += 1
             joined = Colours._make(map(np.concatenate, zip(*colours, strict=True)))
             rows = Rows(
-                size=same_size[0].size,
-                kernel=same_size[0].blur_kernel,
+                size=size,
+                kernel=kernel,
                 crops=Crops._make(map(np.concatenate, zip(*crops, strict=True))),
                 colours=None if joined.is_identity() else joined,
             )
@@ -87,6 +99,10 @@ class CentreView:
     """The centre crop, the only view of evaluation."""
 
     spec: EvalSpec
+
+    @property
+    def resolutions(self) -> tuple[Resolution, ...]:
+        return (Resolution(views=1, size=self.spec.size, kernel=0),)
 
     def rows(self, epoch: int, index: Ints, sizes: Ints) -> tuple[Rows, ...]:
         """The rows of the only resolution, for images with heights and widths `sizes` [B, 2]."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cl.config.programs import Linear
-from cl.data.datamodule import ImageData, LoaderSettings, view_dtype
+from cl.data.datamodule import ImageData, LoaderSettings, step_dtype, view_dtype
 from cl.data.images import ImageSet, Splits, Subset, stratified
 from cl.data.loader import EvalLoader
 from cl.data.sampler import RankSlice, TrainSampler
@@ -94,6 +94,8 @@ def evaluation_data(splits: Splits, config: Linear, rank_slice: RankSlice, devic
         rank_slice=rank_slice,
         device=device,
         dtype=view_dtype(config.device),
+        step_dtype=step_dtype(config.device),
+        reads_once=config.linear.protocol == "cached",
     )
     return GridData(splits, settings) if config.holds_out else ImageData(splits, settings)
 

@@ -21,7 +21,7 @@ def save_views(batch: Batch, images: ImageSet, norm: Norm, path: Path) -> None:
 
     index = batch.index[:COLUMNS].tolist()
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in norm)
-    views = [view[: len(index)].cpu() * std + mean for same_size in batch.views for view in same_size]
+    views = [view[: len(index)].cpu().float() * std + mean for same_size in batch.views for view in same_size]
     rows = [("image", [images.read(i).float() / 255 for i in index])]
     rows += [(f"view {number}", list(view)) for number, view in enumerate(views, start=1)]
     figure = Figure(figsize=(1 + len(index), 0.25 + len(rows)), layout="constrained")

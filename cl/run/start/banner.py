@@ -10,11 +10,11 @@ from cl.config.backbone import RESNETS_ONLY
 from cl.config.flags import as_typed, fields_of
 from cl.config.optim import OptimConfig
 from cl.config.programs import Linear, Pretrain
-from cl.errors import one_line
+from cl.errors import format_bytes, one_line
 from cl.machine.cores import cores_per_process
 from cl.run.folder.resume_point import StartingPoint
 from cl.run.folder.run_folder import plain_values
-from cl.run.start.memory import SHARED_MEMORY, format_bytes, free_bytes
+from cl.run.start.memory import SHARED_MEMORY, free_bytes
 from cl.run.start.plan import Plan
 
 WIDTH = 110  # columns

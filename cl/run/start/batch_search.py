@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from cl.errors import UserError
-from cl.run.start.memory import Peak, available_memory, format_bytes
+from cl.errors import UserError, format_bytes
+from cl.run.start.memory import Peak, available_memory
 
 SLOWEST = 20  # seconds per step; larger batches are extrapolated
 SPARE = 0.2  # of the free RAM: for loaders, evaluation and other programs

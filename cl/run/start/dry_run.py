@@ -14,21 +14,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cl.batch import Batch
 from cl.cli import Resolved
-from cl.data.datamodule import ImageData
-from cl.errors import NOT_FINITE, Stopped, UserError
+from cl.data.datamodule import HALF_DTYPES, ImageData
+from cl.data.resident_images import free_memory
+from cl.errors import NOT_FINITE, Stopped, UserError, format_bytes
 from cl.evaluation.features import evaluating
 from cl.evaluation.pictures.drawing import draw
 from cl.evaluation.pictures.views_picture import save_views
 from cl.run.start.banner import row_lines
 from cl.run.start.batch_search import largest_batch
-from cl.run.start.memory import Peak, format_bytes
+from cl.run.start.memory import Peak
 from cl.run.start.network import TrainedModule, prepare_network
 from cl.run.start.plan import Plan
 from cl.run.train.step_gaps import synchronize
 
 MEASURED_STEPS = 3  # after the first one
 TIME_LIMIT = 60  # seconds after which no further step is started
-HALF_DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: ImageData, folder: Path) -> str:
@@ -56,7 +56,7 @@ def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: Im
         result = largest_batch(lambda images: step(resized(batch, images * batches_per_loss)), max_images, device)
     else:
         batch, result, cost = measure(step, batches, plan)
-        rows |= cost
+        rows |= cost | _resident_row(data, device)
     picture = folder / "views.png"
     drawn = draw(picture, lambda: save_views(batch, data.splits.train, data.splits.norm, picture))
     lines = [line for name, text in rows.items() for line in row_lines(name, text)]
@@ -163,6 +163,17 @@ def _first_step(step: Step, batch: Batch) -> str:
     if not math.isfinite(loss + norm):
         raise Stopped(f"the first step is not finite: loss {loss:g}, gradient norm {norm:g}", NOT_FINITE)
     return f"one step: loss {loss:.3f}{' including the online head' * has_online_head}, gradient norm {norm:.3f}"
+
+
+def _resident_row(data: ImageData, device: torch.device) -> dict[str, str]:
+    """What images that stay on the device take and leave there."""
+    if not data.bytes_on_device:
+        return {}
+    taken = f"{format_bytes(data.bytes_on_device)} on the {device.type.upper()}"
+    if device.type == "cuda":
+        free = free_memory(device) + torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
+        taken += f", part of the memory above; {format_bytes(free)} are left"
+    return {"resident": taken}
 
 
 def _time_row(times: Sequence[float], waits: Sequence[float], plan: Plan) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from cl.errors import format_bytes
 from cl.machine.cgroups import memory_left
 
 STATUS = Path("/proc/self/status")
@@ -58,9 +59,3 @@ def free_bytes(folder: Path) -> int | None:
 def _bytes(file: Path, name: str) -> int:
     """Read a line such as "VmRSS:   123 kB" of a file in /proc."""
     return 1024 * int(file.read_text().split(f"{name}:")[1].split()[0])
-
-
-def format_bytes(count: float) -> str:
-    if count >= 2**30:
-        return f"{count / 2**30:.1f} GiB"
-    return f"{count / 2**20:.0f} MiB" if count >= 2**20 or not count else f"{count / 2**20:.2g} MiB"

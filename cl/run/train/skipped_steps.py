@@ -84,7 +84,8 @@ class SkipNonFinite(Callback):
         if not self._views:
             self._undo.save()
             self._means = pl_module.means.copy()
-        sums = [views.sum(dim=(0, 2, 3, 4)) for views in batch.views]
+        wide = torch.promote_types(batch.views[0].dtype, torch.float32)  # sums of an image overflow float16
+        sums = [views.sum(dim=(0, 2, 3, 4), dtype=wide) for views in batch.views]
         self._views.append(ViewSums(batch.index, torch.stack(sums).sum(dim=0)))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
