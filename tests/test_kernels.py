@@ -17,12 +17,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torchvision.transforms.v2 import functional as F
 
+from cl.config.data import DataConfig
+from cl.data.datamodule import ImageData, LoaderSettings
 from cl.data.executors.packing import Packed
 from cl.data.executors.resident import ResidentExecutor
 from cl.data.executors.workers import WorkerExecutor, crop_view
-from cl.data.images import ArraySet, ImageSet
+from cl.data.images import ArraySet, ImageSet, Splits
 from cl.data.kernels import attempt, obstacle
 from cl.data.resident_images import ResidentSet, onto_device
+from cl.data.sampler import RankSlice
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
 from cl.data.views.spec import EvalSpec, Norm, Views, ViewSpec
 from tests.conftest import ROOT, Run
@@ -347,6 +350,18 @@ def test_what_keeps_the_kernels_from_running_is_named(
     assert found.startswith(said)
     assert bool(found) == bool(said)
     assert "\n" not in found
+
+
+def test_the_banner_says_that_torch_makes_the_views_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = small(3, 8)
+    config = DataConfig(batch_size=4)
+    settings = LoaderSettings(config, ((ViewSpec(8),) * 2,), 0, RankSlice(0, 1), device=torch.device("cuda", 0))
+    monkeypatch.setattr("cl.data.datamodule.obstacle", lambda device: "Triton is not installed")
+    splits = Splits(images, None, (), IMAGENET)
+    way = "fast: all images lie on the GPU, no workers"
+    assert str(ImageData(splits, settings)) == f"{way}; views by torch, slower: Triton is not installed"
+    monkeypatch.setattr("cl.data.datamodule.obstacle", lambda device: "")
+    assert str(ImageData(splits, settings)) == way
 
 
 def test_the_attempt_runs_the_kernels(counts: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
