@@ -97,6 +97,8 @@ BY_ARGV: list[Case] = [  # program, flags, parts of the message
         [*DIGITS, "--method", "byol", "--teacher_momentum", "0.99", "--teacher_momentum_end", "0.9"],
         ["--teacher_momentum_end: got 0.9", "at least the --teacher_momentum of 0.99"],
     ),
+    (PRETRAIN, [*DIGITS, "--method", "lejepa", "--sigreg_weight", "1.5"], ["--sigreg_weight: got 1.5", "at most 1"]),
+    (PRETRAIN, [*DIGITS, "--sigreg_directions", "64"], ["--sigreg_directions", "--method lejepa"]),
     (LINEAR, [*DIGITS, *RUN, "--finetune", "--lr", "1", "2"], ["--finetune: got it with a grid of 2", "one --lr"]),
     (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--optimizer", "adam"], ["--optimizer: got adam", "sgd"]),
     (LINEAR, [*DIGITS, *RUN, "--lr", "1", "2", "--scheduler", "reduce"], ["--scheduler: got reduce with a grid"]),

@@ -90,6 +90,25 @@ def vicreg(views: list[Tensor], pairs: list[tuple[int, int]]) -> Tensor:
     return total
 
 
+def lejepa(views: list[Tensor], full_size: int, directions: Tensor, weight: float) -> Tensor:
+    """LeJEPA, arXiv 2511.08544: Epps and Pulley's statistic on [-3, 3] at 33 knots, along each direction by itself."""
+    n, dim = views[0].shape
+    centre = sum(views[:full_size]) / full_size
+    squares = sum((z[b, d] - centre[b, d]) ** 2 for z in views for b in range(n) for d in range(dim))
+    invariance = squares / (len(views) * n * dim)
+    step, statistics = 3 / 16, []
+    for z in views:
+        for a in directions.double():
+            x, integral = z @ (a / a.norm()), z.new_zeros(())
+            for knot in range(-16, 17):
+                t = knot * step
+                difference = sum(torch.exp(1j * t * each) for each in x) / n - math.exp(-(t**2) / 2)
+                width = step / 2 if abs(knot) == 16 else step
+                integral = integral + width * (difference * difference.conj()).real * math.exp(-(t**2) / 2)
+            statistics.append(n * integral)
+    return (1 - weight) * invariance + weight * sum(statistics) / len(statistics)
+
+
 def lars(weights: list[np.ndarray], gradients: list[list[np.ndarray]], lr: float, decay: float) -> list[np.ndarray]:
     """LARS (arXiv 1708.03888) as SimCLR uses it: eta 1e-3, momentum 0.9; vectors (biases, norms) take plain steps."""
     weights, velocity = [w.copy() for w in weights], [np.zeros_like(w) for w in weights]

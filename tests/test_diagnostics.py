@@ -2,14 +2,16 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from cl.evaluation.online.health import Health, Verdict, health, verdict_on
+from cl.config.methods.base import CollapseLevel
+from cl.evaluation.online.health import CollapseAlarm, Health, Level, Verdict, health, verdict_on
 from cl.methods import simsiam
 from tests import reference
-from tests.conftest import Run
+from tests.conftest import TINY, Run
 
 
 def projections(n: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -45,6 +47,34 @@ def test_constant_and_non_finite_projections_are_collapsed(value: float) -> None
     result = verdict_on(health(z, z), 20, 4, step=60, steps=100)
     assert result is not None
     assert result.collapsed
+
+
+def test_a_loss_at_the_level_of_a_collapse_is_an_alarm_after_the_first_tenth() -> None:
+    fine = Health(1.0, 100, 0, 0, 0, 0)
+    for measured, step, alarm in ((2.07, 200, True), (2.0, 200, False), (2.07, 90, False)):
+        level = Level(measured, CollapseLevel("loss", 2.08))
+        found = verdict_on(fine, 1000, 512, step, 1000, level)
+        assert found is not None
+        assert found.alarm == alarm
+        assert not found.collapsed
+        assert found.text.startswith("nothing learned: loss 2.07, 2.08 if all" if alarm else "no collapse")
+
+
+def test_the_levels_are_those_of_a_loss_over_the_batches_that_share_it(
+    monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    levels: list[CollapseLevel] = []
+
+    class Spy(CollapseAlarm):
+        def __init__(self, *, level: CollapseLevel, **options: Any) -> None:
+            super().__init__(level=level, **options)
+            levels.append(level)
+
+    monkeypatch.setattr("cl.run.train.pretraining.CollapseAlarm", Spy)
+    flags = ["digits", "resnet18", *TINY, "--method", "lejepa", "--max_steps", "1", "--accumulate", "2"]
+    for exact in ([], ["--exact_negatives"]):
+        run("main_contrastive.py", *flags, "--batch_size", "64", *exact)
+    assert levels == [("sigreg", pytest.approx(0.40205 * n, rel=1e-4)) for n in (64, 128)]
 
 
 def verdict(std: float, rank: float, step: int = 200, images: int = 1000, dim: int = 512) -> Verdict | None:

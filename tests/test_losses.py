@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl.losses import barlow_twins_loss, blockwise, negative_cosine_similarity, nt_xent_loss
+from cl.config.methods import METHODS
+from cl.losses import barlow_twins_loss, blockwise, lejepa_terms, negative_cosine_similarity, nt_xent_loss
 from cl.losses.nt_xent import numbered
 from tests import reference
 
@@ -38,10 +39,19 @@ IDS = {
 CLASSES = IDS["classes"]
 Z1, Z2 = projections(8), projections(8) + 0.5 * projections(8, seed=1)
 
+DIRECTIONS = projections(5, seed=2)
+
+
+def lejepa_loss(*views: Tensor, full_size: int = 2, weight: float = 0.1) -> Tensor:
+    terms = lejepa_terms(torch.stack(views), full_size, DIRECTIONS)
+    return (1 - weight) * terms.invariance + weight * terms.sigreg
+
+
 LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "nt_xent": (lambda z: nt_xent_loss(z, CLASSES, 0.3), (Z1,)),
     "barlow_twins": (lambda a, b: barlow_twins_loss(a, b, 5e-3, 0.1), (Z1, Z2)),
     "simsiam": (negative_cosine_similarity, (Z1, Z2)),
+    "lejepa": (lejepa_loss, (Z1, Z2)),
 }
 
 
@@ -94,6 +104,13 @@ def test_simsiam_matches_the_papers_formula_and_stops_the_gradient() -> None:
     assert z.grad is None
 
 
+def test_lejepa_matches_the_papers_formula_with_small_crops_compared_to_the_mean_of_full_size_views() -> None:
+    views = [projections(4, seed=seed) for seed in range(3)]
+    assert_same_loss(
+        lejepa_loss, lambda *views: reference.lejepa(list(views), 2, DIRECTIONS, 0.1), *(1.5 * z for z in views)
+    )
+
+
 def test_nt_xent_in_many_blocks_equals_nt_xent_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     z = projections(10)
     one_block = nt_xent_loss(z, IDS["two views"], 0.2)
@@ -112,7 +129,7 @@ def test_gradients_pass_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(loss, checked)
 
 
-@pytest.mark.parametrize("name", ["barlow_twins", "simsiam"])
+@pytest.mark.parametrize("name", ["barlow_twins", "simsiam", "lejepa"])
 def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     loss, inputs = LOSSES[name]
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
@@ -164,6 +181,16 @@ def test_parallel_and_opposite_predictions_have_the_closed_form_of_simsiam() -> 
     assert negative_cosine_similarity(Z1, -Z1).item() == pytest.approx(1, rel=1e-12)
 
 
+def test_equal_projections_have_at_least_lejepas_collapse_level_and_normal_ones_a_constant() -> None:
+    level = METHODS["lejepa"]().collapse_level(32)  # type: ignore[call-arg]
+    zeros = torch.zeros(2, 32, 6, dtype=torch.float64)
+    assert lejepa_terms(zeros, 2, DIRECTIONS) == (0, pytest.approx(level.value, abs=1e-6))
+    for constant in (0.1, 1.0, 10.0):
+        assert lejepa_terms(zeros + constant, 2, DIRECTIONS).sigreg > level.value
+    normal = projections(800 * 32).view(800, 32, 6)
+    assert lejepa_terms(normal, 2, DIRECTIONS).sigreg.item() == pytest.approx(1.0525, abs=0.05)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_nt_xent_is_finite_at_temperature_001_in_any_precision(dtype: torch.dtype) -> None:
     z = torch.cat([projections(6), projections(6) + 0.01]).to(dtype).requires_grad_()
@@ -207,6 +234,8 @@ def test_equal_projections_give_a_finite_loss_and_gradient(name: str) -> None:
 def test_mismatched_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"z is \[4, 6\] and ids is \[3\]"):
         nt_xent_loss(projections(4), torch.arange(3), 0.2)
+    with pytest.raises(ValueError, match=r"z is \[2, 4, 6\], directions \[3, 5\], expected \[V, B, D\] and"):
+        lejepa_terms(torch.zeros(2, 4, 6), 2, torch.zeros(3, 5))
     for loss in (lambda a, b: barlow_twins_loss(a, b, 5e-3, 1.0), negative_cosine_similarity):
         with pytest.raises(ValueError, match=r"is \[4, 6\] and . ?.* is \[3, 6\], expected \[B, D\] twice"):
             loss(projections(4), projections(3))

@@ -172,6 +172,28 @@ def test_vicreg_of_two_views_is_the_official_code_line_by_line() -> None:
     torch.testing.assert_close(module.training_step(images, 0), expected, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("small", [0, 6])
+def test_lejepa_compares_all_views_with_the_mean_of_the_full_size_ones(small: int) -> None:
+    module = build("lejepa", "--sigreg_weight", "0.3", "--sigreg_directions", "5").double()
+    images = double(batch(labels=False, small=small))
+    z = [part for views in images.views for part in module.projector(module(views.flatten(0, 1))).split(16)]
+    expected = reference.lejepa(z, 2, module.directions(torch.device("cpu")), 0.3)
+    torch.testing.assert_close(module.training_step(images, 0), expected, rtol=1e-10, atol=0)
+
+
+def test_lejepas_directions_depend_on_seed_and_step_alone() -> None:
+    first, again, other = build("lejepa"), build("lejepa"), build("lejepa", "--seed", "1")
+    drawn = []
+    for step, module in ((0, first), (0, again), (1, again), (0, other)):
+        module.step_index = step
+        state = torch.get_rng_state()
+        drawn.append(module.directions(torch.device("cpu")))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+    assert not torch.equal(drawn[0], drawn[3])
+
+
 def test_supcon_without_labels_is_simclr() -> None:
     simclr, supcon = (build(name, "--temperature", "0.3") for name in ("simclr", "supcon"))
     assert torch.equal(simclr.training_step(batch(labels=False), 0), supcon.training_step(batch(labels=False), 0))
@@ -209,6 +231,7 @@ def test_the_heads_are_the_papers() -> None:
     assert layers(build("simclr").projector) == ["linear+b", "relu", "linear+b"]
     assert layers(build("simclr", "--proj_batch_norm").projector) == [*hidden, "linear", "bn"]
     assert layers(build("barlow_twins").projector) == [*hidden, *hidden, "linear"]
+    assert layers(build("lejepa").projector) == [*hidden, *hidden, "linear+b"]
     assert layers(build("simsiam").projector) == [*hidden, *hidden, "linear", "bn without affine"]
     assert layers(build("simsiam").predictor) == [*hidden, "linear+b"]
     predictor = build("simsiam", "--proj_output_dim", "8", "--pred_hidden_dim", "3").predictor

@@ -31,6 +31,7 @@ ROWS = {  # the recipe table: backbone, method, data, epochs, global batch, temp
     "imagenet100/simsiam_small_head": ("resnet18", "simsiam", 100, 256, None, 512, 128, False, True),
     "imagenet100/vicreg": ("resnet18", "vicreg", 400, 256, None, 2048, None, False, True),
     "imagenet100/byol": ("resnet18", "byol", 400, 256, None, 256, 8192, False, True),
+    "imagenet100/lejepa": ("resnet18", "lejepa", 400, 256, None, 128, None, True, True),
     "imagenet/simsiam": ("resnet50", "simsiam", 100, 256, None, 512, 128, False, True),
 }
 

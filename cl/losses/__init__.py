@@ -2,14 +2,17 @@
 
 from cl.losses.barlow_twins import barlow_twins_loss
 from cl.losses.byol import byol_loss
+from cl.losses.lejepa import LeJEPATerms, lejepa_terms
 from cl.losses.nt_xent import nt_xent_loss
 from cl.losses.simsiam import negative_cosine_similarity
 from cl.losses.vicreg import VICRegTerms, vicreg_terms
 
 __all__ = [
+    "LeJEPATerms",
     "VICRegTerms",
     "barlow_twins_loss",
     "byol_loss",
+    "lejepa_terms",
     "negative_cosine_similarity",
     "nt_xent_loss",
     "vicreg_terms",

@@ -33,6 +33,11 @@ def byol_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*_layer(inputs, hidden), nn.Linear(hidden, outputs, bias=False))
 
 
+def lejepa_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Barlow Twins' layers, and a bias at the end: the mean of the projections matters (arXiv 2511.08544, code)."""
+    return nn.Sequential(*_layer(features, hidden), *_layer(hidden, hidden), nn.Linear(hidden, outputs))
+
+
 def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)
 

@@ -3,6 +3,7 @@
 from cl.config.methods.barlow_twins import BarlowTwinsConfig
 from cl.config.methods.base import METHODS, MethodConfig
 from cl.config.methods.byol import BYOLConfig
+from cl.config.methods.lejepa import LeJEPAConfig
 from cl.config.methods.simclr import SimCLRConfig
 from cl.config.methods.simsiam import SimSiamConfig
 from cl.config.methods.supcon import SupConConfig
@@ -18,4 +19,5 @@ METHODS |= {
     "supcon": SupConConfig,
     "vicreg": VICRegConfig,
     "byol": BYOLConfig,
+    "lejepa": LeJEPAConfig,
 }

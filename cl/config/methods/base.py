@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 from cl.config.flags import Config, Flag
 from cl.config.presets import Preset
@@ -15,6 +15,13 @@ PROJ_HIDDEN_DIM = Flag("hidden units of the projector", aliases=("--hidden_mlp",
 PROJ_OUTPUT_DIM = Flag("outputs of the projector", aliases=("--encoding_dim",), low=1, high=MAX_UNITS)
 PRED_HIDDEN_DIM = Flag("hidden units of the predictor", low=1, high=MAX_UNITS)
 TEMPERATURE = Flag("temperature of the softmax over similarities", above=0)
+
+
+class CollapseLevel(NamedTuple):
+    """A column of metrics.csv and its value if all projections are equal, at least; a healthy run is well below."""
+
+    column: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -45,3 +52,7 @@ class MethodConfig(Config):
     def banner_rows(self, other_views: int) -> dict[str, str]:
         """Additional rows of the banner; `other_views` is how many views of other images a loss sees."""
         return {}
+
+    def collapse_level(self, images: int) -> CollapseLevel | None:
+        """What a loss of `images` images shows after a collapse; None if it shows nothing."""
+        return None

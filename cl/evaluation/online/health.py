@@ -11,12 +11,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cl.batch import Batch
+from cl.config.methods.base import CollapseLevel
 from cl.evaluation.features import evaluating, gather_in_order
 from cl.evaluation.online.metrics import MeasuredModule
 
 HEALTH_IMAGES = 4096  # at most: enough for a rank of hundreds, and takes seconds even on a CPU
 MIN_STEPS = 50  # no verdict before
 MIN_IMAGES = 16  # no verdict with fewer
+NEAR_LEVEL = 0.99  # of the level after a collapse; MoCo v3 at temperature 1 trains from 1.0 to 0.89 of it
 PREFIX = "health/"  # of the columns of metrics.csv
 
 
@@ -70,7 +72,16 @@ class Verdict:
     collapsed: bool = False
 
 
-def verdict_on(measured: Health, images: int, dim: int, step: int, steps: int) -> Verdict | None:
+class Level(NamedTuple):
+    """A number of the run that shows a collapse."""
+
+    measured: float
+    collapsed: CollapseLevel
+
+
+def verdict_on(
+    measured: Health, images: int, dim: int, step: int, steps: int, level: Level | None = None
+) -> Verdict | None:
     """The verdict after `step` of `steps` optimizer steps; None if there are too few steps or images."""
     if step < MIN_STEPS or images < MIN_IMAGES:
         return None
@@ -79,6 +90,10 @@ def verdict_on(measured: Health, images: int, dim: int, step: int, steps: int) -
         return Verdict(f"collapsed: {numbers}; try a lower --lr", alarm=True, collapsed=True)
     if step > steps / 10 and measured.rank < 0.02 * min(images, dim):
         return Verdict(f"partial collapse: rank {measured.rank:.0f} of {dim}", alarm=True)
+    if level is not None and step > steps / 10 and level.measured >= NEAR_LEVEL * level.collapsed.value:
+        column, value = level.collapsed
+        text = f"nothing learned: {column} {level.measured:.4g}, {value:.4g} if all projections are equal"
+        return Verdict(text, alarm=True)
     return Verdict(f"no collapse: {numbers}")
 
 
@@ -109,11 +124,12 @@ def health_of(row: Mapping[str, float]) -> Health | None:
 class CollapseAlarm(Callback):
     """Print the verdict when it becomes an alarm or stops being one; with `stop` a collapse ends the run."""
 
-    def __init__(self, images: int, dim: int, steps: int, stop: bool) -> None:
+    def __init__(self, images: int, dim: int, steps: int, stop: bool, level: CollapseLevel | None) -> None:
         self.images = images  # that are measured
         self.dim = dim  # of their projections
         self.steps = steps  # of the whole run
         self.stop = stop
+        self.level = level  # of the method's loss
         self.verdict: Verdict | None = None
         self.stopped = False
 
@@ -133,8 +149,9 @@ class CollapseAlarm(Callback):
         measured = health_of(pl_module.row)
         if measured is None:
             return
+        level = Level(pl_module.row[self.level.column], self.level) if self.level else None
         was_alarm = self.verdict is not None and self.verdict.alarm
-        self.verdict = verdict_on(measured, self.images, self.dim, step=trainer.global_step, steps=self.steps)
+        self.verdict = verdict_on(measured, self.images, self.dim, trainer.global_step, self.steps, level)
         if self.verdict is not None and self.verdict.alarm != was_alarm and trainer.is_global_zero:
             print(self.verdict.text, flush=True)
         self.stopped = self.stop and self.verdict is not None and self.verdict.collapsed

@@ -10,7 +10,7 @@ from cl.cli import Resolved
 from cl.config.programs import Pretrain
 from cl.data.datamodule import ImageData
 from cl.data.images import ImageSet, stratified
-from cl.evaluation.online.health import HEALTH_IMAGES, CollapseAlarm, ProjectionHealth
+from cl.evaluation.online.health import HEALTH_IMAGES, MIN_IMAGES, CollapseAlarm, ProjectionHealth
 from cl.evaluation.online.knn import TEMPERATURE, K, OnlineKNN
 from cl.evaluation.online.metrics import MeasureEpoch, Measurement, epoch_means
 from cl.evaluation.pictures.curves_picture import SaveCurves
@@ -56,11 +56,13 @@ def learning_rate(method: ContrastiveModule[Any]) -> dict[str, float]:
 
 
 def collapse_alarm(config: Pretrain, data: ImageData, plan: Plan) -> CollapseAlarm:
+    images_per_loss = plan.budget.global_batch // plan.losses_per_step
     return CollapseAlarm(
         images=len(_health_images(config, data)),
         dim=config.method.proj_output_dim,
         steps=plan.budget.steps,
         stop=config.online.stop_on_collapse,
+        level=config.method.collapse_level(images_per_loss) if images_per_loss >= MIN_IMAGES else None,
     )
 
 
