@@ -90,6 +90,16 @@ def vicreg(views: list[Tensor], pairs: list[tuple[int, int]]) -> Tensor:
     return total
 
 
+def moco_v3(q: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """ctr(q, k) in Algorithm 1 of MoCo v3, arXiv 2104.02057; query i belongs to key i."""
+    q, keys = (torch.stack([row / row.norm() for row in rows]) for rows in (q, keys.detach()))
+    losses = []
+    for i in range(len(q)):
+        similarities = [torch.exp(q[i] @ k / temperature) for k in keys]
+        losses.append(-torch.log(similarities[i] / sum(similarities)))
+    return 2 * temperature * sum(losses) / len(q)
+
+
 def lejepa(views: list[Tensor], full_size: int, directions: Tensor, weight: float) -> Tensor:
     """LeJEPA, arXiv 2511.08544: Epps and Pulley's statistic on [-3, 3] at 33 knots, along each direction by itself."""
     n, dim = views[0].shape

@@ -29,10 +29,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def final_state(folder: Path, method: str, processes: int) -> dict[str, Tensor]:
-    run_id = f"{method}-{processes}"
+def final_state(folder: Path, method: str, processes: int, flags: list[str] = FLAGS) -> dict[str, Tensor]:
+    run_id = f"{method}-{flags[1].replace('/', '-')}-{processes}"
     share = ["--batch_size", str(GLOBAL_BATCH // processes), "--devices", str(processes), "--run_id", run_id]
-    done = run_program(folder, "main_contrastive.py", *FLAGS, "--method", method, *share, ranks=processes)
+    done = run_program(folder, "main_contrastive.py", *flags, "--method", method, *share, ranks=processes)
     assert (done.returncode, done.stderr) == (0, "")
     return torch.load(folder / f"trained_models/{run_id}/last.ckpt", weights_only=True)["state_dict"]
 
@@ -41,7 +41,18 @@ def final_state(folder: Path, method: str, processes: int) -> dict[str, Tensor]:
     "method", [name if name in DEFAULT_RUN else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
 def test_whole_runs_of_one_two_and_three_processes_end_with_equal_weights(images: Path, method: str) -> None:
-    one, two, three = (final_state(images, method, processes) for processes in (1, 2, 3))
+    assert_equal_runs(*(final_state(images, method, processes) for processes in (1, 2, 3)))
+
+
+@pytest.mark.slow
+def test_so_do_those_of_a_vision_transformer_with_moco_v3(images: Path) -> None:
+    flags = ["custom", "timm/vit_tiny_patch16_224", *FLAGS[2:]]
+    for resnets_only in ("--width", "8", "--no_zero_init_residual"):
+        flags.remove(resnets_only)
+    assert_equal_runs(*(final_state(images, "moco_v3", processes, flags) for processes in (1, 2, 3)))
+
+
+def assert_equal_runs(one: dict[str, Tensor], two: dict[str, Tensor], three: dict[str, Tensor]) -> None:
     assert {tensor.dtype for tensor in one.values()} == {torch.float64, torch.int64}
     for several in (two, three):
         for name, expected in one.items():

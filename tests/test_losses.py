@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from cl.config.methods import METHODS
-from cl.losses import barlow_twins_loss, blockwise, lejepa_terms, negative_cosine_similarity, nt_xent_loss
+from cl.losses import (
+    barlow_twins_loss,
+    blockwise,
+    lejepa_terms,
+    moco_v3_loss,
+    negative_cosine_similarity,
+    nt_xent_loss,
+)
 from cl.losses.nt_xent import numbered
 from tests import reference
 
@@ -52,6 +59,7 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "barlow_twins": (lambda a, b: barlow_twins_loss(a, b, 5e-3, 0.1), (Z1, Z2)),
     "simsiam": (negative_cosine_similarity, (Z1, Z2)),
     "lejepa": (lejepa_loss, (Z1, Z2)),
+    "moco_v3": (lambda q, k: moco_v3_loss(q, k, 0.3), (Z1, Z2)),
 }
 
 
@@ -111,6 +119,17 @@ def test_lejepa_matches_the_papers_formula_with_small_crops_compared_to_the_mean
     )
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_moco_v3_matches_the_papers_formula_and_gives_the_keys_no_gradient(temperature: float) -> None:
+    assert_same_loss(
+        lambda q, k: moco_v3_loss(q, k, temperature), lambda q, k: reference.moco_v3(q, k, temperature), Z1, Z2
+    )
+    q, k = Z1.clone().requires_grad_(), Z2.clone().requires_grad_()
+    moco_v3_loss(q, k, temperature).backward()
+    assert q.grad is not None
+    assert k.grad is None
+
+
 def test_nt_xent_in_many_blocks_equals_nt_xent_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     z = projections(10)
     one_block = nt_xent_loss(z, IDS["two views"], 0.2)
@@ -124,12 +143,13 @@ def test_nt_xent_in_many_blocks_equals_nt_xent_in_one(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_pass_gradcheck(name: str) -> None:
     loss, inputs = LOSSES[name]
-    first, *others = inputs  # SimSiam's second input has no gradient on purpose
-    checked = [first.clone().requires_grad_(), *(z.clone().requires_grad_(name != "simsiam") for z in others)]
+    first, *others = inputs  # SimSiam's and MoCo v3's second input has no gradient on purpose
+    both = name not in ("simsiam", "moco_v3")
+    checked = [first.clone().requires_grad_(), *(z.clone().requires_grad_(both) for z in others)]
     assert torch.autograd.gradcheck(loss, checked)
 
 
-@pytest.mark.parametrize("name", ["barlow_twins", "simsiam", "lejepa"])
+@pytest.mark.parametrize("name", ["barlow_twins", "simsiam", "lejepa", "moco_v3"])
 def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     loss, inputs = LOSSES[name]
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
@@ -142,7 +162,7 @@ def test_the_order_of_the_batch_does_not_matter_to_nt_xent() -> None:
     torch.testing.assert_close(permuted, nt_xent_loss(Z1, CLASSES, 0.2), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "simsiam"])
+@pytest.mark.parametrize("name", ["nt_xent", "simsiam", "moco_v3"])
 def test_the_norm_of_a_projection_does_not_matter(name: str) -> None:
     loss, inputs = LOSSES[name]
     lengths = torch.linspace(0.1, 100, 8, dtype=torch.float64)[:, None]
@@ -179,6 +199,15 @@ def test_uncorrelated_equal_views_have_the_closed_form_of_barlow_twins() -> None
 def test_parallel_and_opposite_predictions_have_the_closed_form_of_simsiam() -> None:
     assert negative_cosine_similarity(Z1, 3 * Z1).item() == pytest.approx(-1, rel=1e-12)
     assert negative_cosine_similarity(Z1, -Z1).item() == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_equal_projections_have_moco_v3s_collapse_level(temperature: float) -> None:
+    level = METHODS["moco_v3"](temperature=temperature).collapse_level(256)  # type: ignore[call-arg]
+    same = torch.ones(256, 6, dtype=torch.float64)
+    assert level == ("loss", pytest.approx(4 * temperature * math.log(256)))
+    both_directions = 2 * moco_v3_loss(same, same, temperature)
+    assert both_directions.item() == pytest.approx(level.value, abs=1e-6)  # type: ignore[union-attr]
 
 
 def test_equal_projections_have_at_least_lejepas_collapse_level_and_normal_ones_a_constant() -> None:
@@ -234,6 +263,8 @@ def test_equal_projections_give_a_finite_loss_and_gradient(name: str) -> None:
 def test_mismatched_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"z is \[4, 6\] and ids is \[3\]"):
         nt_xent_loss(projections(4), torch.arange(3), 0.2)
+    with pytest.raises(ValueError, match=r"q is \[4, 6\] and keys is \[8, 5\], expected \[B, D\] and \[W B, D\]"):
+        moco_v3_loss(projections(4), projections(8, dim=5), 0.2)
     with pytest.raises(ValueError, match=r"z is \[2, 4, 6\], directions \[3, 5\], expected \[V, B, D\] and"):
         lejepa_terms(torch.zeros(2, 4, 6), 2, torch.zeros(3, 5))
     for loss in (lambda a, b: barlow_twins_loss(a, b, 5e-3, 1.0), negative_cosine_similarity):

@@ -13,9 +13,12 @@ from cl.optim.schedules import Budget
 from tests import reference
 from tests.conftest import TINY
 
+VIT = "timm/vit_tiny_patch16_224"
 
-def build(method: str, *flags: str) -> ContrastiveModule:
-    config = parse(Pretrain, ["digits", "resnet18", "--method", method, *TINY, "--proj_output_dim", "8", *flags]).config
+
+def build(method: str, *flags: str, encoder: str = "resnet18") -> ContrastiveModule:
+    narrow = TINY if encoder == "resnet18" else TINY[2:]  # without --width
+    config = parse(Pretrain, ["digits", encoder, "--method", method, *narrow, "--proj_output_dim", "8", *flags]).config
     torch.manual_seed(0)
     return build_method(config, classes=4, budget=Budget(16, 2, 10))
 
@@ -150,6 +153,37 @@ def test_byol_is_the_sum_of_both_directions_and_with_crops_the_mean_over_all_oth
 
 
 @pytest.mark.parametrize("small", [0, 6])
+def test_moco_v3_is_the_sum_of_both_directions_and_with_crops_the_mean_over_all_others(small: int) -> None:
+    module = build("moco_v3", "--temperature", "0.4").double()
+    with torch.no_grad():  # a teacher that is not the student
+        for parameter in module.teacher.parameters():
+            parameter.mul_(0.9)
+    images = double(batch(labels=False, small=small))
+    q = [module.predictor(each) for each in z_of(module, images)]
+    keys = [module.teacher.projector(module.teacher.backbone(view)) for view in images.views[0]]
+    terms = [reference.moco_v3(q[v], keys[g], 0.4) for g in (0, 1) for v in range(len(q)) if v != g]
+    expected = 2 * sum(terms) / len(terms)
+    assert len(terms) == (2 if small == 0 else 14)
+    torch.testing.assert_close(module.training_step(images, 0), expected, rtol=1e-10, atol=0)
+
+
+def test_moco_v3_freezes_the_random_patch_embedding_of_a_vision_transformer() -> None:
+    module = build("moco_v3", "--crop_size", "16", encoder=VIT)
+    start = module.backbone.patch_embed.proj.weight.clone()
+    optimizer = module.configure_optimizers()["optimizer"]
+    images = torch.randn(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    module.training_step(Batch(torch.arange(8), (images,), torch.full((8,), -1)), 0).backward()
+    frozen = {name for name, p in module.named_parameters() if not p.requires_grad and not name.startswith("teacher.")}
+    assert frozen == {"backbone.patch_embed.proj.weight", "backbone.patch_embed.proj.bias"}
+    optimizer.step()
+    module.after_step(torch.ones(()))
+    for network in (module.backbone, module.teacher.backbone):
+        assert torch.equal(network.patch_embed.proj.weight, start)
+    assert start.std() > 0.01
+    assert all(p.requires_grad for p in build("byol", "--crop_size", "16", encoder=VIT).backbone.parameters())
+
+
+@pytest.mark.parametrize("small", [0, 6])
 def test_vicreg_is_the_official_loss_over_full_size_views_and_all_others(small: int) -> None:
     module = build("vicreg").double()
     images = double(batch(labels=False, small=small))
@@ -232,6 +266,11 @@ def test_the_heads_are_the_papers() -> None:
     assert layers(build("simclr", "--proj_batch_norm").projector) == [*hidden, "linear", "bn"]
     assert layers(build("barlow_twins").projector) == [*hidden, *hidden, "linear"]
     assert layers(build("lejepa").projector) == [*hidden, *hidden, "linear+b"]
+    assert layers(build("moco_v3").projector) == [*hidden, "linear", "bn without affine"]
+    assert layers(build("moco_v3").predictor) == [*hidden, "linear"]
+    transformer = build("moco_v3", "--crop_size", "16", encoder=VIT)
+    assert layers(transformer.projector) == [*hidden, *hidden, "linear", "bn without affine"]
+    assert layers(transformer.predictor) == [*hidden, "linear", "bn without affine"]
     assert layers(build("simsiam").projector) == [*hidden, *hidden, "linear", "bn without affine"]
     assert layers(build("simsiam").predictor) == [*hidden, "linear+b"]
     predictor = build("simsiam", "--proj_output_dim", "8", "--pred_hidden_dim", "3").predictor

@@ -70,7 +70,7 @@ def take_step(module: ContrastiveModule, *batches: Batch) -> None:
     module.step_index += 1
 
 
-@pytest.mark.parametrize("name", ["byol", toy_queue.NAME])
+@pytest.mark.parametrize("name", ["byol", "moco_v3", toy_queue.NAME])
 def test_a_skipped_step_leaves_the_state_untouched(name: str, toy: None) -> None:
     module = build(name)
     take_step(module, batch())
@@ -111,7 +111,7 @@ def spoil_third_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainLoader, "__iter__", batches)
 
 
-@pytest.mark.parametrize("name", ["byol", toy_queue.NAME])
+@pytest.mark.parametrize("name", ["byol", "moco_v3", toy_queue.NAME])
 def test_validation_and_a_dry_run_leave_the_state_untouched(name: str, toy: None) -> None:
     module = build(name)
     before = state_without_gradient(module)
@@ -192,7 +192,7 @@ def test_two_micro_batches_are_one_batch_without_batch_norm(name: str, toy: None
             torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12, msg=key)
 
 
-@pytest.mark.parametrize("method", ["byol", "lejepa", toy_queue.NAME])
+@pytest.mark.parametrize("method", ["byol", "lejepa", "moco_v3", toy_queue.NAME])
 def test_a_run_that_is_killed_at_odd_steps_resumes_to_the_bit(
     method: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, toy: None
 ) -> None:

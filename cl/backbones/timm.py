@@ -68,6 +68,22 @@ def create(name: str, crop_size: int, channels: int, pretrained: bool = False) -
     raise AssertionError("unreachable: without size arguments every TypeError is raised")
 
 
+def patch_embedding(network: nn.Module) -> nn.Module | None:
+    """What makes the tokens of a vision transformer of timm; None for a network without."""
+    return dict(network.named_children()).get("patch_embed")
+
+
+def freeze_patches(network: nn.Module) -> None:
+    """Freeze the linear map from patches to tokens; a stem of several layers, or none, is left alone."""
+    embedding = patch_embedding(network)
+    if embedding is None:
+        return
+    from timm.layers.patch_embed import PatchEmbed
+
+    if isinstance(embedding, PatchEmbed):
+        embedding.proj.requires_grad_(False)
+
+
 def _count_features(net: nn.Module, name: str, size: int, channels: int) -> int:
     """The number of features that the network returns for an image of `size` pixels."""
     with torch.no_grad():

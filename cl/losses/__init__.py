@@ -3,6 +3,7 @@
 from cl.losses.barlow_twins import barlow_twins_loss
 from cl.losses.byol import byol_loss
 from cl.losses.lejepa import LeJEPATerms, lejepa_terms
+from cl.losses.moco_v3 import moco_v3_loss
 from cl.losses.nt_xent import nt_xent_loss
 from cl.losses.simsiam import negative_cosine_similarity
 from cl.losses.vicreg import VICRegTerms, vicreg_terms
@@ -13,6 +14,7 @@ __all__ = [
     "barlow_twins_loss",
     "byol_loss",
     "lejepa_terms",
+    "moco_v3_loss",
     "negative_cosine_similarity",
     "nt_xent_loss",
     "vicreg_terms",

@@ -1,5 +1,7 @@
 """The heads on top of a backbone. A linear layer before a batch norm has no bias: the norm would remove it."""
 
+from itertools import pairwise
+
 from torch import nn
 
 
@@ -31,6 +33,14 @@ def simsiam_predictor(dim: int, hidden: int) -> nn.Sequential:
 def byol_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """BYOL's projector and predictor: two layers, batch norm in the hidden one only (arXiv 2006.07733, section 3.2)."""
     return nn.Sequential(*_layer(inputs, hidden), nn.Linear(hidden, outputs, bias=False))
+
+
+def moco_v3_head(inputs: int, hidden: int, outputs: int, *, layers: int, last_batch_norm: bool = True) -> nn.Sequential:
+    """MoCo v3's projector and predictor: linear layers with batch norm, the last one not affine (2104.02057, code)."""
+    widths = [inputs, *[hidden] * (layers - 1)]
+    body = [module for pair in pairwise(widths) for module in _layer(*pair)]
+    last = [nn.BatchNorm1d(outputs, affine=False)] if last_batch_norm else []
+    return nn.Sequential(*body, nn.Linear(hidden, outputs, bias=False), *last)
 
 
 def lejepa_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:

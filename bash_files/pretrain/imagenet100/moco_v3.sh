@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# MoCo v3 on ImageNet-100, 400 epochs, two GPUs, DALI. Appended flags override these.
+set -euo pipefail
+
+exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_contrastive.py" imagenet100 resnet18 \
+    --data_folder /datasets \
+    --train_dir imagenet-100/train \
+    --val_dir imagenet-100/test \
+    --method moco_v3 \
+    --epochs 400 \
+    --batch_size 128 \
+    --optimizer sgd \
+    --lars \
+    --lars_eta 0.02 \
+    --lars_clip \
+    --lr 0.3 \
+    --weight_decay 1e-6 \
+    --scheduler warmup_cosine \
+    --warmup_epochs 10 \
+    --classifier_lr 0.1 \
+    --hidden_mlp 4096 \
+    --encoding_dim 256 \
+    --pred_hidden_dim 4096 \
+    --temperature 0.2 \
+    --teacher_momentum 0.99 \
+    --teacher_momentum_end 1.0 \
+    --asymmetric_augmentations \
+    --min_scale 0.08 \
+    --dali \
+    --gpus 0 1 \
+    --num_workers 8 \
+    --name moco_v3-imagenet100 \
+    "$@"
