@@ -119,6 +119,21 @@ def lejepa(views: list[Tensor], full_size: int, directions: Tensor, weight: floa
     return (1 - weight) * invariance + weight * sum(statistics) / len(statistics)
 
 
+def info_nce(anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    """Eq. 3 of NNCLR, arXiv 2104.14548, one direction: anchor i is to find candidate i."""
+    total = anchors.new_zeros(())
+    for i, anchor in enumerate(anchors):
+        scores = [torch.exp(anchor @ c / anchor.norm() / c.norm() / temperature) for c in candidates]
+        total = total - torch.log(scores[i] / sum(scores)) / len(anchors)
+    return total
+
+
+def nearest(z: Tensor, rows: Tensor) -> int:
+    """The position of the row with the largest cosine to z, eq. 2 of NNCLR."""
+    cosine = [(z @ row / z.norm() / row.norm()).item() for row in rows]
+    return cosine.index(max(cosine))
+
+
 def lars(weights: list[np.ndarray], gradients: list[list[np.ndarray]], lr: float, decay: float) -> list[np.ndarray]:
     """LARS (arXiv 1708.03888) as SimCLR uses it: eta 1e-3, momentum 0.9; vectors (biases, norms) take plain steps."""
     weights, velocity = [w.copy() for w in weights], [np.zeros_like(w) for w in weights]

@@ -11,6 +11,7 @@ from cl.config.methods import METHODS
 from cl.losses import (
     barlow_twins_loss,
     blockwise,
+    info_nce_loss,
     lejepa_terms,
     moco_v3_loss,
     negative_cosine_similarity,
@@ -60,6 +61,7 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "simsiam": (negative_cosine_similarity, (Z1, Z2)),
     "lejepa": (lejepa_loss, (Z1, Z2)),
     "moco_v3": (lambda q, k: moco_v3_loss(q, k, 0.3), (Z1, Z2)),
+    "info_nce": (lambda a, b: info_nce_loss(a, b, 0.2), (Z1, Z2)),
 }
 
 
@@ -130,6 +132,22 @@ def test_moco_v3_matches_the_papers_formula_and_gives_the_keys_no_gradient(tempe
     assert k.grad is None
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_info_nce_matches_the_papers_formula(temperature: float) -> None:
+    assert_same_loss(
+        lambda a, b: info_nce_loss(a, b, temperature), lambda a, b: reference.info_nce(a, b, temperature), Z1, Z2
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rows_have_the_collapse_level_of_nnclr(dtype: torch.dtype) -> None:
+    rows = torch.full((128, 16), 0.3, dtype=dtype)
+    level = METHODS["nnclr"]().collapse_level(128)
+    assert level is not None
+    assert info_nce_loss(rows, rows, 0.1).item() == pytest.approx(level.value, abs=1e-6)
+    assert level == ("loss", math.log(128))
+
+
 def test_nt_xent_in_many_blocks_equals_nt_xent_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     z = projections(10)
     one_block = nt_xent_loss(z, IDS["two views"], 0.2)
@@ -149,7 +167,7 @@ def test_gradients_pass_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(loss, checked)
 
 
-@pytest.mark.parametrize("name", ["barlow_twins", "simsiam", "lejepa", "moco_v3"])
+@pytest.mark.parametrize("name", ["barlow_twins", "simsiam", "lejepa", "moco_v3", "info_nce"])
 def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     loss, inputs = LOSSES[name]
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
@@ -162,7 +180,7 @@ def test_the_order_of_the_batch_does_not_matter_to_nt_xent() -> None:
     torch.testing.assert_close(permuted, nt_xent_loss(Z1, CLASSES, 0.2), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "simsiam", "moco_v3"])
+@pytest.mark.parametrize("name", ["nt_xent", "simsiam", "moco_v3", "info_nce"])
 def test_the_norm_of_a_projection_does_not_matter(name: str) -> None:
     loss, inputs = LOSSES[name]
     lengths = torch.linspace(0.1, 100, 8, dtype=torch.float64)[:, None]
@@ -270,6 +288,11 @@ def test_mismatched_shapes_are_named() -> None:
     for loss in (lambda a, b: barlow_twins_loss(a, b, 5e-3, 1.0), negative_cosine_similarity):
         with pytest.raises(ValueError, match=r"is \[4, 6\] and . ?.* is \[3, 6\], expected \[B, D\] twice"):
             loss(projections(4), projections(3))
+
+
+def test_mismatched_rows_are_named() -> None:
+    with pytest.raises(ValueError, match=r"the rows are \[4, 6\] and \[3, 6\], expected \[B, D\] twice"):
+        info_nce_loss(projections(4), projections(3), 0.2)
 
 
 @pytest.mark.parametrize("ids", [[5], [3, 3, 3], [7, -2, 7, 0, -2, 9], list(range(9, -1, -1)), [2**62, -(2**62), 0]])

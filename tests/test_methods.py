@@ -184,6 +184,19 @@ def test_moco_v3_freezes_the_random_patch_embedding_of_a_vision_transformer() ->
 
 
 @pytest.mark.parametrize("small", [0, 6])
+def test_nnclr_is_the_mean_over_neighbours_of_full_size_views_and_all_others(small: int) -> None:
+    module = build("nnclr").double()
+    images = double(batch(labels=False, small=small))
+    z = z_of(module, images)
+    p = [module.predictor(each) for each in z]
+    rows = module.queue.rows.clone()
+    neighbours = [rows[[reference.nearest(each, rows) for each in z[g]]] for g in (0, 1)]
+    terms = [reference.info_nce(neighbours[g], p[v], 0.2) for g in (0, 1) for v in range(len(z)) if v != g]
+    assert len(terms) == (2 if small == 0 else 14)
+    torch.testing.assert_close(module.training_step(images, 0), sum(terms) / len(terms), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("small", [0, 6])
 def test_vicreg_is_the_official_loss_over_full_size_views_and_all_others(small: int) -> None:
     module = build("vicreg").double()
     images = double(batch(labels=False, small=small))
@@ -273,6 +286,8 @@ def test_the_heads_are_the_papers() -> None:
     assert layers(transformer.predictor) == [*hidden, "linear", "bn without affine"]
     assert layers(build("simsiam").projector) == [*hidden, *hidden, "linear", "bn without affine"]
     assert layers(build("simsiam").predictor) == [*hidden, "linear+b"]
+    assert layers(build("nnclr").projector) == [*hidden, *hidden, "linear", "bn"]
+    assert layers(build("nnclr").predictor) == [*hidden, "linear+b"]
     predictor = build("simsiam", "--proj_output_dim", "8", "--pred_hidden_dim", "3").predictor
     assert [layer.weight.shape for layer in predictor if isinstance(layer, nn.Linear)] == [(3, 8), (8, 3)]
 

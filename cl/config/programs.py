@@ -39,6 +39,9 @@ class Pretrain:
     device: DeviceConfig
     run: RunConfig
 
+    def __post_init__(self) -> None:
+        self.method.check_batch(self.data.batch_size * self.optim.accumulate)  # of one process; more are checked later
+
     @property
     def batches_per_loss(self) -> int:
         """Batches that share one loss: all of --accumulate under --exact_negatives, else one."""

@@ -2,8 +2,8 @@
 
 from cl.losses.barlow_twins import barlow_twins_loss
 from cl.losses.byol import byol_loss
+from cl.losses.info_nce import info_nce_loss, moco_v3_loss
 from cl.losses.lejepa import LeJEPATerms, lejepa_terms
-from cl.losses.moco_v3 import moco_v3_loss
 from cl.losses.nt_xent import nt_xent_loss
 from cl.losses.simsiam import negative_cosine_similarity
 from cl.losses.vicreg import VICRegTerms, vicreg_terms
@@ -13,6 +13,7 @@ __all__ = [
     "VICRegTerms",
     "barlow_twins_loss",
     "byol_loss",
+    "info_nce_loss",
     "lejepa_terms",
     "moco_v3_loss",
     "negative_cosine_similarity",

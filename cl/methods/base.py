@@ -34,6 +34,7 @@ class StepOutput(NamedTuple):
     loss: Tensor  # scalar, mean over this process's images
     features: Tensor  # [V, B, F] of the full-size views, by the evaluated network; the online head learns on them
     metrics: Mapping[str, Tensor] = {}  # scalars, also means over this process's images; the base logs them
+    counted: Mapping[str, tuple[Tensor, Tensor]] = {}  # sums and counts, for means over some of these images only
 
 
 def view_pairs(views: tuple[Tensor, ...]) -> list[tuple[int, int]]:
@@ -54,6 +55,7 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
 
     def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
         super().__init__()
+        config.method.check_batch(budget.global_batch)
         self.config = config
         self.budget = budget
         self.method = cast(M, config.method)
@@ -133,6 +135,8 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         output = self.step(batch)
         for name, value in ({"loss": output.loss} | dict(output.metrics)).items():
             self.means.add(name, value * len(batch.index), len(batch.index))
+        for name, (total, count) in output.counted.items():
+            self.means.add(name, total, count)
         if self.online_head is None:
             return output.loss
         return output.loss + self._online_loss(self.online_head, output.features.detach(), batch.target)

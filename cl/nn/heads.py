@@ -48,6 +48,15 @@ def lejepa_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*_layer(features, hidden), *_layer(hidden, hidden), nn.Linear(hidden, outputs))
 
 
+def nnclr_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Three linear layers, each with batch norm (arXiv 2104.14548, section 4.1)."""
+    last = nn.BatchNorm1d(outputs)
+    last.bias.requires_grad_(False)  # its gradient is 0: the predictor's batch norm removes any shift
+    return nn.Sequential(
+        *_layer(features, hidden), *_layer(hidden, hidden), nn.Linear(hidden, outputs, bias=False), last
+    )
+
+
 def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)
 

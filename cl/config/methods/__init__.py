@@ -5,6 +5,7 @@ from cl.config.methods.base import METHODS, MethodConfig
 from cl.config.methods.byol import BYOLConfig
 from cl.config.methods.lejepa import LeJEPAConfig
 from cl.config.methods.moco_v3 import MoCoV3Config
+from cl.config.methods.nnclr import NNCLRConfig
 from cl.config.methods.simclr import SimCLRConfig
 from cl.config.methods.simsiam import SimSiamConfig
 from cl.config.methods.supcon import SupConConfig
@@ -22,4 +23,5 @@ METHODS |= {
     "byol": BYOLConfig,
     "lejepa": LeJEPAConfig,
     "moco_v3": MoCoV3Config,
+    "nnclr": NNCLRConfig,
 }

@@ -1,6 +1,6 @@
 """The declaration of a method: name, flags, presets, and where its implementation is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -56,3 +56,10 @@ class MethodConfig(Config):
     def collapse_level(self, images: int) -> CollapseLevel | None:
         """What a loss of `images` images shows after a collapse; None if it shows nothing."""
         return None
+
+    def check_batch(self, global_batch: int) -> None:
+        """Refuse a batch, in images of an optimizer step, that the method cannot train on."""
+
+    def warnings(self, images: int, global_batch: int) -> Iterator[str]:
+        """What the banner warns of, given the number of training images."""
+        yield from ()

@@ -137,6 +137,8 @@ def banner_warnings(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
     yield from _without_effect(resolved)
     if isinstance(config, Pretrain) and config.method.uses_labels and not plan.labelled_images:
         yield f"{config.method.method} needs labels, but the images have none: each image is its own class"
+    if isinstance(config, Pretrain):
+        yield from config.method.warnings(plan.train_images, plan.budget.global_batch)
     skipped = plan.train_images % plan.budget.global_batch
     if skipped > plan.train_images / 5 and not config.data.last_batch_fill:
         yield f"an epoch skips {skipped} of the images; --last_batch_fill or a smaller --batch_size uses them"
