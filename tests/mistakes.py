@@ -99,6 +99,7 @@ BY_ARGV: list[Case] = [  # program, flags, parts of the message
     ),
     (PRETRAIN, [*DIGITS, "--method", "lejepa", "--sigreg_weight", "1.5"], ["--sigreg_weight: got 1.5", "at most 1"]),
     (PRETRAIN, [*DIGITS, "--sigreg_directions", "64"], ["--sigreg_directions", "--method lejepa"]),
+    (PRETRAIN, [*DIGITS, "--method", "moco_v2", "--teacher_momentum", "1"], ["--teacher_momentum_end: got 0.99"]),
     (PRETRAIN, [*DIGITS, "--method", "nnclr", "--queue_size", "64"], ["--queue_size: got 64", "the 128 images of an"]),
     (LINEAR, [*DIGITS, *RUN, "--finetune", "--lr", "1", "2"], ["--finetune: got it with a grid of 2", "one --lr"]),
     (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--optimizer", "adam"], ["--optimizer: got adam", "sgd"]),

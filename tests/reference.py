@@ -128,6 +128,16 @@ def info_nce(anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
     return total
 
 
+def moco_v2(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Eq. 1 of MoCo, arXiv 1911.05722: the key of its image against the rows of the queue; keys have no gradient."""
+    total = queries.new_zeros(())
+    for query, key in zip(queries, keys.detach(), strict=True):
+        q = query / query.norm()
+        positive = torch.exp(q @ key / key.norm() / temperature)
+        total = total - torch.log(positive / (positive + sum(torch.exp(q @ row / temperature) for row in negatives)))
+    return total / len(queries)
+
+
 def nearest(z: Tensor, rows: Tensor) -> int:
     """The position of the row with the largest cosine to z, eq. 2 of NNCLR."""
     cosine = [(z @ row / z.norm() / row.norm()).item() for row in rows]

@@ -13,6 +13,7 @@ from cl.losses import (
     blockwise,
     info_nce_loss,
     lejepa_terms,
+    moco_v2_loss,
     moco_v3_loss,
     negative_cosine_similarity,
     nt_xent_loss,
@@ -45,6 +46,7 @@ IDS = {
     "no positives": torch.arange(4),
 }
 CLASSES = IDS["classes"]
+QUEUE = torch.nn.functional.normalize(projections(11, seed=2), dim=1)
 Z1, Z2 = projections(8), projections(8) + 0.5 * projections(8, seed=1)
 
 DIRECTIONS = projections(5, seed=2)
@@ -62,7 +64,9 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "lejepa": (lejepa_loss, (Z1, Z2)),
     "moco_v3": (lambda q, k: moco_v3_loss(q, k, 0.3), (Z1, Z2)),
     "info_nce": (lambda a, b: info_nce_loss(a, b, 0.2), (Z1, Z2)),
+    "moco_v2": (lambda a, b: moco_v2_loss(a, b, QUEUE.to(torch.promote_types(a.dtype, torch.float32)), 0.2), (Z1, Z2)),
 }
+STOPS_GRADIENT = ("simsiam", "moco_v2", "moco_v3")  # of the second input
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
@@ -148,6 +152,28 @@ def test_equal_rows_have_the_collapse_level_of_nnclr(dtype: torch.dtype) -> None
     assert level == ("loss", math.log(128))
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_moco_matches_the_papers_formula_and_stops_the_gradient_of_the_keys(temperature: float) -> None:
+    assert_same_loss(
+        lambda a, b: moco_v2_loss(a, b, QUEUE, temperature),
+        lambda a, b: reference.moco_v2(a, b, QUEUE, temperature),
+        Z1,
+        Z2,
+    )
+    keys = Z2.clone().requires_grad_()
+    moco_v2_loss(Z1.clone().requires_grad_(), keys, QUEUE, temperature).backward()
+    assert keys.grad is None
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_equal_rows_have_the_collapse_level_of_moco_v2(dtype: torch.dtype, error: float) -> None:
+    row = torch.nn.functional.normalize(torch.arange(1, 17, dtype=dtype), dim=0)
+    level = METHODS["moco_v2"](queue_size=4096).collapse_level(128)
+    assert level == ("loss", math.log(4097))
+    loss = moco_v2_loss(row.repeat(128, 1), 3 * row.repeat(128, 1), row.repeat(4096, 1), 0.1)
+    assert loss.item() == pytest.approx(level.value, abs=error)
+
+
 def test_nt_xent_in_many_blocks_equals_nt_xent_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     z = projections(10)
     one_block = nt_xent_loss(z, IDS["two views"], 0.2)
@@ -161,13 +187,12 @@ def test_nt_xent_in_many_blocks_equals_nt_xent_in_one(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_pass_gradcheck(name: str) -> None:
     loss, inputs = LOSSES[name]
-    first, *others = inputs  # SimSiam's and MoCo v3's second input has no gradient on purpose
-    both = name not in ("simsiam", "moco_v3")
-    checked = [first.clone().requires_grad_(), *(z.clone().requires_grad_(both) for z in others)]
+    first, *others = inputs
+    checked = [first.clone().requires_grad_(), *(z.clone().requires_grad_(name not in STOPS_GRADIENT) for z in others)]
     assert torch.autograd.gradcheck(loss, checked)
 
 
-@pytest.mark.parametrize("name", ["barlow_twins", "simsiam", "lejepa", "moco_v3", "info_nce"])
+@pytest.mark.parametrize("name", ["barlow_twins", "simsiam", "lejepa", "moco_v3", "info_nce", "moco_v2"])
 def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     loss, inputs = LOSSES[name]
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
@@ -180,7 +205,7 @@ def test_the_order_of_the_batch_does_not_matter_to_nt_xent() -> None:
     torch.testing.assert_close(permuted, nt_xent_loss(Z1, CLASSES, 0.2), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "simsiam", "moco_v3", "info_nce"])
+@pytest.mark.parametrize("name", ["nt_xent", "simsiam", "moco_v3", "info_nce", "moco_v2"])
 def test_the_norm_of_a_projection_does_not_matter(name: str) -> None:
     loss, inputs = LOSSES[name]
     lengths = torch.linspace(0.1, 100, 8, dtype=torch.float64)[:, None]
@@ -293,6 +318,8 @@ def test_mismatched_shapes_are_named() -> None:
 def test_mismatched_rows_are_named() -> None:
     with pytest.raises(ValueError, match=r"the rows are \[4, 6\] and \[3, 6\], expected \[B, D\] twice"):
         info_nce_loss(projections(4), projections(3), 0.2)
+    with pytest.raises(ValueError, match=r"the rows are"):
+        moco_v2_loss(projections(4), projections(3), QUEUE, 0.2)
 
 
 @pytest.mark.parametrize("ids", [[5], [3, 3, 3], [7, -2, 7, 0, -2, 9], list(range(9, -1, -1)), [2**62, -(2**62), 0]])

@@ -197,6 +197,21 @@ def test_nnclr_is_the_mean_over_neighbours_of_full_size_views_and_all_others(sma
 
 
 @pytest.mark.parametrize("small", [0, 6])
+def test_moco_v2_is_the_mean_over_keys_of_full_size_views_and_all_others(small: int) -> None:
+    module = build("moco_v2").double()
+    with torch.no_grad():  # a teacher that is not the student
+        for parameter in module.teacher.parameters():
+            parameter.mul_(0.9)
+    images = double(batch(labels=False, small=small))
+    q = z_of(module, images)
+    keys = [module.teacher.projector(module.teacher.backbone(view)) for view in images.views[0]]
+    negatives = [module.queue.rows[:, g].clone() for g in (0, 1)]
+    terms = [reference.moco_v2(q[v], keys[g], negatives[g], 0.1) for g in (0, 1) for v in range(len(q)) if v != g]
+    assert len(terms) == (2 if small == 0 else 14)
+    torch.testing.assert_close(module.training_step(images, 0), sum(terms) / len(terms), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("small", [0, 6])
 def test_vicreg_is_the_official_loss_over_full_size_views_and_all_others(small: int) -> None:
     module = build("vicreg").double()
     images = double(batch(labels=False, small=small))
@@ -286,6 +301,8 @@ def test_the_heads_are_the_papers() -> None:
     assert layers(transformer.predictor) == [*hidden, "linear", "bn without affine"]
     assert layers(build("simsiam").projector) == [*hidden, *hidden, "linear", "bn without affine"]
     assert layers(build("simsiam").predictor) == [*hidden, "linear+b"]
+    assert layers(build("moco_v2", "--no_proj_batch_norm").projector) == ["linear+b", "relu", "linear+b"]
+    assert layers(build("moco_v2").projector) == [*hidden, "linear", "bn"]  # the preset on digits
     assert layers(build("nnclr").projector) == [*hidden, *hidden, "linear", "bn"]
     assert layers(build("nnclr").predictor) == [*hidden, "linear+b"]
     predictor = build("simsiam", "--proj_output_dim", "8", "--pred_hidden_dim", "3").predictor

@@ -37,6 +37,7 @@ ROWS = {  # the recipe table: backbone, method, data, epochs, global batch, temp
     "imagenet/moco_v3": ("resnet50", "moco_v3", 100, 4096, 1.0, 256, 4096, False, True),
     "imagenet/moco_v3_vit": ("timm/vit_small_patch16_224", "moco_v3", 300, 4096, 0.2, 256, 4096, False, True),
     "imagenet100/nnclr": ("resnet18", "nnclr", 400, 256, 0.2, 256, 4096, False, True),
+    "imagenet100/moco_v2": ("resnet18", "moco_v2", 400, 256, 0.2, 256, None, False, True),
     "imagenet/simsiam": ("resnet50", "simsiam", 100, 256, None, 512, 128, False, True),
 }
 

@@ -174,7 +174,7 @@ def without_batch_norm(module: nn.Module) -> None:
         without_batch_norm(child)
 
 
-@pytest.mark.parametrize("name", ["byol", toy_queue.NAME])
+@pytest.mark.parametrize("name", ["byol", "moco_v2", toy_queue.NAME])
 def test_two_micro_batches_are_one_batch_without_batch_norm(name: str, toy: None) -> None:
     whole = double(batch())
     halves = [
@@ -192,7 +192,7 @@ def test_two_micro_batches_are_one_batch_without_batch_norm(name: str, toy: None
             torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12, msg=key)
 
 
-@pytest.mark.parametrize("method", ["byol", "lejepa", "moco_v3", toy_queue.NAME])
+@pytest.mark.parametrize("method", ["byol", "lejepa", "moco_v3", "moco_v2", toy_queue.NAME])
 def test_a_run_that_is_killed_at_odd_steps_resumes_to_the_bit(
     method: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, toy: None
 ) -> None:

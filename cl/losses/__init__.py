@@ -2,7 +2,7 @@
 
 from cl.losses.barlow_twins import barlow_twins_loss
 from cl.losses.byol import byol_loss
-from cl.losses.info_nce import info_nce_loss, moco_v3_loss
+from cl.losses.info_nce import info_nce_loss, moco_v2_loss, moco_v3_loss
 from cl.losses.lejepa import LeJEPATerms, lejepa_terms
 from cl.losses.nt_xent import nt_xent_loss
 from cl.losses.simsiam import negative_cosine_similarity
@@ -15,6 +15,7 @@ __all__ = [
     "byol_loss",
     "info_nce_loss",
     "lejepa_terms",
+    "moco_v2_loss",
     "moco_v3_loss",
     "negative_cosine_similarity",
     "nt_xent_loss",

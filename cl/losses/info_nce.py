@@ -57,6 +57,33 @@ def moco_v3_loss(q: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return 2 * temperature * _identify(F.normalize(q, dim=1), F.normalize(keys.detach(), dim=1), temperature)
 
 
+@full_precision
+def moco_v2_loss(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Each query identifies the key of its image among the rows of a queue (MoCo, arXiv 1911.05722, eq. 1).
+
+        mean_i -log( exp(<n(q_i), n(k_i)> / T) / (exp(<n(q_i), n(k_i)> / T) + sum_j exp(<n(q_i), r_j> / T)) )
+
+    ln(K + 1) if all are equal. Other images of the batch are no negatives: the loss of an image is its own.
+
+    Args:
+        queries: [B, D] of this process's images, any scale; half types are promoted to float32, float64 stays.
+        keys: [B, D] of another view of these images, any scale; no gradient flows into them.
+        negatives: [K, D] unit rows r without gradient.
+        temperature: T, above 0.
+
+    Returns:
+        Scalar: the mean over this process's images. The mean over processes is the loss of the global batch.
+
+    Raises:
+        ValueError: if the shapes do not match.
+    """
+    _check_shapes(queries, keys)
+    q = F.normalize(queries, dim=1)
+    positive = (q * F.normalize(keys.detach(), dim=1)).sum(dim=1, keepdim=True)
+    similarity = torch.cat([positive, q @ negatives.T], dim=1)  # [B, 1 + K]
+    return F.cross_entropy(similarity / temperature, similarity.new_zeros(len(q), dtype=torch.int64))
+
+
 def _identify(anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of unit rows: [B, D] of this process's images, [W B, D] of all in the order of ranks."""
     own = torch.arange(len(anchors), device=anchors.device) + rank() * len(anchors)

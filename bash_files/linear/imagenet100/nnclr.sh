@@ -8,7 +8,7 @@ exec python3 "$(dirname "${BASH_SOURCE[0]}")/../../../main_linear.py" imagenet10
     --val_dir imagenet-100/test \
     --epochs 100 \
     --optimizer sgd \
-    --lr 0.1 \
+    --lr 0.3 \
     --scheduler step \
     --lr_decay_steps 60 80 \
     --weight_decay 0 \

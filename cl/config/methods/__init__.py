@@ -4,6 +4,7 @@ from cl.config.methods.barlow_twins import BarlowTwinsConfig
 from cl.config.methods.base import METHODS, MethodConfig
 from cl.config.methods.byol import BYOLConfig
 from cl.config.methods.lejepa import LeJEPAConfig
+from cl.config.methods.moco_v2 import MoCoV2Config
 from cl.config.methods.moco_v3 import MoCoV3Config
 from cl.config.methods.nnclr import NNCLRConfig
 from cl.config.methods.simclr import SimCLRConfig
@@ -24,4 +25,5 @@ METHODS |= {
     "lejepa": LeJEPAConfig,
     "moco_v3": MoCoV3Config,
     "nnclr": NNCLRConfig,
+    "moco_v2": MoCoV2Config,
 }

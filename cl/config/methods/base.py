@@ -14,6 +14,8 @@ METHOD = Flag("pretraining method", choices=METHODS, shorthands={"--supervised":
 PROJ_HIDDEN_DIM = Flag("hidden units of the projector", aliases=("--hidden_mlp",), low=1, high=MAX_UNITS)
 PROJ_OUTPUT_DIM = Flag("outputs of the projector", aliases=("--encoding_dim",), low=1, high=MAX_UNITS)
 PRED_HIDDEN_DIM = Flag("hidden units of the predictor", low=1, high=MAX_UNITS)
+TEACHER_MOMENTUM = Flag("momentum of the teacher at the first step: how much of it stays", low=0, high=1)
+TEACHER_MOMENTUM_END = Flag("momentum of the teacher at the last step; half a cosine in between", low=0, high=1)
 TEMPERATURE = Flag("temperature of the softmax over similarities", above=0)
 
 
@@ -63,3 +65,9 @@ class MethodConfig(Config):
     def warnings(self, images: int, global_batch: int) -> Iterator[str]:
         """What the banner warns of, given the number of training images."""
         yield from ()
+
+
+def check_momentum(start: float, end: float) -> None:
+    """Refuse a teacher that becomes faster during the run."""
+    if end < start:
+        raise UserError(f"--teacher_momentum_end: got {end:g}, expected at least the --teacher_momentum of {start:g}")

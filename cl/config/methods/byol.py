@@ -2,13 +2,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from cl.config.flags import Flag
-from cl.config.methods.base import METHOD, PRED_HIDDEN_DIM, PROJ_HIDDEN_DIM, PROJ_OUTPUT_DIM, MethodConfig
+from cl.config.methods.base import (
+    METHOD,
+    PRED_HIDDEN_DIM,
+    PROJ_HIDDEN_DIM,
+    PROJ_OUTPUT_DIM,
+    TEACHER_MOMENTUM,
+    TEACHER_MOMENTUM_END,
+    MethodConfig,
+    check_momentum,
+)
 from cl.config.presets import Preset
-from cl.errors import UserError
-
-TEACHER_MOMENTUM = Flag("momentum of the teacher at the first step: how much of it stays", low=0, high=1)
-TEACHER_MOMENTUM_END = Flag("momentum of the teacher at the last step; half a cosine in between", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,4 @@ class BYOLConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.teacher_momentum_end < self.teacher_momentum:
-            raise UserError(
-                f"--teacher_momentum_end: got {self.teacher_momentum_end:g}, expected at least the --teacher_momentum "
-                f"of {self.teacher_momentum:g}"
-            )
+        check_momentum(self.teacher_momentum, self.teacher_momentum_end)
