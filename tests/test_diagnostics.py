@@ -1,12 +1,14 @@
 """The metrics that distinguish a collapsed embedding from a healthy one, and the verdict on them."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cl.config.methods import METHODS
 from cl.config.methods.base import CollapseLevel
 from cl.evaluation.online.health import CollapseAlarm, Health, Level, Verdict, health, verdict_on
 from cl.methods import simsiam
@@ -58,6 +60,22 @@ def test_a_loss_at_the_level_of_a_collapse_is_an_alarm_after_the_first_tenth() -
         assert found.alarm == alarm
         assert not found.collapsed
         assert found.text.startswith("nothing learned: loss 2.07, 2.08 if all" if alarm else "no collapse")
+
+
+def test_a_collapse_is_reported_with_the_level_of_the_loss() -> None:
+    level = METHODS["moco_v2"](queue_size=512).collapse_level(128)
+    assert level is not None
+    found = verdict_on(Health(0.03, 1.7, 0, 0, 0, 0), 1000, 128, 100, 176, Level(6.224, level))
+    assert found is not None
+    numbers = "std x sqrt(d) 0.03, rank 1.7 of 128, loss 6.224, 6.24 if all projections are equal"
+    assert found.text == f"collapsed: {numbers}; try a lower --lr"
+
+
+def test_an_epoch_whose_steps_were_all_skipped_has_no_loss_to_compare(run: Run, spoil: Callable[..., None]) -> None:
+    spoil(*range(1, 6))  # the first epoch
+    flags = ["digits", "resnet18", *TINY, "--method", "nnclr", "--batch_size", "256", "--epochs", "2"]
+    code, _, err = run("main_contrastive.py", *flags)
+    assert code == 0, err
 
 
 def test_the_levels_are_those_of_a_loss_over_the_batches_that_share_it(

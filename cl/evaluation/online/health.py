@@ -78,6 +78,10 @@ class Level(NamedTuple):
     measured: float
     collapsed: CollapseLevel
 
+    def __str__(self) -> str:
+        column, value = self.collapsed
+        return f"{column} {self.measured:.4g}, {value:.4g} if all projections are equal"
+
 
 def verdict_on(
     measured: Health, images: int, dim: int, step: int, steps: int, level: Level | None = None
@@ -87,13 +91,12 @@ def verdict_on(
         return None
     numbers = f"std x sqrt(d) {measured.std:.2f}, rank {measured.rank:.1f} of {dim}"
     if not (measured.std >= 0.1 and measured.rank >= 2):  # NaN counts as collapsed
-        return Verdict(f"collapsed: {numbers}; try a lower --lr", alarm=True, collapsed=True)
+        loss = f", {level}" if level is not None else ""
+        return Verdict(f"collapsed: {numbers}{loss}; try a lower --lr", alarm=True, collapsed=True)
     if step > steps / 10 and measured.rank < 0.02 * min(images, dim):
         return Verdict(f"partial collapse: rank {measured.rank:.0f} of {dim}", alarm=True)
     if level is not None and step > steps / 10 and level.measured >= NEAR_LEVEL * level.collapsed.value:
-        column, value = level.collapsed
-        text = f"nothing learned: {column} {level.measured:.4g}, {value:.4g} if all projections are equal"
-        return Verdict(text, alarm=True)
+        return Verdict(f"nothing learned: {level}", alarm=True)
     return Verdict(f"no collapse: {numbers}")
 
 
@@ -149,7 +152,9 @@ class CollapseAlarm(Callback):
         measured = health_of(pl_module.row)
         if measured is None:
             return
-        level = Level(pl_module.row[self.level.column], self.level) if self.level else None
+        level = None
+        if self.level is not None and self.level.column in pl_module.row:  # else every step was skipped
+            level = Level(pl_module.row[self.level.column], self.level)
         was_alarm = self.verdict is not None and self.verdict.alarm
         self.verdict = verdict_on(measured, self.images, self.dim, trainer.global_step, self.steps, level)
         if self.verdict is not None and self.verdict.alarm != was_alarm and trainer.is_global_zero:
