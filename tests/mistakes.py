@@ -98,6 +98,8 @@ BY_ARGV: list[Case] = [  # program, flags, parts of the message
         ["--teacher_momentum_end: got 0.9", "at least the --teacher_momentum of 0.99"],
     ),
     (PRETRAIN, [*DIGITS, "--method", "lejepa", "--sigreg_weight", "1.5"], ["--sigreg_weight: got 1.5", "at most 1"]),
+    (PRETRAIN, [*DIGITS, "--supervised", "--decoupled"], ["--decoupled: a flag of --method simclr, not"]),
+    (PRETRAIN, [*DIGITS, "--method", "byol", "--decoupled"], ["--decoupled", "--method simclr"]),
     (PRETRAIN, [*DIGITS, "--sigreg_directions", "64"], ["--sigreg_directions", "--method lejepa"]),
     (PRETRAIN, [*DIGITS, "--method", "moco_v2", "--teacher_momentum", "1"], ["--teacher_momentum_end: got 0.99"]),
     (PRETRAIN, [*DIGITS, "--method", "nnclr", "--queue_size", "64"], ["--queue_size: got 64", "the 128 images of an"]),

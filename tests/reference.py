@@ -32,6 +32,21 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     return sum(loss(k, n + k) + loss(n + k, k) for k in range(n)) / (2 * n)  # type: ignore[return-value]
 
 
+def dcl(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    """DCL, arXiv 2110.06848: NT-Xent whose denominator lacks the positives; an anchor without negatives counts as 0."""
+    z = torch.stack([row / row.norm() for row in z.double()])
+    total = z.new_zeros(())
+    for i in range(len(z)):
+        positives = [p for p in range(len(z)) if p != i and ids[p] == ids[i]]
+        negatives = [a for a in range(len(z)) if ids[a] != ids[i]]
+        if not negatives:
+            continue
+        for p in positives:
+            others = sum(torch.exp(z[i] @ z[a] / temperature) for a in negatives)
+            total = total + (-(z[i] @ z[p]) / temperature + torch.log(others)) / len(positives)
+    return total / len(z)
+
+
 def knn(bank: np.ndarray, labels: np.ndarray, query: np.ndarray, k: int, temperature: float) -> int:
     """The class with the most votes exp(cosine / T) among the k nearest."""
     cosine = [float(b @ query / np.linalg.norm(b) / np.linalg.norm(query)) for b in bank]

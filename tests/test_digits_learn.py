@@ -80,10 +80,10 @@ def random_accuracy(width: int) -> float:
     return max(starts.values())
 
 
-def pretrained_accuracy(run: Run, folder: Path, method: str, seed: int, width: int) -> float:
+def pretrained_accuracy(run: Run, folder: Path, method: str, seed: int, width: int, *others: str) -> float:
     """Run the preset of a method, which must raise no alarm, and probe its exported backbone."""
     name = f"{method}-{seed}"
-    flags = ["--method", method, "--seed", str(seed), "--width", str(width), "--run_id", name]
+    flags = ["--method", method, "--seed", str(seed), "--width", str(width), "--run_id", name, *others]
     code, out, err = run("main_contrastive.py", "digits", "resnet18", *flags)
     assert (code, err) == (0, "")
     verdict = [line for line in out.splitlines() if "collapse" in line and "stop_on" not in line]
@@ -94,10 +94,14 @@ def pretrained_accuracy(run: Run, folder: Path, method: str, seed: int, width: i
     return accuracy
 
 
+VARIANTS = {**{method: (method, []) for method in METHODS}, "decoupled": ("simclr", ["--decoupled"])}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_beats_random_initialisation_by_ten_points(run: Run, folder: Path, method: str) -> None:
-    accuracy = pretrained_accuracy(run, folder, method, seed=0, width=WIDTH)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_method_beats_random_initialisation_by_ten_points(run: Run, folder: Path, variant: str) -> None:
+    method, flags = VARIANTS[variant]
+    accuracy = pretrained_accuracy(run, folder, method, 0, WIDTH, *flags)
     random = random_accuracy(WIDTH)
     print("\n".join(REPORT))
     assert accuracy >= random + MARGIN

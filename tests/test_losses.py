@@ -59,6 +59,7 @@ def lejepa_loss(*views: Tensor, full_size: int = 2, weight: float = 0.1) -> Tens
 
 LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "nt_xent": (lambda z: nt_xent_loss(z, CLASSES, 0.3), (Z1,)),
+    "dcl": (lambda z: nt_xent_loss(z, CLASSES, 0.3, decoupled=True), (Z1,)),
     "barlow_twins": (lambda a, b: barlow_twins_loss(a, b, 5e-3, 0.1), (Z1, Z2)),
     "simsiam": (negative_cosine_similarity, (Z1, Z2)),
     "lejepa": (lejepa_loss, (Z1, Z2)),
@@ -78,6 +79,23 @@ def test_nt_xent_matches_the_papers_formula(name: str, temperature: float) -> No
         lambda z: reference.supcon(z, ids, temperature),
         projections(len(ids)),
     )
+
+
+@pytest.mark.parametrize("block", [blockwise.BLOCK, 35])
+@pytest.mark.parametrize("name", [*IDS, "one image", "one class"])
+def test_decoupled_nt_xent_matches_dcls_formula(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockwise, "BLOCK", block)
+    ids = IDS[name] if name in IDS else torch.zeros({"one image": 2, "one class": 6}[name], dtype=torch.int64)
+    assert_same_loss(
+        lambda z: nt_xent_loss(z, ids, 0.2, decoupled=True), lambda z: reference.dcl(z, ids, 0.2), projections(len(ids))
+    )
+
+
+def test_equal_projections_have_the_closed_form_of_dcl() -> None:
+    for views, images in ((2, 8), (8, 4)):
+        z = torch.ones(views * images, 3, dtype=torch.float64)
+        found = nt_xent_loss(z, torch.arange(images).repeat(views), 0.1, decoupled=True).item()
+        assert found == pytest.approx(math.log(views * (images - 1)), abs=1e-6)
 
 
 def test_nt_xent_with_instance_ids_is_simclrs_algorithm_1() -> None:

@@ -138,6 +138,15 @@ def test_simclr_and_supcon_take_all_views_as_anchors_and_positives(name: str, te
 
 
 @pytest.mark.parametrize("small", [0, 6])
+def test_decoupled_simclr_leaves_all_views_of_the_image_out_of_the_denominator(small: int) -> None:
+    module = build("simclr", "--decoupled").double()
+    images = double(batch(small=small))
+    z = torch.cat([module.projector(module(views.flatten(0, 1))) for views in images.views])
+    expected = reference.dcl(z, images.index.repeat(2 + small), 0.2)
+    torch.testing.assert_close(module.step(images).loss, expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("small", [0, 6])
 def test_byol_is_the_sum_of_both_directions_and_with_crops_the_mean_over_all_others(small: int) -> None:
     module = build("byol").double()
     with torch.no_grad():  # a teacher that is not the student

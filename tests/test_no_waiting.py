@@ -23,6 +23,7 @@ READER = "cl/run/train/late_flags.py"
 FLAGS = ["digits", "resnet18", *TINY, "--max_steps", "9", "--knn_every", "9"]
 RECIPES = {
     **{method: ["--method", method] for method in METHODS},
+    "decoupled": ["--decoupled"],
     "lars": ["--optimizer", "sgd", "--lars", "--clip_grad", "1"],
     "accumulated": ["--accumulate", "2", "--exact_negatives"],
     "multicrop": ["--multicrop", "--small_crop_size", "4", "--n_small_crops", "2", "--gaussian_prob", "0"],

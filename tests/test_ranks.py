@@ -156,9 +156,9 @@ def gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...
     return distributed.global_mean(value.detach()), *(distributed.sum_over_ranks(each) / size for each in found)
 
 
-def nt_xent_of_rows(z: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, ...]:
+def nt_xent_of_rows(z: Tensor, ids: Tensor, temperature: float, decoupled: bool) -> tuple[Tensor, ...]:
     own = ids.chunk(distributed.world_size())[distributed.rank()]
-    return gradients(lambda rows: nt_xent_loss(rows, own, temperature), z)
+    return gradients(lambda rows: nt_xent_loss(rows, own, temperature, decoupled), z)
 
 
 def barlow_twins_of_rows(z1: Tensor, z2: Tensor) -> tuple[Tensor, ...]:
@@ -172,7 +172,9 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("size", [2, 3])
 def test_losses_do_not_depend_on_how_rows_are_split(pools: dict[int, Ranks], size: int) -> None:
     ids = torch.tensor([0, 1, 1, 2, 0, -5, 1, 2, 9, 9, -4, 0])
-    cases: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [(nt_xent_of_rows, (random(12, 5), ids, 0.1))]
+    cases: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
+        (nt_xent_of_rows, (random(12, 5), ids, 0.1, decoupled)) for decoupled in (False, True)
+    ]
     cases += [(barlow_twins_of_rows, (random(12, dim), random(12, dim, seed=1))) for dim in (4, 12, 30)]
     for function, args in cases:
         expected = function(*args)

@@ -10,10 +10,13 @@ from cl.distributed import rank
 BLOCK = 2**22  # similarities at a time: 16 MB in float32; larger blocks fit caches less well
 
 
-def mean_cross_entropy(z: Tensor, z_all: Tensor, group: Tensor, positives: Tensor, temperature: float) -> Tensor:
-    """Mean over rows of log sum_{j != i} exp(s_ij) - mean_{p in P(i)} s_ip, differentiable in `z` and `z_all`.
+def mean_cross_entropy(
+    z: Tensor, z_all: Tensor, group: Tensor, positives: Tensor, temperature: float, decoupled: bool = False
+) -> Tensor:
+    """Mean over rows of log sum_{j in A(i)} exp(s_ij) - mean_{p in P(i)} s_ip, differentiable in `z` and `z_all`.
 
-    s_ij = <z_i, z_all_j> / temperature; P(i) holds the other rows of i's group, and a row with empty P(i) counts as 0.
+    s_ij = <z_i, z_all_j> / temperature; P(i) holds the other rows of i's group, and A(i) all other rows, or those of
+    other groups if `decoupled`. A row with empty P(i) or A(i) counts as 0.
     Loss and gradient come from one pass: both gradients use the exponentials of a block while they exist, and the
     positives enter by the sum of their group.
 
@@ -23,20 +26,26 @@ def mean_cross_entropy(z: Tensor, z_all: Tensor, group: Tensor, positives: Tenso
         group: [W N] int64 in [0, W N).
         positives: [W N] int64, the number of other rows in each row's group.
         temperature: above 0.
+        decoupled: whether the positives leave the denominator.
 
     Returns:
         Scalar.
     """
-    return _MeanCrossEntropy.apply(z, z_all, group, positives, temperature)
+    return _MeanCrossEntropy.apply(z, z_all, group, positives, temperature, decoupled)
 
 
 class _MeanCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, z_all: Tensor, group: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    def forward(
+        ctx: Any, z: Tensor, z_all: Tensor, group: Tensor, positives: Tensor, temperature: float, decoupled: bool
+    ) -> Tensor:
         local = slice(rank() * len(z), (rank() + 1) * len(z))
         local_group = group[local]
         local_positives = positives[local, None]
-        weight = (local_positives > 0).to(z.dtype) / len(z)  # [N, 1]
+        counts = local_positives > 0
+        if decoupled:
+            counts = counts & (local_positives < len(z_all) - 1)
+        weight = counts.to(z.dtype) / len(z)  # [N, 1]
         scaled = z / temperature
         pull = weight / local_positives.clamp(min=1) / temperature  # of each positive
         positive_sum = _group_sums(z_all, group)[local_group] - z
@@ -45,10 +54,14 @@ class _MeanCrossEntropy(torch.autograd.Function):
         grad_all = -_group_sums(pull * z, local_group, len(group))[group]
         rows = max(1, min(len(z), BLOCK // len(z_all)))
         buffer = z.new_empty(rows, len(z_all))
+        lowest = torch.finfo(z.dtype).min
         for begin in range(0, len(z), rows):
             block = slice(begin, min(begin + rows, len(z)))
             exponential = torch.mm(scaled[block], z_all.T, out=buffer[: block.stop - begin])
-            exponential[:, local.start + begin :].diagonal().fill_(torch.finfo(z.dtype).min)  # each row with itself
+            if decoupled:
+                exponential.masked_fill_(local_group[block, None] == group, lowest)
+            else:
+                exponential[:, local.start + begin :].diagonal().fill_(lowest)  # each row with itself
             largest = exponential.amax(dim=1, keepdim=True)
             sums = exponential.sub_(largest).exp_().sum(dim=1, keepdim=True)
             loss += (weight[block] * (sums.log() + largest)).sum()
@@ -62,7 +75,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_z, grad_all = ctx.saved_tensors
-        return gradients[0] * grad_z, gradients[0] * grad_all, None, None, None
+        return gradients[0] * grad_z, gradients[0] * grad_all, None, None, None, None
 
 
 def _group_sums(rows: Tensor, group: Tensor, groups: int | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from cl.losses.precision import full_precision
 
 
 @full_precision
-def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
+def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float, decoupled: bool = False) -> Tensor:
     """NT-Xent and SupCon in one form: attract rows with the same id, repel all others.
 
     For anchor i, with similarities s_ij = <z_i, z_j> / temperature of l2-normalised rows, all others A(i) = {j != i}
@@ -18,15 +18,18 @@ def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
 
     With instance ids, each occurring twice, this is NT-Xent (SimCLR, arXiv 2002.05709, eq. 1); with class ids it is
     L_out of SupCon (arXiv 2004.11362, eq. 2), without the reference code's factor temperature / base_temperature.
+    `decoupled` takes the positives out of the sum over A(i): with pairs, DCL (arXiv 2110.06848), which can be negative.
 
     Args:
         z: [N, D] projections of all views (N = V B), any scale; half types are promoted to float32, float64 stays.
         ids: [N] int64.
         temperature: above 0.
+        decoupled: whether the positives leave the denominator.
 
     Returns:
-        Scalar: the mean of l_i over this process's N anchors; an anchor without a positive counts as 0. A(i) and P(i)
-        span all processes, and the mean over processes is the loss of the global batch.
+        Scalar: the mean of l_i over this process's N anchors; an anchor without a positive, or with an empty
+        denominator, counts as 0. A(i) and P(i) span all processes, and the mean over processes is the loss of the
+        global batch.
 
     Raises:
         ValueError: if the shapes do not match.
@@ -36,7 +39,7 @@ def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float) -> Tensor:
     z = F.normalize(z, dim=1)
     group = numbered(gather(ids))
     counts = torch.zeros_like(group).index_add_(0, group, torch.ones_like(group))
-    return mean_cross_entropy(z, gather(z), group, counts[group] - 1, temperature)
+    return mean_cross_entropy(z, gather(z), group, counts[group] - 1, temperature, decoupled)
 
 
 def numbered(ids: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ class SimCLR(ContrastiveModule[SimCLRConfig]):
         features = [self.encode(views, self.backbone) for views in batch.views]
         z = torch.cat([self.projector(rearrange(f, "v b f -> (v b) f")) for f in features])  # [V B, D]
         ids = self.ids(batch).repeat(len(z) // len(batch.index))  # [V B]
-        return StepOutput(nt_xent_loss(z, ids, self.method.temperature), features[0])
+        loss = nt_xent_loss(z, ids, self.method.temperature, self.method.decoupled)
+        return StepOutput(loss, features[0])
 
     def ids(self, batch: Batch) -> Tensor:
         """[B] int64: views with the same id are positives."""

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -19,9 +19,18 @@ class SimCLRConfig(MethodConfig):
         "cifar100": {"proj_batch_norm": True},
     }
 
+    selfcheck_cases: ClassVar[Mapping[str, Sequence[str]]] = {
+        "DCL": ("--decoupled",),
+        "DCL, 2 + 6 crops": ("--decoupled", "--multicrop"),
+    }
+
     method: Annotated[str, METHOD] = "simclr"
     temperature: Annotated[float, TEMPERATURE] = 0.2
     proj_batch_norm: Annotated[bool, Flag("batch norm in the projector, as in the SimCLR authors' code")] = False
+
+    decoupled: Annotated[
+        bool, Flag("take the positives out of the denominator of the softmax (DCL, arXiv 2110.06848)")
+    ] = False
 
     def banner_rows(self, other_views: int) -> dict[str, str]:
         return {"anchors": f"each view is compared with {other_views} views of other images"}

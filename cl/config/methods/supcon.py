@@ -1,3 +1,4 @@
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -11,6 +12,8 @@ class SupConConfig(SimCLRConfig):
 
     implementation: ClassVar[str] = "cl.methods.supcon:SupCon"
     uses_labels: ClassVar[bool] = True
+    selfcheck_cases: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     method: Annotated[str, METHOD] = "supcon"
     temperature: Annotated[float, TEMPERATURE] = 0.1
+    decoupled: ClassVar[bool] = False  # type: ignore[misc]  # no flag: DCL is defined for one positive
