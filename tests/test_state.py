@@ -83,19 +83,19 @@ def test_a_skipped_step_leaves_the_state_untouched(name: str, toy: None) -> None
         assert module.queue.position == 16
 
 
-@pytest.mark.parametrize("method", ["byol", toy_queue.NAME])
+@pytest.mark.parametrize("method", ["byol", "nnclr", "moco_v2", toy_queue.NAME])
 def test_a_run_skips_a_step_without_a_trace_in_the_state(
     method: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, toy: None
 ) -> None:
     flags = [*SHORT, "--method", method, "--batch_size", "256", "--scheduler", "none"]
-    flags += ["--teacher_momentum", "0.9", "--teacher_momentum_end", "0.9"] if method == "byol" else []
+    flags += ["--teacher_momentum", "0.9", "--teacher_momentum_end", "0.9"] if method in ("byol", "moco_v2") else []
     assert run(PRETRAIN, *flags, "--max_steps", "2", "--run_id", "two")[0] == 0
     spoil_third_batch(monkeypatch)
     code, _, err = run(PRETRAIN, *flags, "--max_steps", "3", "--run_id", "three")
     assert (code, err.count("\n")) == (0, 1)
     two, three = (state_of(folder / f"trained_models/{name}") for name in ("two", "three"))
     names = [name for name in two if name.startswith(("/state_dict/", "/optimizer_states/"))]
-    assert any("teacher" in name for name in names)
+    assert any("teacher" in name or "queue" in name for name in names)
     assert all(same(two[name], three[name]) for name in names)
 
 
