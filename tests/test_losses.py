@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cl.losses import barlow_twins_loss, blockwise, negative_cosine_similarity, nt_xent_loss
-from cl.losses.nt_xent import numbered
+from cl.losses.nt_xent import grouped
 from tests import reference
 
 
@@ -97,7 +97,7 @@ def test_simsiam_matches_the_papers_formula_and_stops_the_gradient() -> None:
 def test_nt_xent_in_many_blocks_equals_nt_xent_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     z = projections(10)
     one_block = nt_xent_loss(z, IDS["two views"], 0.2)
-    monkeypatch.setattr(blockwise, "BLOCK", 35)  # three rows of ten per block, and one in the last
+    monkeypatch.setitem(blockwise.BLOCK, "cpu", 35)  # three rows of ten per block, and one in the last
     assert_same_loss(
         lambda z: nt_xent_loss(z, IDS["two views"], 0.2), lambda z: reference.supcon(z, IDS["two views"], 0.2), z
     )
@@ -213,6 +213,9 @@ def test_mismatched_shapes_are_named() -> None:
 
 
 @pytest.mark.parametrize("ids", [[5], [3, 3, 3], [7, -2, 7, 0, -2, 9], list(range(9, -1, -1)), [2**62, -(2**62), 0]])
-def test_ids_are_numbered_as_unique_numbers_them(ids: list[int]) -> None:
+def test_rows_are_grouped_as_unique_groups_them(ids: list[int]) -> None:
     tensor = torch.tensor(ids)
-    assert torch.equal(numbered(tensor), tensor.unique(return_inverse=True)[1])
+    _, inverse, counts = tensor.unique(return_inverse=True, return_counts=True)
+    group, others = grouped(tensor)
+    assert torch.equal(others, counts[inverse] - 1)
+    assert torch.equal(group, (counts.cumsum(0) - counts)[inverse])  # a number of its own for each id, below N
