@@ -10,7 +10,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightly_loop
 import torch
 from torch import Tensor
 from watched import DEVICE, GPU
@@ -63,6 +62,8 @@ def ours(flags: list[str], steps: int) -> Shares:
 
 
 def lightlys(method: str, train_dir: Path, width: int, batch_size: int, steps: int) -> Shares:
+    import lightly_loop  # not above: bench/step.py does without lightly
+
     model = lightly_loop.model_of(method, width).to(DEVICE)
     optimizer = lightly_loop.optimizer_of(method, model, batch_size)
     loader = lightly_loop.batches(train_dir, batch_size, workers=0)
