@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cl.batch import Batch
 from cl.cli import parse
@@ -15,6 +16,7 @@ from cl.config.methods import METHODS
 from cl.config.programs import Pretrain
 from cl.data.datamodule import pretrain_settings
 from cl.data.sampler import RankSlice
+from cl.distributed import rank
 from cl.errors import UserError
 from cl.methods import ContrastiveModule
 from cl.methods.rehearsal import captured, networks_of
@@ -22,12 +24,16 @@ from cl.nn import cuda_graphs
 from cl.nn.replays import Call, CannotCapture, Replays, record
 from cl.run.start.devices import Devices, why_no_graphs
 from cl.run.start.network import replay_networks
+from cl.selfcheck import _Step
 from tests import fixed_buffers, toy_queue
 from tests.conftest import TINY, Run
 from tests.fixed_buffers import FixedBuffers
 from tests.kills import differences
 from tests.test_methods import build
+from tests.test_ranks import pools
 from tests.test_resume import break_off
+
+__all__ = ["pools"]  # the fixture
 
 FLAGS = ["digits", "resnet18", *TINY, "--max_steps", "9", "--knn_every", "9"]
 STEPS = 3
@@ -78,6 +84,30 @@ def test_replayed_networks_train_to_the_same_bits(name: str, small: int, accumul
     assert_same(trained(module, small, accumulate), trained(made(name, False), small, accumulate))
     counts = {call.replays for call in slots(module)}
     assert counts == {STEPS * accumulate}  # each call once in each step
+
+
+def with_ddp(name: str, graphs: bool) -> dict[str, Tensor]:
+    """Losses and state after three steps of a process under DDP, with a batch norm of its own."""
+    module = made(name, graphs)
+    wrapped = DistributedDataParallel(_Step(module))  # after the capture, as in a run
+    optimizer = module.configure_optimizers()["optimizer"]
+    losses = []
+    for step in range(STEPS):
+        loss = wrapped(random_batch(STEPS * rank() + step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        module.after_step(torch.ones((), dtype=torch.float64))
+        module.step_index += 1
+        losses.append(loss.detach())
+    assert {call.replays for call in slots(module)} == ({STEPS} if graphs else set())
+    return {"losses": torch.stack(losses), **module.state_dict()}
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol"])
+def test_processes_under_ddp_replay_to_the_same_bits(pools: Any, name: str) -> None:
+    for found, expected in zip(pools[2].run(with_ddp, name, True), pools[2].run(with_ddp, name, False), strict=True):
+        assert_same(found, expected)
 
 
 def slots(module: ContrastiveModule[Any]) -> list[FixedBuffers]:
