@@ -65,7 +65,7 @@ class Replays:
         return eager(*args, **kwargs)
 
     def own_gradients(self, parameters: Iterator[nn.Parameter]) -> None:
-        """After a backward pass: the gradients of `parameters` as tensors that no replay overwrites."""
+        """After a backward pass: gradients in memory of their own, which no replay overwrites (pytorch#181723)."""
         if self.copies and self.calls:
             gradients = {p: p.grad for p in parameters if p.grad is not None}
             copied = torch._foreach_mul(list(gradients.values()), 1.0)
