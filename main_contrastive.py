@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> None:
     from cl.methods import build_method
     from cl.run.folder.checkpoint import SaveLast
     from cl.run.start.dry_run import dry_run
-    from cl.run.start.network import prepare_network
-    from cl.run.start.opening import announce, open_run
+    from cl.run.start.network import prepare_network, replay_networks
+    from cl.run.start.opening import announce, announce_rows, open_run
     from cl.run.start.plan import make_plan
     from cl.run.train.pretraining import SaveResults, closing_text, collapse_alarm, measure_pretraining, pictures
     from cl.run.train.progress import Progress
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
         return print(dry_run(resolved, plan, method, data, start.folder))
 
     prepare_network(method, config.device, devices)
+    announce_rows(replay_networks(method, config, devices, data.settings))
     save = SaveLast(start.folder, config, data.splits)
     progress = Progress(start.folder)
     alarm = collapse_alarm(config, data, plan)

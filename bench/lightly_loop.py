@@ -113,10 +113,13 @@ def optimizer_of(method: str, model: nn.Module, batch_size: int) -> torch.optim.
     return torch.optim.AdamW(model.parameters(), lr=1e-3 * batch_size / 128, weight_decay=1e-4)
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, device: torch.device) -> Tensor:
+def step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, device: torch.device, bf16: bool = False
+) -> Tensor:
     """Take an optimizer step; return the loss."""
     x0, x1 = (x.to(device) for x in batch[0])
-    loss = model(x0, x1)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        loss = model(x0, x1)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -130,6 +133,7 @@ def train(
     device: torch.device,
     epochs: int,
     steps: int | None,
+    bf16: bool = False,
 ) -> Iterator[float]:
     """Train, and yield the images per second of each epoch, which has at most `steps` steps."""
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -137,7 +141,7 @@ def train(
         began = time.perf_counter()
         seen = 0
         for batch in islice(loader, steps):
-            last_loss = step(model, optimizer, batch, device)
+            last_loss = step(model, optimizer, batch, device, bf16)
             seen += len(batch[0][0])
         scheduler.step()
         assert math.isfinite(last_loss.item())
@@ -154,16 +158,19 @@ def main() -> None:
     parser.add_argument("--fast_dev_run", action="store_true", help="one step")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--num_workers", type=int, default=8)
+    parser.add_argument("--bf16", action="store_true", help="autocast and channels last, which its examples do not use")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model_of(args.method, args.width).to(device)
+    if args.bf16:
+        model.to(memory_format=torch.channels_last)
     loader = batches(args.train_dir, args.batch_size, args.num_workers)
     epochs = 1 if args.fast_dev_run else args.epochs
     steps = 1 if args.fast_dev_run else None
     optimizer = optimizer_of(args.method, model, args.batch_size)
-    speeds = list(train(model, optimizer, loader, device, epochs, steps))
+    speeds = list(train(model, optimizer, loader, device, epochs, steps, args.bf16))
     args.out.mkdir(parents=True, exist_ok=True)
     torch.save(model.backbone.state_dict(), args.out / "backbone.pth")
     (args.out / "speed.json").write_text(json.dumps(speeds))

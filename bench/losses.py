@@ -2,14 +2,16 @@
 
 Forward and backward on the CPU, two views, float32. Times are CPU seconds of one thread (medians of interleaved runs);
 memory is the growth of the process's peak, in a new process per case (Linux). `--check` exits with 1 below a target.
+`--on_device 512 4096` prints milliseconds and MiB of these batches as JSON, on a GPU if there is one.
 """
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from watched import DEVICE, GPU
 
 from cl.losses import barlow_twins_loss, nt_xent_loss
 
 T = 0.1
+REPEATS = 20  # on a GPU
 Loss = Callable[[Tensor, Tensor], Tensor]  # takes two views, [B, D] each
 
 
@@ -29,11 +33,11 @@ def cross_entropy(z1: Tensor, z2: Tensor) -> Tensor:
     """NT-Xent as plain cross-entropy over the (2B)^2 similarities."""
     z = F.normalize(torch.cat([z1, z2]))
     similarity = (z @ z.T / T).fill_diagonal_(-torch.inf)
-    return F.cross_entropy(similarity, torch.arange(len(z)).roll(len(z1)))
+    return F.cross_entropy(similarity, torch.arange(len(z), device=z.device).roll(len(z1)))
 
 
 def our_nt_xent(z1: Tensor, z2: Tensor) -> Tensor:
-    return nt_xent_loss(torch.cat([z1, z2]), torch.arange(len(z1)).repeat(2), T)
+    return nt_xent_loss(torch.cat([z1, z2]), torch.arange(len(z1), device=z1.device).repeat(2), T)
 
 
 def lightly_nt_xent(z1: Tensor, z2: Tensor) -> Tensor:
@@ -43,7 +47,7 @@ def lightly_nt_xent(z1: Tensor, z2: Tensor) -> Tensor:
 
 
 def classes(z: Tensor) -> Tensor:
-    return torch.arange(len(z)) % 10
+    return torch.arange(len(z), device=z.device) % 10
 
 
 def our_supcon(z1: Tensor, z2: Tensor) -> Tensor:
@@ -147,14 +151,48 @@ def peak_kib() -> int:
     return int(status.split("VmHWM:")[1].split()[0])
 
 
+def on_device(name: str, batch: int, dim: int) -> str:
+    """Milliseconds of forward and backward, launched without waiting in between, and on a GPU the MiB that they add."""
+    z = tuple(view.detach().to(DEVICE).requires_grad_() for view in views(batch, dim))
+    loss = LOSSES[name]
+    try:
+        loss(*z).backward()
+        if not GPU:
+            return f"{1000 * seconds_of(loss, z):.2f}"
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(REPEATS):
+            loss(*z).backward()
+        end.record()
+        end.synchronize()
+    except (ImportError, torch.OutOfMemoryError) as error:
+        return type(error).__name__
+    mib = (torch.cuda.max_memory_allocated() - before) / 2**20
+    return f"{start.elapsed_time(end) / REPEATS:.2f}, {mib:.0f}"
+
+
+def all_on_device(batches: Sequence[int]) -> dict[str, str]:
+    dims = (2048, 8192) if GPU else (512,)
+    cases = [(name, batch, 128) for batch in batches for name in LOSSES if name.startswith("nt_xent")]
+    cases += [(name, batches[0], dim) for dim in dims for name in LOSSES if name.startswith("barlow")]
+    return {f"{name}, B {batch}, D {dim}:": on_device(name, batch, dim) for name, batch, dim in cases}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="exit with 1 below a target")
+    parser.add_argument("--on_device", type=int, nargs="+", metavar="B", help="batches to measure on a GPU")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
         name, batch, dim = args.peak
         print_peak(name, int(batch), int(dim))
+        return 0
+    if args.on_device:
+        print(json.dumps(all_on_device(args.on_device)))
         return 0
     torch.set_num_threads(1)  # another thread's waiting would count as CPU time
     missed = []

@@ -12,12 +12,9 @@ at most on a GPU. A CPU rehearses it with small batches. `--check` exits with 1 
 """
 
 import argparse
-import contextlib
 import csv
 import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -32,7 +29,7 @@ import torch
 from step_shares import now, set_up
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from watched import DEVICE, GPU, machine
+from watched import DEVICE, GPU, limited, machine
 
 from cl.batch import Batch
 from cl.machine.cores import usable_cores
@@ -90,34 +87,23 @@ def link_images(source: Path, folder: Path, images: int) -> Path:
 
 def measured(flags: list[str], folder: Path) -> dict[str, float]:
     """Images/s of each part, by column; a part that fails or reaches its limit is missing."""
-    part = limited([sys.executable, __file__, "--data_folder", ".", "--part", *flags], folder)
+    part = printed([sys.executable, __file__, "--data_folder", ".", "--part", *flags], folder)
     found: dict[str, float] = json.loads(part.splitlines()[-1]) if part else {}
     run = ["--epochs", "2" if GPU else "1", "--run_id", f"{len(os.listdir(folder))}", "--knn_every", "99"]
-    if limited([sys.executable, str(ROOT / "main_contrastive.py"), *flags, *run], folder):
+    if printed([sys.executable, str(ROOT / "main_contrastive.py"), *flags, *run], folder):
         with (folder / "trained_models" / run[3] / "timing.csv").open() as file:
             last = list(csv.DictReader(file))[-1]
         found |= {"run": float(last["images_per_second"]), "waiting": float(last["waiting_share"])}
     return found
 
 
-def limited(command: list[str], folder: Path) -> str:
-    """What the command printed, "" if it failed or was ended at its limit, with all processes that it had started."""
-    with (folder / "log").open("w+") as log:  # not a pipe: a child that lived on would hold it open
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)
-        try:
-            code = child.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            code = -1
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        log.seek(0)
-        printed = log.read()
-    if code:
-        reason = f"ended after {LIMIT} s" if code == -1 else f"exit code {code}: {printed.strip().splitlines()[-1:]}"
-        print(f"{command[1]} {reason}", file=sys.stderr, flush=True)
-    return "" if code else printed
+def printed(command: list[str], folder: Path) -> str:
+    """What the command printed; "" if it failed or was ended at its limit."""
+    log = folder / "log"
+    failure = limited(command, LIMIT, log, folder)
+    if failure:
+        print(f"{command[1]} {failure}", file=sys.stderr, flush=True)
+    return "" if failure else log.read_text()
 
 
 def in_process(flags: list[str]) -> dict[str, float]:

@@ -10,7 +10,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightly_loop
 import torch
 from torch import Tensor
 from watched import DEVICE, GPU
@@ -26,7 +25,7 @@ from cl.methods import build_method
 from cl.optim.schedules import Budget
 from cl.run.start.devices import on_devices
 from cl.run.start.dry_run import Step, endless
-from cl.run.start.network import prepare_network
+from cl.run.start.network import prepare_network, replay_networks
 
 WARM_UP = 1  # steps that are not timed
 DIMENSIONS = {"simclr": 128, "supcon": 128, "barlow_twins": 2048, "simsiam": 2048}  # of both toolkits' projections
@@ -50,6 +49,7 @@ def set_up(flags: list[str]) -> tuple[ImageData, Step]:
     budget = Budget.of(config.run, data.global_batch, data.steps_per_epoch)
     module = build_method(config, len(data.splits.classes), budget).to(DEVICE)
     prepare_network(module, config.device, devices)
+    replay_networks(module, config, devices, settings)
     return data, Step(module, config.device.precision)
 
 
@@ -62,6 +62,8 @@ def ours(flags: list[str], steps: int) -> Shares:
 
 
 def lightlys(method: str, train_dir: Path, width: int, batch_size: int, steps: int) -> Shares:
+    import lightly_loop  # not above: bench/step.py does without lightly
+
     model = lightly_loop.model_of(method, width).to(DEVICE)
     optimizer = lightly_loop.optimizer_of(method, model, batch_size)
     loader = lightly_loop.batches(train_dir, batch_size, workers=0)

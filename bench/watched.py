@@ -1,8 +1,12 @@
-"""Run commands and measure their time and memory."""
+"""Run commands and measure their time and memory, or end them at a limit."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +38,25 @@ def watched(*command: str) -> Took:
     if process.returncode:
         sys.exit(f"exit code {process.returncode}: {' '.join(command)}")
     return Took(time.perf_counter() - began, peak)
+
+
+def limited(command: Sequence[str], limit: float, log: Path, folder: Path) -> str:
+    """Run a command in `folder` with its output in `log`; "" if it succeeded, else what happened.
+
+    At its limit it is ended with all processes that it has started.
+    """
+    with log.open("w") as output:  # not a pipe: a child that lived on would hold it open
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)
+        try:
+            code = child.wait(limit)
+        except subprocess.TimeoutExpired:
+            return f"ended after {limit:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    last_words = log.read_text(errors="replace").split()[-20:]
+    return f"exit code {code}: {' '.join(last_words)}" if code else ""
 
 
 def gpu_mib() -> float:

@@ -79,6 +79,11 @@ BY_ARGV: list[Case] = [  # program, flags, parts of the message
     (PRETRAIN, [*DIGITS, "--weights_key", "teacher"], ["--weights_key: got teacher without a file in --init_from"]),
     (PRETRAIN, [*DIGITS, "--init_from", "torchvision", "--weights_key", "x"], ["--weights_key: got x without a file"]),
     (PRETRAIN, [*DIGITS, "--min_lr", "1"], ["--min_lr: got 1", "--lr"]),
+    (
+        PRETRAIN,
+        [*DIGITS, "--graphs", "on", "--accumulate", "2", "--exact_negatives"],
+        ["--graphs: got on with --exact_negatives, expected auto or off"],
+    ),
     (PRETRAIN, [*DIGITS, "--gpus", "0", "--accelerator", "cpu"], ["--gpus: got 0", "--accelerator cpu"]),
     (PRETRAIN, [*DIGITS, "--gpus", "zero"], ["--gpus: got zero"]),
     (PRETRAIN, [*DIGITS, "--gpus", "-1"], ["--gpus: got -1"]),
@@ -128,6 +133,7 @@ BY_ARGV.append((PRETRAIN, [*DIGITS, "--resume_training_from", "auto", "--run_id"
 BY_MACHINE: list[Case] = [
     (PRETRAIN, [*DIGITS, "--gpus", "0"], ["--gpus: got 0", "no GPU", "--devices 1 --accelerator cpu"]),
     (PRETRAIN, [*DIGITS, "--accelerator", "gpu"], ["--accelerator: got gpu", "no GPU"]),
+    (PRETRAIN, [*DIGITS, "--graphs", "on", "--accelerator", "cpu"], ["--graphs: got on", "need a GPU"]),
     (PRETRAIN, [*DIGITS, "--batch_size", "1438"], ["--batch_size: got 1438", "1437 training images"]),
     (PRETRAIN, [*DIGITS, "--warmup_epochs", "13"], ["--warmup_epochs: got 13"]),
     (PRETRAIN, [*DIGITS, "--num_nodes", "2", "--accelerator", "cpu"], ["--num_nodes: got 2", "torchrun.sh"]),

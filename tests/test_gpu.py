@@ -7,18 +7,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
+from cl.backbones import timm
 from cl.config.methods import METHODS
 from cl.data.executors.workers import WorkerExecutor
 from cl.data.images import ArraySet
 from cl.data.kernels import obstacle
 from cl.data.views.rows import RandomViews
 from cl.data.views.spec import ViewSpec
+from cl.losses import nt_xent_loss
 from tests.conftest import ROOT, Run
 from tests.pictures import plain
 from tests.test_executors import JITTER, batch_of, tiles
@@ -126,10 +129,10 @@ def test_bf16_is_the_default_where_the_gpu_has_it(run: Run) -> None:
     assert config["device"]["precision"]["value"] == ("bf16-mixed" if has_bf16 else "32")
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+@pytest.mark.parametrize(("precision", "graphs"), [("32", "off"), ("bf16-mixed", "off"), ("bf16-mixed", "on")])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_steady_step_never_waits_for_the_gpu(
-    method: str, precision: str, run: Run, monkeypatch: pytest.MonkeyPatch
+    method: str, precision: str, graphs: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advance = _TrainingEpochLoop.advance
     steps = iter(range(1, 1000))
@@ -143,7 +146,7 @@ def test_a_steady_step_never_waits_for_the_gpu(
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(_TrainingEpochLoop, "advance", watched)
-    losses(run, "watched", "--method", method, "--precision", precision)
+    losses(run, "watched", "--method", method, "--precision", precision, "--graphs", graphs)
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed", "16-mixed"])
@@ -164,3 +167,55 @@ def test_a_bad_step_is_undone_as_if_it_had_been_skipped(
             with Path("trained_models", name, "metrics.csv").open() as file:
                 found.append([float(row["loss"]) for row in csv.DictReader(file)])
     assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+@pytest.mark.parametrize("method", METHODS)
+def test_replayed_networks_have_the_losses_of_launched_ones(method: str, precision: str, run: Run) -> None:
+    flags = ["--method", method, "--precision", precision, "--max_steps", "4"]
+    replayed, launched = (losses(run, graphs, *flags, "--graphs", graphs) for graphs in ("on", "off"))
+    assert replayed == pytest.approx(launched, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--accumulate", "2"], ["--multicrop", "--small_crop_size", "6", "--n_small_crops", "2"], ["--compile"]]
+)
+def test_replays_hold_for_accumulation_small_crops_and_compiled_backbones(flags: list[str], run: Run) -> None:
+    flags = [*flags, "--method", "byol", "--batch_size", "64", "--max_steps", "4"]
+    replayed, launched = (losses(run, graphs, *flags, "--graphs", graphs) for graphs in ("on", "off"))
+    assert replayed == pytest.approx(launched, rel=1e-3)
+
+
+def test_replayed_dropout_draws_anew_in_each_step_and_the_same_in_each_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seed of a step is read when its graphs are replayed: the draws are those of launched kernels."""
+    create = timm.create
+
+    def with_dropout(*args: Any, **options: Any) -> torch.nn.Module:
+        network = create(*args, **options)
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.2
+        return network
+
+    monkeypatch.setattr(timm, "create", with_dropout)
+    command = ["digits", "timm/vit_tiny_patch16_224", "--crop_size", "16", "--max_steps", "4", "--precision", "32"]
+    found = []
+    for name, graphs in (("on", "on"), ("again", "on"), ("off", "off")):
+        assert run("main_contrastive.py", *command, "--graphs", graphs, "--run_id", name)[0] == 0
+        with Path("trained_models", name, "metrics.csv").open() as file:
+            found.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0] == pytest.approx(found[2], rel=1e-3)
+
+
+@pytest.mark.parametrize("batch", [512, 4096])
+def test_nt_xent_needs_at_most_256_mb_beside_its_gradients(batch: int) -> None:
+    z = torch.randn(2 * batch, 128, device="cuda", requires_grad=True)
+    ids = torch.arange(batch, device="cuda").repeat(2)
+    nt_xent_loss(z, ids, 0.1).backward()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    nt_xent_loss(z, ids, 0.1).backward()
+    assert torch.cuda.max_memory_allocated() - before < 256e6

@@ -18,7 +18,7 @@ from cl.losses import (
     negative_cosine_similarity,
     nt_xent_loss,
 )
-from cl.losses.nt_xent import numbered
+from cl.losses.nt_xent import grouped
 from tests import reference
 
 
@@ -81,10 +81,10 @@ def test_nt_xent_matches_the_papers_formula(name: str, temperature: float) -> No
     )
 
 
-@pytest.mark.parametrize("block", [blockwise.BLOCK, 35])
+@pytest.mark.parametrize("block", [blockwise.BLOCK["cpu"], 35])
 @pytest.mark.parametrize("name", [*IDS, "one image", "one class"])
 def test_decoupled_nt_xent_matches_dcls_formula(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockwise, "BLOCK", block)
+    monkeypatch.setitem(blockwise.BLOCK, "cpu", block)
     ids = IDS[name] if name in IDS else torch.zeros({"one image": 2, "one class": 6}[name], dtype=torch.int64)
     assert_same_loss(
         lambda z: nt_xent_loss(z, ids, 0.2, decoupled=True), lambda z: reference.dcl(z, ids, 0.2), projections(len(ids))
@@ -195,7 +195,7 @@ def test_equal_rows_have_the_collapse_level_of_moco_v2(dtype: torch.dtype, error
 def test_nt_xent_in_many_blocks_equals_nt_xent_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     z = projections(10)
     one_block = nt_xent_loss(z, IDS["two views"], 0.2)
-    monkeypatch.setattr(blockwise, "BLOCK", 35)  # three rows of ten per block, and one in the last
+    monkeypatch.setitem(blockwise.BLOCK, "cpu", 35)  # three rows of ten per block, and one in the last
     assert_same_loss(
         lambda z: nt_xent_loss(z, IDS["two views"], 0.2), lambda z: reference.supcon(z, IDS["two views"], 0.2), z
     )
@@ -341,6 +341,9 @@ def test_mismatched_rows_are_named() -> None:
 
 
 @pytest.mark.parametrize("ids", [[5], [3, 3, 3], [7, -2, 7, 0, -2, 9], list(range(9, -1, -1)), [2**62, -(2**62), 0]])
-def test_ids_are_numbered_as_unique_numbers_them(ids: list[int]) -> None:
+def test_rows_are_grouped_as_unique_groups_them(ids: list[int]) -> None:
     tensor = torch.tensor(ids)
-    assert torch.equal(numbered(tensor), tensor.unique(return_inverse=True)[1])
+    _, inverse, counts = tensor.unique(return_inverse=True, return_counts=True)
+    group, others = grouped(tensor)
+    assert torch.equal(others, counts[inverse] - 1)
+    assert torch.equal(group, (counts.cumsum(0) - counts)[inverse])  # a number of its own for each id, below N

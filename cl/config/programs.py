@@ -21,7 +21,7 @@ from cl.config.presets import (
     PRETRAIN_OPTIMIZERS,
     Preset,
 )
-from cl.config.run import DeviceConfig, RunConfig
+from cl.config.run import DeviceConfig, PretrainDeviceConfig, RunConfig
 from cl.config.views import PretrainViewsConfig, ViewsConfig
 from cl.errors import UserError
 
@@ -36,11 +36,15 @@ class Pretrain:
     views: PretrainViewsConfig
     optim: PretrainOptimConfig
     online: OnlineConfig
-    device: DeviceConfig
+    device: PretrainDeviceConfig
     run: RunConfig
 
     def __post_init__(self) -> None:
         self.method.check_batch(self.data.batch_size * self.optim.accumulate)  # of one process; more are checked later
+        if self.device.graphs == "on" and self.batches_per_loss > 1:
+            raise UserError(
+                "--graphs: got on with --exact_negatives, expected auto or off: its second forward pass is no replay"
+            )
 
     @property
     def batches_per_loss(self) -> int:

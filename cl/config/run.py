@@ -52,6 +52,21 @@ class DeviceConfig(Config):
 
 
 @dataclass(frozen=True)
+class PretrainDeviceConfig(DeviceConfig):
+    """Hardware and arithmetic."""
+
+    graphs: Annotated[
+        str,
+        Flag(
+            "replay the networks of a step as CUDA graphs instead of launching their kernels one by one; auto does so "
+            "on a GPU where it can",
+            choices=("auto", "on", "off"),
+            resume="free",
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True)
 class RunConfig(Config):
     """Length, name and folder of the run."""
 

@@ -37,17 +37,16 @@ def nt_xent_loss(z: Tensor, ids: Tensor, temperature: float, decoupled: bool = F
     if z.ndim != 2 or ids.shape != z.shape[:1]:
         raise ValueError(f"z is {list(z.shape)} and ids is {list(ids.shape)}, expected [N, D] and [N]")
     z = F.normalize(z, dim=1)
-    group = numbered(gather(ids))
-    counts = torch.zeros_like(group).index_add_(0, group, torch.ones_like(group))
-    return mean_cross_entropy(z, gather(z), group, counts[group] - 1, temperature, decoupled)
+    group, positives = grouped(gather(ids))
+    return mean_cross_entropy(z, gather(z), group, positives, temperature, decoupled)
 
 
-def numbered(ids: Tensor) -> Tensor:
-    """[N] int64 -> [N] the position of each id among the different ids in ascending order.
+def grouped(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """[N] int64 -> [N] the number of each row's group, and [N] how many other rows it has.
 
-    What `unique` returns as inverse; but how many ids there are `unique` and `bincount` ask a GPU, and wait for it.
+    Rows with the same id are a group; its number is the position of its first row in ascending order. `unique` and
+    `bincount` would ask a GPU how many groups there are, and wait for it.
     """
-    ascending, order = ids.sort()
-    is_next = (ascending[1:] != ascending[:-1]).long()
-    number = F.pad(is_next.cumsum(0), (1, 0))
-    return number[order.argsort()]
+    ascending = ids.sort().values
+    group = torch.searchsorted(ascending, ids)
+    return group, torch.searchsorted(ascending, ids, right=True) - group - 1

@@ -21,6 +21,7 @@ from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.methods.replicated import Replicated
 from cl.nn.batch_norm import frozen_statistics
 from cl.nn.heads import linear_head
+from cl.nn.replays import Replays
 from cl.nn.seeding import seed_network
 from cl.optim import build_optimizer, with_schedule
 from cl.optim.gradients import clip_gradients, freeze_gradients
@@ -71,6 +72,7 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         self.predictor: nn.Module | None = None  # set by a method that has one
         self.step_index = 0  # optimizer steps before this one; schedules are functions of it
         self.last_lr = 0.0  # of the last optimizer step
+        self.replays = Replays()  # of networks that were captured, on a GPU
 
     # What a method defines.
 
@@ -132,6 +134,7 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         return rearrange(features, "(v b) f -> v b f", v=len(views))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
+        self.replays.restart()
         output = self.step(batch)
         for name, value in ({"loss": output.loss} | dict(output.metrics)).items():
             self.means.add(name, value * len(batch.index), len(batch.index))
@@ -161,6 +164,9 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         step_seed = (self.config.run.seed * 1_000_003 + self.trainer.current_epoch) * 1_000_003 + batch_idx
         seed_network(self.device, (step_seed * 65_537 + rank()) % 2**63)
         self.step_index = self.trainer.global_step
+
+    def on_after_backward(self) -> None:
+        self.replays.own_gradients(self.parameters())
 
     def prepare_gradients(self, optimizer: Optimizer) -> None:
         freeze_gradients(optimizer, self.step_index)

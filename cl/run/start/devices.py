@@ -54,12 +54,29 @@ def on_devices(resolved: Resolved[P]) -> tuple[Resolved[P], Devices]:
         raise UserError("--precision: got 16-mixed on a CPU, expected 32 or bf16-mixed")
     if config.device.precision == "64" and devices.accelerator == "gpu":
         raise UserError("--precision: got 64 on a GPU, expected it with --accelerator cpu: it is for checks")
+    if isinstance(config, Pretrain) and config.device.graphs == "on":
+        _check_graphs(config, devices)
     if config.device.precision != "auto":
         return resolved, devices
     # config.json and resuming keep what auto stands for.
     has_bf16 = devices.accelerator == "gpu" and torch.cuda.is_bf16_supported(including_emulation=False)
     device = replace(config.device, precision="bf16-mixed" if has_bf16 else "32")
     return replace(resolved, config=replace(config, device=device)), devices
+
+
+def why_no_graphs(config: Pretrain, devices: Devices) -> str:
+    """Why the networks of this run are not replayed as CUDA graphs on GPUs; "" if they are."""
+    if config.batches_per_loss > 1:
+        return "--exact_negatives computes each forward pass twice"
+    if devices.processes > 1 and config.device.sync_batchnorm:
+        return "batch norm waits for the other processes (--no_sync_batchnorm: each has its own statistics)"
+    return ""
+
+
+def _check_graphs(config: Pretrain, devices: Devices) -> None:
+    reason = "CUDA graphs need a GPU" if devices.accelerator == "cpu" else why_no_graphs(config, devices)
+    if reason:
+        raise UserError(f"--graphs: got on, expected auto or off: {reason}")
 
 
 def limit_threads() -> None:

@@ -20,10 +20,11 @@ from cl.errors import NOT_FINITE, Stopped, UserError, format_bytes
 from cl.evaluation.features import evaluating
 from cl.evaluation.pictures.drawing import draw
 from cl.evaluation.pictures.views_picture import save_views
+from cl.methods import ContrastiveModule
 from cl.run.start.banner import row_lines
 from cl.run.start.batch_search import largest_batch
 from cl.run.start.memory import Peak
-from cl.run.start.network import TrainedModule, prepare_network
+from cl.run.start.network import TrainedModule, prepare_network, replay_networks
 from cl.run.start.plan import Plan
 from cl.run.train.step_gaps import synchronize
 
@@ -47,6 +48,8 @@ def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: Im
             ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items()) + ", in checkpoints too"
         )
     prepare_network(module.to(device), config.device, plan.devices)
+    if isinstance(module, ContrastiveModule) and not resolved.auto_batch:  # which tries batches of other sizes
+        rows |= replay_networks(module, config, plan.devices, data.settings)
     step = Step(module, config.device.precision)
     batches = endless(data)
     if resolved.auto_batch:

@@ -1,16 +1,24 @@
-"""Prepare a network for training: synchronised batch norm, channels last, compilation."""
+"""Prepare a network for training: synchronised batch norm, channels last, compilation, CUDA graphs."""
 
+import time
 from typing import Any
 
 import torch
 
 from cl.backbones import Backbone
 from cl.backbones.resnet import ResNetBackbone
+from cl.batch import Batch
+from cl.config.programs import Pretrain
 from cl.config.run import DeviceConfig
+from cl.data.datamodule import HALF_DTYPES, LoaderSettings
+from cl.errors import UserError
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.methods import ContrastiveModule
+from cl.methods.rehearsal import captured
+from cl.nn import cuda_graphs
 from cl.nn.batch_norm import synchronized
-from cl.run.start.devices import Devices
+from cl.nn.replays import CannotCapture, Capture
+from cl.run.start.devices import Devices, why_no_graphs
 
 TrainedModule = ContrastiveModule[Any] | LinearEvaluation
 
@@ -38,3 +46,57 @@ def _safe_in_channels_last(backbone: Backbone) -> bool:
     only. Other networks were not tested.
     """
     return isinstance(backbone, ResNetBackbone) and backbone.stage_width >= 16
+
+
+def replay_networks(
+    method: ContrastiveModule[Any], config: Pretrain, devices: Devices, settings: LoaderSettings
+) -> dict[str, str]:
+    """Capture the networks of a prepared method, which moves to its device; a row for the banner, or none.
+
+    Before DDP and before the first step: what they leave on the parameters (hooks, nodes of autograd) must not exist
+    while a backward pass is captured.
+    """
+    capture = capture_on(devices)
+    if capture is None or config.device.graphs == "off":
+        return {}
+    if reason := why_no_graphs(config, devices):
+        return {"graphs": f"off: {reason}"}
+    method.to(settings.device)
+    half = HALF_DTYPES.get(config.device.precision)
+    began = time.perf_counter()
+    try:
+        method.replays = captured(method, example(config, settings), capture, half, settings.losses_per_step > 1)
+    except CannotCapture as error:
+        if config.device.graphs == "on":
+            raise UserError(f"--graphs: got on, expected auto or off: {error}") from None
+        return {"graphs": f"off: {error}"}
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"--graphs: got {config.device.graphs}, but the captured networks do not fit into GPU memory, expected "
+            "off, which needs less, or a smaller --batch_size"
+        ) from None
+    compiled = "compiled and captured" if config.device.compile else "captured"
+    seconds = time.perf_counter() - began
+    return {
+        "graphs": f"{len(method.replays.calls)} calls of networks a step are replayed; {compiled} in {seconds:.0f} s"
+    }
+
+
+def capture_on(devices: Devices) -> Capture | None:
+    """How networks are captured: on GPUs as CUDA graphs, on a CPU not at all."""
+    return cuda_graphs.capture if devices.accelerator == "gpu" else None
+
+
+def example(config: Pretrain, settings: LoaderSettings) -> Batch:
+    """A batch of noise, of the shapes, and on a GPU of the type and layout, that the loader yields."""
+    images = config.data.batch_size
+    device = settings.device
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    generator = torch.Generator(device).manual_seed(0)
+    views = []
+    for same_size in settings.views:
+        shape = len(same_size) * images, config.data.in_channels, same_size[0].size, same_size[0].size
+        noise = torch.randn(shape, dtype=settings.step_dtype, device=device, generator=generator)
+        views.append(noise.to(memory_format=layout).unflatten(0, (len(same_size), images)))
+    index = settings.rank_slice.rank * images + torch.arange(images, device=device)
+    return Batch(index, tuple(views), torch.zeros_like(index))

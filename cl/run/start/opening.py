@@ -1,5 +1,6 @@
 """Open the run folder, find the checkpoint to resume from, and print the banner."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cl.cli import Resolved
@@ -8,7 +9,7 @@ from cl.data.sources.manifest import write_bad_images
 from cl.distributed import broadcast_from_rank_zero, rank
 from cl.run.folder.resume_point import StartingPoint, find_resume_point, remove_later_rows
 from cl.run.folder.run_folder import open_run_folder
-from cl.run.start.banner import banner
+from cl.run.start.banner import banner, row_lines
 from cl.run.start.network import TrainedModule
 from cl.run.start.plan import Plan
 
@@ -34,3 +35,10 @@ def announce(resolved: Resolved[Any], plan: Plan, start: StartingPoint, data: Im
     if rank() == 0:
         print(banner(resolved, plan, start, weights), flush=True)
         write_bad_images(start.folder / "bad_images.csv", data.splits.bad)
+
+
+def announce_rows(rows: Mapping[str, str]) -> None:
+    """Print what is known only after the banner, on rank 0."""
+    if rank() == 0:
+        for name, text in rows.items():
+            print("\n".join(row_lines(name, text)), flush=True)
