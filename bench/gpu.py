@@ -2,8 +2,8 @@
 
 DIR holds class folders `cifar10/train`, `cifar10/test` and `clothing/train`. The parts run one after the other, the
 most telling first: a step's network, views and both at 32 pixels, and whole runs as users start them; the tests that
-need a GPU; ten epochs of SimCLR; 224 pixels by workers, cache and DALI; losses; lightly's loop, in float32 as in its
-examples, and in bf16 and channels last; a ViT-S. Each is a process that is ended at its own limit. FOLDER gets
+need a GPU; ten epochs of SimCLR; 224 pixels resident, by workers, cache and DALI; losses; lightly's loop, in float32 as
+in its examples, and in bf16 and channels last; a ViT-S. Each is a process that is ended at its own limit. FOLDER gets
 report.md, report.json and logs while they run. What is not installed is skipped by name.
 
 Without a GPU everything is rehearsed in three minutes, with tiny networks that are not compiled.
@@ -16,7 +16,6 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,6 @@ from parts import Figures, Part, heading, last_line, rows_of, run_parts
 from step import EPOCH, link_images
 from watched import GPU, machine
 
-from cl.config.data import DataConfig
 from cl.machine.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,12 +105,14 @@ def all_parts(data: Path, folder: Path, workers: int, sizes: Sizes) -> Iterator[
     yield step("32 px, --graphs off: step", [*small, *read, "--graphs", "off"], 40)
     yield tests(sizes.longest)
     yield curve(data, folder, sizes)
-    yield step("224 px: step", [*large, *read], 50)
-    yield run("224 px, workers", [*large, *read, "--epochs", "2"], 60, folder)
-    yield run("224 px, cache", [*large, *read, "--cache", "raw256", "--epochs", "2"], 60, folder)
-    if "resident" in {field.name for field in fields(DataConfig)}:
-        yield run("224 px, resident", [*large, *read, "--resident", "on", "--epochs", "2"], 60, folder)
-    yield run("224 px, DALI", [*large, *read, "--loader", "dali", "--epochs", "2"], 60, folder, ("nvidia.dali",))
+    resident = [*large, *read, "--resident", "on" if GPU else "auto"]
+    large += [*read, "--resident", "off"]
+    yield step("224 px, resident: step", resident, 50)
+    yield run("224 px, resident", [*resident, "--epochs", "2"], 60, folder)
+    yield step("224 px, workers: step", large, 50)
+    yield run("224 px, workers", [*large, "--epochs", "2"], 60, folder)
+    yield run("224 px, cache", [*large, "--cache", "raw256", "--epochs", "2"], 60, folder)
+    yield run("224 px, DALI", [*large, "--loader", "dali", "--epochs", "2"], 60, folder, ("nvidia.dali",))
     losses = [sys.executable, str(BENCH / "losses.py"), "--on_device", *sizes.losses]
     yield Part("losses, ms and MiB", losses, 40, last_line)
     yield lightly("lightly's loop", data, folder, sizes, 50)

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +75,11 @@ def main() -> int:
 
 
 def link_images(source: Path, folder: Path, images: int) -> Path:
-    """Class folders with links to the images, as often as needed for `images` of them."""
+    """Class folders with links to `images` of the images, evenly over all, or to all as often as needed."""
     files = [file for file in sorted(source.resolve().rglob("*")) if file.is_file()]
-    for number, file in zip(range(images), cycle(files), strict=False):
+    stride = max(1, len(files) // images)
+    for number in range(images):
+        file = files[number * stride % len(files)]
         link = folder / file.parent.name / f"{number}{file.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)
