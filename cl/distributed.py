@@ -171,6 +171,15 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     return total
 
 
+def max_over_ranks(x: Tensor) -> Tensor:
+    """The maximum over processes, [...] -> [...]; no gradient."""
+    if world_size() == 1:
+        return x
+    largest = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
 def gather_uneven(x: Tensor) -> Tensor:
     """[N_r, ...] per process, N_r may differ -> [sum N_r, ...] in rank order; no gradient."""
     if world_size() == 1:

@@ -153,6 +153,33 @@ def moco_v2(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float
     return total / len(queries)
 
 
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """distributed_sinkhorn of SwAV's code (arXiv 2006.09882, appendix A): as a whole, by column, by row, with sums."""
+    q = [[math.exp(each / epsilon) for each in row] for row in scores.tolist()]
+    images, prototypes = scores.shape
+    total = sum(map(sum, q))
+    q = [[each / total for each in row] for row in q]
+    for _ in range(iterations):
+        columns = [sum(row[k] for row in q) for k in range(prototypes)]
+        q = [[row[k] / columns[k] / prototypes for k in range(prototypes)] for row in q]
+        q = [[each / sum(row) / images for each in row] for row in q]
+    return images * scores.new_tensor(q)
+
+
+def swav(scores: list[Tensor], assignments: list[Tensor], temperature: float) -> Tensor:
+    """The loop of SwAV's main_swav.py: the mean over full-size views of the mean over the other views."""
+    total = scores[0].new_zeros(())
+    for g, assigned in enumerate(assignments):
+        subloss = total.new_zeros(())
+        for v in [v for v in range(len(scores)) if v != g]:
+            for q, s in zip(assigned, scores[v], strict=True):
+                exponentials = [torch.exp(each / temperature) for each in s]
+                terms = [q[k] * torch.log(exponentials[k] / sum(exponentials)) for k in range(len(s))]
+                subloss = subloss - sum(terms) / len(assigned)
+        total = total + subloss / (len(scores) - 1)
+    return total / len(assignments)
+
+
 def nearest(z: Tensor, rows: Tensor) -> int:
     """The position of the row with the largest cosine to z, eq. 2 of NNCLR."""
     cosine = [(z @ row / z.norm() / row.norm()).item() for row in rows]

@@ -19,6 +19,7 @@ COPIED = "bash_files", "bench", "cl", "docs", "tests", "main_contrastive.py", "m
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_the_page_adds_byol(tmp_path: Path) -> None:
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

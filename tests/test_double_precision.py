@@ -30,7 +30,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def final_state(folder: Path, method: str, processes: int, flags: list[str] = FLAGS) -> dict[str, Tensor]:
-    run_id = f"{method}-{flags[1].replace('/', '-')}-{processes}"
+    run_id = f"{method}-{flags[1].replace('/', '-')}-{processes}" + "-queue" * ("--queue_size" in flags)
     share = ["--batch_size", str(GLOBAL_BATCH // processes), "--devices", str(processes), "--run_id", run_id]
     done = run_program(folder, "main_contrastive.py", *flags, "--method", method, *share, ranks=processes)
     assert (done.returncode, done.stderr) == (0, "")
@@ -42,6 +42,14 @@ def final_state(folder: Path, method: str, processes: int, flags: list[str] = FL
 )
 def test_whole_runs_of_one_two_and_three_processes_end_with_equal_weights(images: Path, method: str) -> None:
     assert_equal_runs(*(final_state(images, method, processes) for processes in (1, 2, 3)))
+
+
+@pytest.mark.slow
+def test_so_do_those_of_swav_with_a_queue_that_is_used_in_the_last_step(images: Path) -> None:
+    flags = [*FLAGS, "--small_crop_size", "16", "--multicrop", "--queue_size", "100", "--queue_start_epoch", "0"]
+    one, *others = (final_state(images, "swav", processes, flags) for processes in (1, 2, 3))
+    assert one["queue.written"] == 3 * GLOBAL_BATCH
+    assert_equal_runs(one, *others)
 
 
 @pytest.mark.slow

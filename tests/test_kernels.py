@@ -103,7 +103,7 @@ def test_dalis_crops_get_the_colours_of_the_twin() -> None:
 def test_large_views_have_several_tiles_and_a_wide_blur() -> None:
     images = ArraySet(photographs()[:1, :, :256, :300].contiguous(), np.zeros(1, np.int64))
     spec = ViewSpec(224, blur_prob=1.0, solarize_prob=0.5, **(JITTER | {"jitter_prob": 1.0}))
-    same_views(FusedResident, WorkerExecutor, images, RandomViews(((spec,),), seed=0), IMAGENET)
+    same_views(FusedWorkers, WorkerExecutor, images, RandomViews(((spec,),), seed=0), IMAGENET)
 
 
 class Mixed:

@@ -17,6 +17,7 @@ from cl.losses import (
     moco_v3_loss,
     negative_cosine_similarity,
     nt_xent_loss,
+    swav_loss,
 )
 from cl.losses.nt_xent import grouped
 from tests import reference
@@ -47,6 +48,7 @@ IDS = {
 }
 CLASSES = IDS["classes"]
 QUEUE = torch.nn.functional.normalize(projections(11, seed=2), dim=1)
+ASSIGNED = projections(16, seed=3).softmax(dim=1).view(2, 8, 6)
 Z1, Z2 = projections(8), projections(8) + 0.5 * projections(8, seed=1)
 
 DIRECTIONS = projections(5, seed=2)
@@ -55,6 +57,10 @@ DIRECTIONS = projections(5, seed=2)
 def lejepa_loss(*views: Tensor, full_size: int = 2, weight: float = 0.1) -> Tensor:
     terms = lejepa_terms(torch.stack(views), full_size, DIRECTIONS)
     return (1 - weight) * terms.invariance + weight * terms.sigreg
+
+
+def swav(*scores: Tensor) -> Tensor:
+    return swav_loss(torch.stack(scores), ASSIGNED.to(torch.promote_types(scores[0].dtype, torch.float32)), 0.3)
 
 
 LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
@@ -66,6 +72,7 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "moco_v3": (lambda q, k: moco_v3_loss(q, k, 0.3), (Z1, Z2)),
     "info_nce": (lambda a, b: info_nce_loss(a, b, 0.2), (Z1, Z2)),
     "moco_v2": (lambda a, b: moco_v2_loss(a, b, QUEUE.to(torch.promote_types(a.dtype, torch.float32)), 0.2), (Z1, Z2)),
+    "swav": (swav, (Z1, Z2)),
 }
 STOPS_GRADIENT = ("simsiam", "moco_v2", "moco_v3")  # of the second input
 
@@ -338,6 +345,12 @@ def test_mismatched_rows_are_named() -> None:
         info_nce_loss(projections(4), projections(3), 0.2)
     with pytest.raises(ValueError, match=r"the rows are"):
         moco_v2_loss(projections(4), projections(3), QUEUE, 0.2)
+
+
+@pytest.mark.parametrize(("views", "full_size", "rows"), [(2, 3, 8), (1, 1, 8), (2, 0, 8), (2, 2, 7)])
+def test_assignments_that_are_not_those_of_the_scores_are_named(views: int, full_size: int, rows: int) -> None:
+    with pytest.raises(ValueError, match=rf"scores are \[{views}, 8, 6\] and assignments \[{full_size}, {rows}, 6\]"):
+        swav_loss(torch.zeros(views, 8, 6), torch.zeros(full_size, rows, 6), 0.1)
 
 
 @pytest.mark.parametrize("ids", [[5], [3, 3, 3], [7, -2, 7, 0, -2, 9], list(range(9, -1, -1)), [2**62, -(2**62), 0]])

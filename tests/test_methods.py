@@ -221,6 +221,19 @@ def test_moco_v2_is_the_mean_over_keys_of_full_size_views_and_all_others(small: 
 
 
 @pytest.mark.parametrize("small", [0, 6])
+def test_swav_is_the_mean_over_assignments_of_full_size_views_and_all_other_predictions(small: int) -> None:
+    """Each resolution is one forward pass, the head one over all, and each full-size view is assigned by itself."""
+    module = build("swav", "--prototypes", "5").double()
+    images = double(batch(labels=False, small=small))
+    features = torch.cat([module(views.flatten(0, 1)) for views in images.views])
+    z = module.projector(features)
+    scores = [each @ module.prototypes.weight.T for each in (z / z.norm(dim=1, keepdim=True)).split(16)]
+    assigned = [reference.sinkhorn(each, 0.02, 3) for each in scores[:2]]
+    expected = reference.swav(scores, assigned, 0.1)
+    torch.testing.assert_close(module.training_step(images, 0), expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("small", [0, 6])
 def test_vicreg_is_the_official_loss_over_full_size_views_and_all_others(small: int) -> None:
     module = build("vicreg").double()
     images = double(batch(labels=False, small=small))
@@ -314,6 +327,7 @@ def test_the_heads_are_the_papers() -> None:
     assert layers(build("moco_v2").projector) == [*hidden, "linear", "bn"]  # the preset on digits
     assert layers(build("nnclr").projector) == [*hidden, *hidden, "linear", "bn"]
     assert layers(build("nnclr").predictor) == [*hidden, "linear+b"]
+    assert layers(build("swav").projector) == [*hidden, "linear+b"]
     predictor = build("simsiam", "--proj_output_dim", "8", "--pred_hidden_dim", "3").predictor
     assert [layer.weight.shape for layer in predictor if isinstance(layer, nn.Linear)] == [(3, 8), (8, 3)]
 

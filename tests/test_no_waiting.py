@@ -23,6 +23,7 @@ READER = "cl/run/train/late_flags.py"
 FLAGS = ["digits", "resnet18", *TINY, "--max_steps", "9", "--knn_every", "9"]
 RECIPES = {
     **{method: ["--method", method] for method in METHODS},
+    "swav, queue": ["--method", "swav", "--queue_size", "100", "--queue_start_epoch", "0"],  # used in the third step
     "decoupled": ["--decoupled"],
     "lars": ["--optimizer", "sgd", "--lars", "--clip_grad", "1"],
     "accumulated": ["--accumulate", "2", "--exact_negatives"],

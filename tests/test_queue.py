@@ -30,6 +30,8 @@ __all__ = ["pools"]  # the fixture
 PRETRAIN = "main_contrastive.py"
 NAMES = [name for name, config in METHODS.items() if issubclass(config, QueueConfig)]
 SMALL = ["--queue_size", "20", "--batch_size", "12"]  # no multiple of a batch of 12 or 16
+FLAGS = dict.fromkeys(NAMES, SMALL)
+FLAGS["swav"] = ["--queue_size", "21", "--batch_size", "12", "--queue_start_epoch", "0"]  # two processes: 11 and 10
 
 
 def numbers(first: int, count: int) -> Tensor:
@@ -78,7 +80,7 @@ def test_a_queue_begins_with_unit_rows_that_depend_on_the_seed_alone() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_queue_that_wraps_around_is_that_of_one_process(pools: dict, name: str) -> None:
     """36 rows of four processes in a queue of 20, under DDP with its buffer broadcast."""
-    flags = ["--method", name, *SMALL]
+    flags = ["--method", name, *FLAGS[name]]
     expected = outcome(flags, IMAGES, torch.float64, CPU)
     queues = [key for key in expected.state if key.endswith(".rows")]
     assert all(expected.state[key.replace(".rows", ".written")] == 36 for key in queues)
@@ -89,7 +91,7 @@ def test_a_queue_that_wraps_around_is_that_of_one_process(pools: dict, name: str
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ddp_neither_sends_nor_overwrites_the_queues(name: str) -> None:
-    module = build(name)
+    module = build(name, *FLAGS[name])
     ignored = set(module._ddp_params_and_buffers_to_ignore)
     assert {key for key, _ in module.named_buffers() if "queue" in key} == ignored
     assert "queue.rows" in ignored
@@ -245,7 +247,7 @@ def test_accumulated_batches_see_the_same_queue_and_are_written_once(name: str) 
         Batch(whole.index[rows], tuple(views[:, rows] for views in whole.views), whole.target[rows])
         for rows in (slice(0, 8), slice(8, 16))
     ]
-    module = build(name, *SMALL).double()
+    module = build(name, *FLAGS[name]).double()
     start = {key: value.clone() for key, value in module.state_dict().items() if "queue" in key}
     module.training_step(halves[0], 0)
     module.training_step(halves[1], 0)
@@ -257,7 +259,7 @@ def test_accumulated_batches_see_the_same_queue_and_are_written_once(name: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_validation_and_embedding_leave_the_queues_untouched(name: str) -> None:
-    module = build(name)
+    module = build(name, *FLAGS[name])
     take_step(module, batch())
     before = {key: value.clone() for key, value in module.state_dict().items()}
     module.eval()

@@ -28,6 +28,16 @@ from tests.run_ranks import Ranks, RanksFailed
 
 CPU = torch.device("cpu")
 IMAGES = 12  # of the global batch
+slow = pytest.mark.slow
+
+
+def two_views(size: int, *marks: Any) -> Any:
+    """A case of `size` processes."""
+    return pytest.param([], size, id=f"two views-{size}", marks=marks)
+
+
+def eight_views(size: int, *marks: Any) -> Any:
+    return pytest.param(["--multicrop"], size, id=f"eight views-{size}", marks=marks)
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +54,7 @@ def agrees(found: list[Outcome], flags: list[str]) -> bool:
     return all(max(largest_errors(each, expected)) < 1e-10 for each in found)
 
 
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("flags", [[], ["--multicrop"]], ids=["two views", "eight views"])
+@pytest.mark.parametrize(("flags", "size"), [two_views(2), two_views(4), eight_views(2), eight_views(4, slow)])
 @pytest.mark.parametrize("name", METHODS)
 def test_three_steps_have_the_losses_the_gradients_and_the_state_of_one_process(
     pools: dict[int, Ranks], name: str, flags: list[str], size: int
@@ -65,8 +74,9 @@ def in_single_precision(flags: list[str]) -> Outcome:
         nn.ReLU.forward = kept  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("flags", [[], ["--multicrop"]], ids=["two views", "eight views"])
+@pytest.mark.parametrize(
+    ("flags", "size"), [two_views(3), two_views(2, slow), eight_views(2, slow), eight_views(3, slow)]
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_so_it_has_in_single_precision(pools: dict[int, Ranks], name: str, flags: list[str], size: int) -> None:
     """To 1e-5 for the loss, the whole gradient and each parameter, where a millionth of the whole gradient is zero."""

@@ -38,6 +38,9 @@ ROWS = {  # the recipe table: backbone, method, data, epochs, global batch, temp
     "imagenet/moco_v3_vit": ("timm/vit_small_patch16_224", "moco_v3", 300, 4096, 0.2, 256, 4096, False, True),
     "imagenet100/nnclr": ("resnet18", "nnclr", 400, 256, 0.2, 256, 4096, False, True),
     "imagenet100/moco_v2": ("resnet18", "moco_v2", 400, 256, 0.2, 256, None, False, True),
+    "imagenet100/swav": ("resnet18", "swav", 400, 256, 0.1, 128, None, False, True),
+    "imagenet100/swav_multicrop": ("resnet18", "swav", 200, 256, 0.1, 128, None, True, True),
+    "imagenet/swav_multicrop": ("resnet50", "swav", 200, 256, 0.1, 128, None, True, True),
     "imagenet/simclr_decoupled": ("resnet50", "simclr", 100, 256, 0.1, 128, None, False, True),
     "imagenet/simsiam": ("resnet50", "simsiam", 100, 256, None, 512, 128, False, True),
 }

@@ -192,11 +192,17 @@ def test_two_micro_batches_are_one_batch_without_batch_norm(name: str, toy: None
             torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12, msg=key)
 
 
-@pytest.mark.parametrize("method", ["byol", "lejepa", "moco_v3", "moco_v2", toy_queue.NAME])
+MORE_STATE = {  # SwAV's queue is used from the third step on
+    "swav": ["--queue_size", "320", "--queue_start_epoch", "0", "--optimizer", "sgd", "--lars"],
+}
+
+
+@pytest.mark.parametrize("method", ["byol", "lejepa", "moco_v3", "moco_v2", "swav", toy_queue.NAME])
 def test_a_run_that_is_killed_at_odd_steps_resumes_to_the_bit(
     method: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, toy: None
 ) -> None:
     flags = [*SHORT, "--method", method, "--max_steps", "12", "--checkpoint_every_n_steps", "1", "--accumulate", "2"]
+    flags += MORE_STATE.get(method, [])
     assert run(PRETRAIN, *flags, "--run_id", "alone")[0] == 0
     for step in (3, 7, 9):
         break_off(run, monkeypatch, step, PRETRAIN, *flags, "--run_id", "killed", *AUTO)

@@ -70,6 +70,8 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
             )
         self.online_head = linear_head(self.backbone.num_features, classes) if classes else None
         self.predictor: nn.Module | None = None  # set by a method that has one
+        self.prototypes: nn.Module | None = None  # likewise
+        self.frozen_steps = 0  # optimizer steps before the prototypes start to learn
         self.step_index = 0  # optimizer steps before this one; schedules are functions of it
         self.last_lr = 0.0  # of the last optimizer step
         self.replays = Replays()  # of networks that were captured, on a GPU
@@ -191,16 +193,20 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
     def configure_optimizers(self) -> Any:
         optim = self.config.optim
         batch = self.budget.global_batch
-        predictor = list(self.predictor.parameters()) if self.predictor is not None else []
-        online = list(self.online_head.parameters()) if self.online_head is not None else []
-        in_predictor = {id(p) for p in predictor}
+        predictor, prototypes, online = map(_parameters, (self.predictor, self.prototypes, self.online_head))
+        in_others = {id(p) for p in (*predictor, *prototypes)}
         lr = optim.scaled_lr(batch)
         decay = optim.weight_decay
         groups = [
-            Group([p for p in self._learned() if id(p) not in in_predictor], lr, decay),
+            Group([p for p in self._learned() if id(p) not in in_others], lr, decay),
             Group(predictor, lr, decay, scheduled=optim.lr_scheduler_for_pred_head),
+            Group(prototypes, lr, decay, frozen_steps=self.frozen_steps),
             Group(online, optim.scaled_classifier_lr(batch), weight_decay=0.0, adapted=False),
         ]
         learning = [group for group in groups if group.parameters]
         optimizer = build_optimizer(optim, learning, self.config.device.scales_gradients)
         return with_schedule(optimizer, Schedule.of(optim, self.budget))
+
+
+def _parameters(module: nn.Module | None) -> list[nn.Parameter]:
+    return list(module.parameters()) if module is not None else []

@@ -57,6 +57,11 @@ def nnclr_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
     )
 
 
+def swav_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
+    """One hidden layer with batch norm, and a bias at the end (arXiv 2006.09882, code)."""
+    return nn.Sequential(*_layer(features, hidden), nn.Linear(hidden, outputs))
+
+
 def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)
 

@@ -10,6 +10,7 @@ from cl.config.methods.nnclr import NNCLRConfig
 from cl.config.methods.simclr import SimCLRConfig
 from cl.config.methods.simsiam import SimSiamConfig
 from cl.config.methods.supcon import SupConConfig
+from cl.config.methods.swav import SwAVConfig
 from cl.config.methods.vicreg import VICRegConfig
 
 __all__ = ["DEFAULT", "METHODS", "MethodConfig"]
@@ -26,4 +27,5 @@ METHODS |= {
     "moco_v3": MoCoV3Config,
     "nnclr": NNCLRConfig,
     "moco_v2": MoCoV2Config,
+    "swav": SwAVConfig,
 }

@@ -62,8 +62,8 @@ class MethodConfig(Config):
     def check_batch(self, global_batch: int) -> None:
         """Refuse a batch, in images of an optimizer step, that the method cannot train on."""
 
-    def warnings(self, images: int, global_batch: int) -> Iterator[str]:
-        """What the banner warns of, given the number of training images."""
+    def warnings(self, images: int, global_batch: int, classes: int = 0) -> Iterator[str]:
+        """What the banner warns of, given the numbers of training images and of classes (0: unknown)."""
         yield from ()
 
 

@@ -26,7 +26,7 @@ class QueueConfig(MethodConfig):
                 "step (--batch_size x processes x --accumulate), which enter it together"
             )
 
-    def warnings(self, images: int, global_batch: int) -> Iterator[str]:
+    def warnings(self, images: int, global_batch: int, classes: int = 0) -> Iterator[str]:
         """An image's own row of the last epoch is still there if the queue outlasts an epoch (moco#87)."""
         longest = images - global_batch
         if self.queue_size > max(longest, global_batch):

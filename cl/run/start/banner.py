@@ -22,7 +22,7 @@ NAME_WIDTH = 20
 REQUIRED_SWITCH = {  # flag -> the switch without which it has no effect
     "lars_eta": "lars", "lars_clip": "lars",
     "n_small_crops": "multicrop", "small_crop_size": "multicrop", "small_scale": "multicrop",
-    "backbone_lr_factor": "finetune",
+    "backbone_lr_factor": "finetune", "queue_start_epoch": "queue_size",
 }  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def banner_warnings(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
     if isinstance(config, Pretrain) and config.method.uses_labels and not plan.labelled_images:
         yield f"{config.method.method} needs labels, but the images have none: each image is its own class"
     if isinstance(config, Pretrain):
-        yield from config.method.warnings(plan.train_images, plan.budget.global_batch)
+        yield from config.method.warnings(plan.train_images, plan.budget.global_batch, plan.classes)
     skipped = plan.train_images % plan.budget.global_batch
     if skipped > plan.train_images / 5 and not config.data.last_batch_fill:
         yield f"an epoch skips {skipped} of the images; --last_batch_fill or a smaller --batch_size uses them"
@@ -172,6 +172,11 @@ def _without_effect(resolved: Resolved[Any]) -> Iterator[str]:
             if flag in typed:
                 yield f"--{flag} has no effect with --protocol cached"
     values = plain_values(resolved)
+    if values.get("queue_size") and values.get("queue_start_epoch", 0) >= config.run.epochs:
+        yield (
+            f"--queue_size has no effect: --queue_start_epoch {values['queue_start_epoch']} is not below --epochs "
+            f"{config.run.epochs}"
+        )
     for flag, switch in REQUIRED_SWITCH.items():
         if flag in typed and not values[switch]:
             yield f"--{flag} has no effect without --{switch}"
