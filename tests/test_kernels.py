@@ -22,12 +22,13 @@ from cl.data.datamodule import ImageData, LoaderSettings
 from cl.data.executors.packing import Packed
 from cl.data.executors.resident import ResidentExecutor
 from cl.data.executors.workers import WorkerExecutor, crop_view
-from cl.data.images import ArraySet, ImageSet, Splits
+from cl.data.images import ArraySet, ImageSet, Splits, Subset
 from cl.data.kernels import attempt, obstacle
-from cl.data.resident_images import ResidentSet, onto_device
+from cl.data.resident_images import ResidentSet, is_resident, onto_device
 from cl.data.sampler import RankSlice
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
 from cl.data.views.spec import EvalSpec, Norm, Views, ViewSpec
+from cl.errors import UserError
 from tests.conftest import ROOT, Run
 from tests.kills import differences
 from tests.pictures import plain
@@ -228,6 +229,29 @@ def test_a_resident_set_reads_as_its_source() -> None:
     for i, (begin, (height, width)) in enumerate(zip(lying.begins, lying.sizes, strict=True)):
         pixels = lying.pixels[begin : begin + 3 * height * width].view(3, height, width)
         assert torch.equal(pixels, images.read(i))
+
+
+def test_a_subset_of_a_subset_is_resident_too() -> None:
+    images = onto_device(Mixed(SHAPES), CPU, room=1 << 30, workers=0)
+    chosen = Subset(Subset(images, np.array([5, 3, 1])), np.array([2, 0]))
+    assert is_resident(chosen)
+    planner = RandomViews(((ViewSpec(16),) * 2,), seed=0)
+    ours = batch_of(FusedResident(chosen, planner, IMAGENET, CPU), chosen)
+    theirs = batch_of(FusedWorkers(chosen, planner, IMAGENET, CPU), chosen)
+    assert torch.equal(ours.views[0], theirs.views[0])
+
+
+def test_memory_that_is_taken_meanwhile_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = torch.empty
+
+    def full(*args: Any, **options: Any) -> Tensor:
+        if "device" in options:
+            raise torch.OutOfMemoryError
+        return empty(*args, **options)
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(UserError, match=r"^--resident: [\d.]+ MiB of images do not fit beside what else is on the GPU"):
+        onto_device(Mixed(SHAPES), CPU, room=1 << 30, workers=0)
 
 
 # Whole runs, with the kernels under the interpreter.

@@ -31,6 +31,7 @@ from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
 from cl.data.views.spec import EvalSpec, Views, pretrain_views
 from cl.data.worker_processes import PREFETCHED
+from cl.distributed import on_any_rank
 from cl.errors import UserError, mentioning
 from cl.machine.cores import cores_per_process
 
@@ -101,6 +102,8 @@ class ImageData(LightningDataModule):
             )
         self._check_settings()
         self.no_kernels = obstacle(settings.device)
+        if on_any_rank(bool(self.no_kernels)):  # all processes round alike
+            self.no_kernels = self.no_kernels or "another process cannot run the kernels"
         self.not_resident = ""  # why images do not lie on the GPU
         val = self._prepare(splits.val) if splits.val is not None else None
         self.splits = replace(splits, train=self._prepare(splits.train), val=val)

@@ -18,7 +18,7 @@ from cl.data.images import ArraySet, ImageSet, Subset
 from cl.data.views.draws import Ints
 from cl.data.worker_processes import each
 from cl.distributed import all_or_none, on_any_rank
-from cl.errors import format_bytes
+from cl.errors import UserError, format_bytes
 
 SMALL_SIDE = 128  # pixels: a resize of torch is a matrix product, whose cost grows with the third power of the side
 LARGEST_ARRAY = 4 << 30  # bytes: STL-10 with its unlabelled images has 2.9e9
@@ -44,7 +44,7 @@ def load_into_memory(images: ImageSet) -> ImageSet:
 
 
 def is_resident(images: ImageSet) -> bool:
-    return isinstance(images.images if isinstance(images, Subset) else images, ArraySet | ResidentSet)
+    return is_resident(images.images) if isinstance(images, Subset) else isinstance(images, ArraySet | ResidentSet)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,13 @@ def _fitting_sizes(images: ImageSet, room: int, workers: int) -> tuple[Ints, str
 def _filled(images: ImageSet, sizes: Ints, device: torch.device, workers: int) -> DeviceImages:
     lengths = _bytes(images, sizes)
     begins = np.cumsum(lengths) - lengths
-    pixels = torch.empty(int(lengths.sum()), dtype=torch.uint8, device=device)
+    try:
+        pixels = torch.empty(int(lengths.sum()), dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"--resident: {format_bytes(lengths.sum())} of images do not fit beside what else is on the GPU, expected "
+            "off"
+        ) from None
     at_once = max(1, min(16, MESSAGE // int(lengths.max())))
     read = each(partial(_pixels, images), len(images), workers, f"{len(images)} images onto the GPU", at_once)
     for number, image in enumerate(read):

@@ -1,6 +1,6 @@
 """The executors of GPUs with Triton: the same views as from the others, in four launches a resolution and one copy."""
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -110,15 +110,15 @@ def _batch(index: Tensor, target: Tensor, views: list[Tensor]) -> Batch:
     return Batch(index, tuple(rearrange(x, "(v b) c h w -> v b c h w", b=len(index)) for x in views), target)
 
 
-# Copied once: a copy from pageable memory waits for all that the device has to do.
+# Copied once and kept: a copy from pageable memory waits for all that the device has to do, and other streams read it.
 
 
-@lru_cache(maxsize=8)
+@cache
 def _tables_on(device: torch.device, pairs: Pairs) -> Tables:
     return tables(pairs, device)
 
 
-@lru_cache(maxsize=8)
+@cache
 def _norm_on(device: torch.device, norm: Norm) -> Tensor:
     """Mean and std [2, C]."""
     return torch.tensor(norm, device=device)
