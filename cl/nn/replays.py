@@ -1,5 +1,6 @@
 """The calls of networks in a training step, captured once and replayed in each step."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -101,7 +102,9 @@ def refused_waits(name: str) -> Iterator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     except RuntimeError as error:
