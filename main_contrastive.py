@@ -55,7 +55,6 @@ def main(argv: Sequence[str]) -> None:
         return print(dry_run(resolved, plan, method, data, start.folder))
 
     prepare_network(method, config.device, devices)
-    announce_rows(replay_networks(method, config, devices, data.settings))
     save = SaveLast(start.folder, config, data.splits)
     progress = Progress(start.folder)
     alarm = collapse_alarm(config, data, plan)
@@ -64,6 +63,8 @@ def main(argv: Sequence[str]) -> None:
     results = SaveResults(save, progress)
     callbacks = [measure, progress, alarm, skip, results, *pictures(config, data, start.folder)]
     trainer = build_trainer(resolved, plan, start.folder, save, callbacks)
+    # After the trainer, which chooses deterministic kernels, and before it takes the network.
+    announce_rows(replay_networks(method, config, devices, data.settings))
     trainer.fit(method, data, ckpt_path=start.checkpoint, weights_only=True)
     disconnect()
     if ranks.rank == 0:
