@@ -1,9 +1,12 @@
 """Networks as CUDA graphs, without a GPU: the same numbers from a capture that never forgives a graph's mistakes."""
 
-from contextlib import nullcontext
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -243,9 +246,18 @@ class Graph:
     """A CUDA graph that does nothing when it is replayed: its memory keeps what the capture has left there."""
 
     replayed = 0
+    capturing = False
+    events: ClassVar[list[str]] = []
 
     def replay(self) -> None:
         Graph.replayed += 1
+
+    @staticmethod
+    @contextmanager
+    def capture(*_: Any, **__: Any) -> Iterator[None]:
+        Graph.capturing = True
+        yield
+        Graph.capturing = False
 
 
 @pytest.fixture
@@ -255,16 +267,20 @@ def pretended_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (torch.cuda, torch.cuda.graphs):
         for name, value in {
             "CUDAGraph": Graph,
-            "graph": lambda *_, **__: nullcontext(),
+            "graph": Graph.capture,
             "graph_pool_handle": lambda: (0, 1),
+            "is_current_stream_capturing": lambda: Graph.capturing,
         }.items():
             monkeypatch.setattr(module, name, value)
     for name in ("Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: Graph.events.append(f"on {device}") or nullcontext())
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: Graph.events.append("new workspaces"))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch, "empty_like", torch.ones_like)  # the gradient of the output, which a replay would copy
     monkeypatch.setattr(Graph, "replayed", 0)
+    monkeypatch.setattr(Graph, "events", [])
 
 
 def test_the_capture_of_a_gpu_gives_outputs_and_gradients(pretended_cuda: None) -> None:
@@ -299,17 +315,89 @@ def test_a_captured_output_keeps_no_graph_of_autograd(pretended_cuda: None, monk
     assert [call.output.grad_fn for call in made_calls] == [None]
 
 
-def test_a_network_that_waits_for_the_gpu_runs_without_graphs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+class NotedCasts(torch.autograd.Function):
+    """Notes what autocast is in its forward and backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        Graph.events.append(f"forward in {torch.get_autocast_dtype('cpu')}: {torch.is_autocast_enabled('cpu')}")
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        Graph.events.append(f"backward under autocast: {torch.is_autocast_enabled('cpu')}")
+        return gradient
+
+
+class Casting(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = NotedCasts.apply(super().forward(x))
+        return out
+
+
+def test_a_backward_pass_is_captured_as_it_runs_in_a_step_without_autocast(pretended_cuda: None) -> None:
+    """Under autocast it would cast once more: what a forward pass multiplied in float32, it would in half precision."""
+    calls = [Call("net", torch.randn(2, 3), True, True)]
+    with torch.autocast("cpu", torch.float16, cache_enabled=False):
+        (replay,) = cuda_graphs.capture({"net": Casting(3, 4)}, calls)
+    passes = {event for event in Graph.events if "autocast" in event or "forward" in event}
+    assert passes == {"forward in torch.float16: True", "backward under autocast: False"}
+    assert replay(torch.randn(2, 3)).dtype == torch.float16
+
+
+def test_each_captured_forward_pass_begins_with_workspaces_of_its_own(pretended_cuda: None) -> None:
+    """Lightning frees those of the warm-up when fitting starts; a replay would still write there."""
+    calls = [Call("net", torch.randn(2, 3), True, True)] * 2 + [Call("net", torch.randn(2, 3), False, False)]
+    cuda_graphs.capture({"net": Casting(3, 4)}, calls)
+    events = [event.split()[0] for event in Graph.events]
+    warm_up = ["forward", "backward"] * cuda_graphs.WARM_UP * 2
+    trained = ["new", "forward"] * 2 + ["backward"] * 2
+    teacher = ["forward"] * cuda_graphs.WARM_UP + ["new", "forward"]
+    assert events == ["on", *warm_up, *trained, *teacher]
+
+
+def test_a_capture_runs_on_the_device_of_its_network(pretended_cuda: None) -> None:
+    """Else with --gpus 1 the streams would be those of GPU 0, and nothing of GPU 1 would be captured."""
+    cuda_graphs.capture({"net": nn.Linear(3, 4)}, [Call("net", torch.randn(2, 3), True, True)])
+    assert Graph.events[0] == "on cpu"
+
+
+def test_deterministic_kernels_are_chosen_before_the_capture(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    found = []
+
+    def capture(*args: Any) -> Any:
+        found.append((torch.are_deterministic_algorithms_enabled(), os.environ["CUBLAS_WORKSPACE_CONFIG"]))
+        return fixed_buffers.capture(*args)
+
+    monkeypatch.setattr("cl.run.start.network.capture_on", lambda devices: capture)
+    try:
+        assert run("main_contrastive.py", *FLAGS, "--fast_dev_run", "--deterministic")[0] == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found == [(True, ":4096:8")]
+
+
+def test_a_network_that_waits_for_the_gpu_runs_without_graphs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    def debug(mode: str) -> None:
+        if mode == "error":  # the first call
+            warnings.warn("Synchronization debug mode is a prototype feature and does not yet detect all", stacklevel=2)
+
     def waiting(network: nn.Module, x: Tensor) -> Tensor:
         raise RuntimeError("called a synchronizing CUDA operation")
 
     net = nn.Linear(2, 2)
     monkeypatch.setattr(nn.Linear, "forward", waiting)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", debug)
     with pytest.raises(CannotCapture, match="the backbone waits for the GPU in its forward pass"):
         record({"backbone": net}, lambda: net(torch.zeros(1, 2)))
     assert net._compiled_call_impl is None
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("graphs", ["auto", "on"])

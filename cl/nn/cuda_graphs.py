@@ -17,35 +17,60 @@ def capture(networks: Mapping[str, nn.Module], calls: Sequence[Call]) -> list[Re
     The caller disables autocast's cache, whose tensors would outlive the capture, and restores buffers and generators,
     which the warm-up changes. Parameters and buffers must keep their memory afterwards.
     """
+    if not calls:
+        return []
     trained = [call for call in calls if call.trained]
-    replays = {id(call): replay for call, replay in zip(trained, _forward_and_backward(networks, trained), strict=True)}
-    stream = torch.cuda.Stream()
-    pool = torch.cuda.graph_pool_handle()  # of the forward passes alone: they keep nothing but their outputs
-    for call in calls:
-        if not call.trained:
-            replays[id(call)] = _forward(networks[call.network], call.input, stream, pool)
+    with torch.cuda.device(calls[0].input.device):  # else a stream is one of GPU 0, whatever --gpus
+        replays = {id(c): replay for c, replay in zip(trained, _forward_and_backward(networks, trained), strict=True)}
+        stream = torch.cuda.Stream()
+        pool = torch.cuda.graph_pool_handle()  # of the forward passes alone: they keep nothing but their outputs
+        for call in calls:
+            if not call.trained:
+                replays[id(call)] = _forward(networks[call.network], call.input, stream, pool)
     return [replays[id(call)] for call in calls]
 
 
-class _Call(nn.Module):
-    """A call of a network; torch replaces its `forward`, and wants the parameters in it."""
+def _use_workspaces_of_the_capture() -> None:
+    """Let cuBLAS take new workspaces from the memory of the graphs.
 
-    def __init__(self, network: nn.Module) -> None:
+    It keeps one for each stream, here from the warm-up. Lightning frees those when fitting starts, and a replay would
+    still write to it (pytorch#193402).
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+
+
+class _Call(nn.Module):
+    """A call of a network under the autocast of now; torch replaces its `forward`, and wants the parameters in it."""
+
+    def __init__(self, network: nn.Module, device: str) -> None:
         super().__init__()
         self.network = network
+        self.device = device
+        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        self.output = self.network(x).clone()  # not a view, which could not be detached in place
-        return self.output
+        captured = torch.cuda.is_current_stream_capturing()
+        if captured:
+            _use_workspaces_of_the_capture()
+        with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None, cache_enabled=False):
+            output: Tensor = self.network(x)
+        output = output.clone()  # not a view, which could not be detached in place
+        if captured:  # a warm-up's would keep the parameters' nodes on its stream
+            self.output = output
+        return output
 
 
 def _forward_and_backward(networks: Mapping[str, nn.Module], calls: Sequence[Call]) -> list[Replay]:
     """All in one pool: autograd runs backward in the reverse order, as torch captures it."""
     if not calls:
         return []
-    modules = tuple(_Call(networks[call.network]) for call in calls)
+    device = calls[0].input.device.type
+    modules = tuple(_Call(networks[call.network], device) for call in calls)
     examples = tuple((call.input,) for call in calls)
-    torch.cuda.make_graphed_callables(modules, examples, num_warmup_iters=WARM_UP, allow_unused_input=True)
+    # Each call has its own autocast, for Lightning's backward passes run without: under it they would cast once more,
+    # products of float32 to half precision.
+    with torch.autocast(device, enabled=False):
+        torch.cuda.make_graphed_callables(modules, examples, num_warmup_iters=WARM_UP, allow_unused_input=True)
     for module in modules:
         # The recorded graph of autograd would keep the parameters' nodes on the stream of the capture: each backward
         # pass would synchronise with it for every parameter, and torch warns.
@@ -61,6 +86,7 @@ def _forward(network: nn.Module, x: Tensor, stream: torch.cuda.Stream, pool: Any
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 network(x)
+        _use_workspaces_of_the_capture()
         with torch.cuda.graph(graph, pool=pool, stream=stream):
             output = network(x)
 
