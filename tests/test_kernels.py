@@ -215,9 +215,18 @@ def test_a_batch_costs_few_launches_and_one_copy(
     with Launches() as of_torch:
         executor.to_batch(read)
     assert counts["copies"] == 1
-    assert of_torch.count == 0
+    assert of_torch.count == (fused is FusedWorkers)  # which copies index and target
     assert counts["kernels"] == len(views) * (4 if fused is FusedResident else 3)
-    assert counts["kernels"] <= most
+    assert counts["kernels"] + of_torch.count <= most
+
+
+@pytest.mark.parametrize("fused", [FusedResident, FusedWorkers])
+def test_who_keeps_the_index_and_target_of_a_batch_keeps_no_pixels(fused: Any) -> None:
+    """Evaluation keeps those of all batches: with their pixels, those of ImageNet would have 190 GB."""
+    images = small(3, 8)
+    batch = batch_of(fused(images, all_operations(32), IMAGENET, CPU), images)
+    for kept in (batch.index, batch.target):
+        assert kept.untyped_storage().nbytes() < 300 * len(images)
 
 
 def test_a_resident_set_reads_as_its_source() -> None:
@@ -386,6 +395,15 @@ def test_the_banner_says_that_torch_makes_the_views_of_a_gpu(monkeypatch: pytest
     assert str(ImageData(splits, settings)) == f"{way}; views by torch, slower: Triton is not installed"
     monkeypatch.setattr("cl.data.datamodule.obstacle", lambda device: "")
     assert str(ImageData(splits, settings)) == way
+
+
+def test_all_processes_have_kernels_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that keeps images on its GPU would wait for the others."""
+    images = small(3, 8)
+    settings = LoaderSettings(DataConfig(batch_size=4), ((ViewSpec(8),) * 2,), 0, RankSlice(0, 1))
+    monkeypatch.setattr("cl.data.datamodule.obstacle", lambda device: "")
+    monkeypatch.setattr("cl.data.datamodule.on_any_rank", lambda flag: True)
+    assert ImageData(Splits(images, None, (), IMAGENET), settings).no_kernels == "another process cannot run the kernels"
 
 
 def test_the_attempt_runs_the_kernels(counts: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:

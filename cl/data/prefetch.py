@@ -1,6 +1,7 @@
 """Prepare the next batch while the GPU trains on the current one."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ def prefetch(reads: Iterable[Any], to_batch: Callable[[Any], Batch], device: tor
     if device.type != "cuda":
         yield from map(to_batch, reads)
         return
-    side = torch.cuda.Stream(device)
+    side = _side_stream(device)
     side.wait_stream(torch.cuda.current_stream(device))  # `to_batch` reads the resident images
     following: tuple[Batch, torch.cuda.Event] | None = None
     iterator = iter(reads)
@@ -31,6 +32,12 @@ def prefetch(reads: Iterable[Any], to_batch: Callable[[Any], Batch], device: tor
             yield _hand_over(*current, device)  # a local variable would keep the batch alive longer
         elif following is None:
             return
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all loaders: the allocator gives memory that was used on a stream to that stream only."""
+    return torch.cuda.Stream(device)
 
 
 def _hand_over(batch: Batch, ready: torch.cuda.Event, device: torch.device) -> Batch:

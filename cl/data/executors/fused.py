@@ -73,6 +73,7 @@ class FusedWorkers(WorkerExecutor):
         tensors = read.to(self.device).tensors()
         count = len(self.planner.resolutions)
         index, target, *numbers = tensors[count:]
+        index, target = torch.stack([index, target])  # evaluation keeps them, and would keep the pixels with them
         return _batch(index, target, _augmented(self, tensors[:count], numbers))
 
 

@@ -64,10 +64,11 @@ def needs_processes(config: Pretrain | Linear, devices: Devices) -> bool:
 def join_processes(config: Pretrain | Linear, devices: Devices) -> RankSlice:
     """Connect to the other processes of the run, if any, and return this one's slice of the data."""
     limit_threads()
-    if not needs_processes(config, devices):
+    several = needs_processes(config, devices)
+    if devices.accelerator == "gpu":  # on another GPU than the current one, a capture would be empty
+        torch.cuda.set_device(devices.local(int(os.environ["LOCAL_RANK"]) if several else 0))
+    if not several:
         return RankSlice(0, devices.processes)
-    if devices.accelerator == "gpu":
-        torch.cuda.set_device(devices.local(int(os.environ["LOCAL_RANK"])))
     connect("nccl" if devices.accelerator == "gpu" else "gloo")
     return RankSlice(rank(), world_size())
 
