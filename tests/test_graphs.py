@@ -24,9 +24,10 @@ from cl.errors import UserError
 from cl.methods import ContrastiveModule
 from cl.methods.rehearsal import captured, networks_of
 from cl.nn import cuda_graphs
-from cl.nn.replays import Call, CannotCapture, Replays, record
+from cl.nn.replays import Call, CannotCapture, CaptureFailed, Replays, record
 from cl.run.start.devices import Devices, why_no_graphs
 from cl.run.start.network import replay_networks
+from cl.run.start.processes import join_processes
 from cl.selfcheck import _Step
 from tests import fixed_buffers, toy_queue
 from tests.conftest import TINY, Run
@@ -356,6 +357,15 @@ def test_each_captured_forward_pass_begins_with_workspaces_of_its_own(pretended_
     assert events == ["on", *warm_up, *trained, *teacher]
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_gpu_of_a_single_process_is_the_current_one(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    config = parse(Pretrain, ["digits", "resnet18", "--gpus", str(number)]).config
+    assert join_processes(config, Devices("gpu", [number])) == RankSlice(0, 1)
+    assert chosen == [number]
+
+
 def test_a_capture_runs_on_the_device_of_its_network(pretended_cuda: None) -> None:
     """Else with --gpus 1 the streams would be those of GPU 0, and nothing of GPU 1 would be captured."""
     cuda_graphs.capture({"net": nn.Linear(3, 4)}, [Call("net", torch.randn(2, 3), True, True)])
@@ -400,6 +410,15 @@ def test_a_network_that_waits_for_the_gpu_runs_without_graphs(
     assert not recwarn.list
 
 
+def test_a_capture_says_in_one_line_what_cuda_refused(pretended_cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", refusing)
+    with pytest.raises(CaptureFailed, match=r"^CUDA error: operation not permitted when stream is capturing$"):
+        cuda_graphs.capture({"net": nn.Linear(3, 4)}, [Call("net", torch.randn(2, 3), True, True)])
+
+
 @pytest.mark.parametrize("graphs", ["auto", "on"])
 def test_a_capture_that_fails_is_a_row_of_the_banner_or_a_refusal(graphs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(failure: Exception) -> Any:
@@ -413,6 +432,8 @@ def test_a_capture_that_fails_is_a_row_of_the_banner_or_a_refusal(graphs: str, m
 
     with pytest.raises(UserError, match=f"--graphs: got {graphs}, but the captured networks do not fit"):
         failing(torch.OutOfMemoryError())
+    with pytest.raises(UserError, match=f"--graphs: got {graphs}, but the networks cannot be captured, expected off"):
+        failing(CaptureFailed("it waits"))
     if graphs == "auto":
         assert failing(CannotCapture("it waits")) == {"graphs": "off: it waits"}
     else:

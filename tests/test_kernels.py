@@ -403,7 +403,9 @@ def test_all_processes_have_kernels_or_none(monkeypatch: pytest.MonkeyPatch) -> 
     settings = LoaderSettings(DataConfig(batch_size=4), ((ViewSpec(8),) * 2,), 0, RankSlice(0, 1))
     monkeypatch.setattr("cl.data.datamodule.obstacle", lambda device: "")
     monkeypatch.setattr("cl.data.datamodule.on_any_rank", lambda flag: True)
-    assert ImageData(Splits(images, None, (), IMAGENET), settings).no_kernels == "another process cannot run the kernels"
+    assert (
+        ImageData(Splits(images, None, (), IMAGENET), settings).no_kernels == "another process cannot run the kernels"
+    )
 
 
 def test_the_attempt_runs_the_kernels(counts: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl.nn.replays import Call, Replay
+from cl.nn.replays import Call, CaptureFailed, Replay
 
 WARM_UP = 11  # calls before a capture; torch's documentation asks for three, and eleven under DDP
 
@@ -15,10 +15,20 @@ def capture(networks: Mapping[str, nn.Module], calls: Sequence[Call]) -> list[Re
     """A replay for each call, which must be replayed in this order; gradients flow through those of trained networks.
 
     The caller disables autocast's cache, whose tensors would outlive the capture, and restores buffers and generators,
-    which the warm-up changes. Parameters and buffers must keep their memory afterwards.
+    which the warm-up changes. Parameters and buffers must keep their memory afterwards. CaptureFailed, or torch's
+    OutOfMemoryError, if a network does what a graph cannot hold.
     """
     if not calls:
         return []
+    try:
+        return _capture(networks, calls)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise CaptureFailed(str(error).partition("\n")[0]) from error
+
+
+def _capture(networks: Mapping[str, nn.Module], calls: Sequence[Call]) -> list[Replay]:
     trained = [call for call in calls if call.trained]
     with torch.cuda.device(calls[0].input.device):  # else a stream is one of GPU 0, whatever --gpus
         replays = {id(c): replay for c, replay in zip(trained, _forward_and_backward(networks, trained), strict=True)}

@@ -33,6 +33,10 @@ class CannotCapture(Exception):
     """A network does something that a capture cannot repeat."""
 
 
+class CaptureFailed(Exception):
+    """A capture has raised; CUDA may be unusable after it."""
+
+
 class Replays:
     """Takes the place of the networks' calls in training mode; what was not captured runs as it would without it.
 

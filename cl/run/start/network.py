@@ -17,7 +17,7 @@ from cl.methods import ContrastiveModule
 from cl.methods.rehearsal import captured
 from cl.nn import cuda_graphs
 from cl.nn.batch_norm import synchronized
-from cl.nn.replays import CannotCapture, Capture
+from cl.nn.replays import CannotCapture, Capture, CaptureFailed
 from cl.run.start.devices import Devices, why_no_graphs
 
 TrainedModule = ContrastiveModule[Any] | LinearEvaluation
@@ -70,6 +70,10 @@ def replay_networks(
         if config.device.graphs == "on":
             raise UserError(f"--graphs: got on, expected auto or off: {error}") from None
         return {"graphs": f"off: {error}"}
+    except CaptureFailed as error:
+        raise UserError(
+            f"--graphs: got {config.device.graphs}, but the networks cannot be captured, expected off: {error}"
+        ) from error
     except torch.OutOfMemoryError:
         raise UserError(
             f"--graphs: got {config.device.graphs}, but the captured networks do not fit into GPU memory, expected "
