@@ -180,6 +180,17 @@ def swav(scores: list[Tensor], assignments: list[Tensor], temperature: float) ->
     return total / len(assignments)
 
 
+def dino(scores: Tensor, teacher: Tensor, centre: Tensor, temperature: float, teacher_temperature: float) -> Tensor:
+    """H(P_t(x'), P_s(x)) of DINO, arXiv 2104.14294, eq. 1 and 2, for one pair of views; the teacher is centred."""
+    total = scores.new_zeros(())
+    for ours, theirs in zip(scores, teacher.detach(), strict=True):
+        student = [torch.exp(s / temperature) for s in ours]
+        targets = [torch.exp((t - c) / teacher_temperature) for t, c in zip(theirs, centre, strict=True)]
+        for s, t in zip(student, targets, strict=True):
+            total = total - t / sum(targets) * torch.log(s / sum(student))
+    return total / len(scores)
+
+
 def nearest(z: Tensor, rows: Tensor) -> int:
     """The position of the row with the largest cosine to z, eq. 2 of NNCLR."""
     cosine = [(z @ row / z.norm() / row.norm()).item() for row in rows]

@@ -11,8 +11,11 @@ from cl.config.methods import METHODS
 from cl.losses import (
     barlow_twins_loss,
     blockwise,
+    dino_loss,
+    dino_targets,
     info_nce_loss,
     lejepa_terms,
+    mean_entropy,
     moco_v2_loss,
     moco_v3_loss,
     negative_cosine_similarity,
@@ -49,6 +52,7 @@ IDS = {
 CLASSES = IDS["classes"]
 QUEUE = torch.nn.functional.normalize(projections(11, seed=2), dim=1)
 ASSIGNED = projections(16, seed=3).softmax(dim=1).view(2, 8, 6)
+CENTRE = projections(1, seed=3)[0]
 Z1, Z2 = projections(8), projections(8) + 0.5 * projections(8, seed=1)
 
 DIRECTIONS = projections(5, seed=2)
@@ -63,6 +67,11 @@ def swav(*scores: Tensor) -> Tensor:
     return swav_loss(torch.stack(scores), ASSIGNED.to(torch.promote_types(scores[0].dtype, torch.float32)), 0.3)
 
 
+def dino(student: Tensor, teacher: Tensor) -> Tensor:
+    centre = CENTRE.to(torch.promote_types(teacher.dtype, torch.float32))
+    return dino_loss(student, dino_targets(teacher, centre, 0.2), 0.3)
+
+
 LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "nt_xent": (lambda z: nt_xent_loss(z, CLASSES, 0.3), (Z1,)),
     "dcl": (lambda z: nt_xent_loss(z, CLASSES, 0.3, decoupled=True), (Z1,)),
@@ -72,9 +81,10 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "moco_v3": (lambda q, k: moco_v3_loss(q, k, 0.3), (Z1, Z2)),
     "info_nce": (lambda a, b: info_nce_loss(a, b, 0.2), (Z1, Z2)),
     "moco_v2": (lambda a, b: moco_v2_loss(a, b, QUEUE.to(torch.promote_types(a.dtype, torch.float32)), 0.2), (Z1, Z2)),
+    "dino": (dino, (Z1, Z2)),
     "swav": (swav, (Z1, Z2)),
 }
-STOPS_GRADIENT = ("simsiam", "moco_v2", "moco_v3")  # of the second input
+STOPS_GRADIENT = ("simsiam", "moco_v2", "moco_v3", "dino")  # of the second input
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
@@ -199,6 +209,40 @@ def test_equal_rows_have_the_collapse_level_of_moco_v2(dtype: torch.dtype, error
     assert loss.item() == pytest.approx(level.value, abs=error)
 
 
+@pytest.mark.parametrize("temperatures", [(0.1, 0.04), (0.5, 0.3)])
+def test_dino_matches_the_papers_formula_and_stops_the_gradient_of_the_targets(
+    temperatures: tuple[float, float],
+) -> None:
+    student, teacher = temperatures
+    assert_same_loss(
+        lambda s, t: dino_loss(s, dino_targets(t, CENTRE, teacher), student),
+        lambda s, t: reference.dino(s, t, CENTRE, student, teacher),
+        Z1,
+        Z2,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("prototypes", [2, 4096, 65536])
+def test_equal_scores_have_the_collapse_level_of_dino(dtype: torch.dtype, prototypes: int) -> None:
+    """Exactly ln K, whatever the scores are, once the centre is where they are."""
+    level = METHODS["dino"](prototypes=prototypes).collapse_level(128)  # type: ignore[call-arg]
+    assert level == ("teacher/entropy", math.log(prototypes))
+    centre = torch.randn(prototypes, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    targets = dino_targets(centre.repeat(4, 1), centre, 0.04)
+    assert mean_entropy(targets).item() == pytest.approx(level.value, rel=1e-6)
+    loss = dino_loss(torch.full((4, prototypes), 0.7, dtype=dtype), targets, 0.1)
+    assert loss.item() == pytest.approx(level.value, rel=1e-6)
+
+
+def test_dinos_loss_is_the_entropy_of_the_targets_and_their_divergence_from_the_student() -> None:
+    targets = dino_targets(Z2, CENTRE, 0.2)
+    student = (Z1 / 0.1).softmax(dim=1)
+    divergence = (targets * (targets / student).log()).sum(dim=1).mean()
+    torch.testing.assert_close(dino_loss(Z1, targets, 0.1), mean_entropy(targets) + divergence)
+    assert mean_entropy(torch.eye(3)) == 0
+
+
 def test_nt_xent_in_many_blocks_equals_nt_xent_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     z = projections(10)
     one_block = nt_xent_loss(z, IDS["two views"], 0.2)
@@ -217,7 +261,7 @@ def test_gradients_pass_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(loss, checked)
 
 
-@pytest.mark.parametrize("name", ["barlow_twins", "simsiam", "lejepa", "moco_v3", "info_nce", "moco_v2"])
+@pytest.mark.parametrize("name", ["barlow_twins", "simsiam", "lejepa", "moco_v3", "info_nce", "moco_v2", "dino"])
 def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     loss, inputs = LOSSES[name]
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
@@ -345,6 +389,8 @@ def test_mismatched_rows_are_named() -> None:
         info_nce_loss(projections(4), projections(3), 0.2)
     with pytest.raises(ValueError, match=r"the rows are"):
         moco_v2_loss(projections(4), projections(3), QUEUE, 0.2)
+    with pytest.raises(ValueError, match=r"scores are \[4, 6\] and targets \[3, 6\], expected \[B, K\] twice"):
+        dino_loss(projections(4), projections(3), 0.2)
 
 
 @pytest.mark.parametrize(("views", "full_size", "rows"), [(2, 3, 8), (1, 1, 8), (2, 0, 8), (2, 2, 7)])

@@ -306,7 +306,7 @@ def layers(module: nn.Module) -> list[str]:
         elif isinstance(layer, nn.BatchNorm1d):
             names.append("bn" if layer.affine else "bn without affine")
         else:
-            names.append("relu")
+            names.append(type(layer).__name__.lower())
     return names
 
 
@@ -328,6 +328,15 @@ def test_the_heads_are_the_papers() -> None:
     assert layers(build("nnclr").projector) == [*hidden, *hidden, "linear", "bn"]
     assert layers(build("nnclr").predictor) == [*hidden, "linear+b"]
     assert layers(build("swav").projector) == [*hidden, "linear+b"]
+    assert layers(build("dino", "--no_head_batch_norm").projector) == [
+        "linear+b",
+        "gelu",
+        "linear+b",
+        "gelu",
+        "linear+b",
+    ]
+    gelu = ["linear", "bn", "gelu"]
+    assert layers(build("dino").projector) == [*gelu, *gelu, "linear", "bn without affine"]  # the preset on digits
     predictor = build("simsiam", "--proj_output_dim", "8", "--pred_hidden_dim", "3").predictor
     assert [layer.weight.shape for layer in predictor if isinstance(layer, nn.Linear)] == [(3, 8), (8, 3)]
 

@@ -56,7 +56,7 @@ def test_ddp_neither_sends_nor_overwrites_a_queue(toy: None) -> None:
 
 
 def state_without_gradient(module: ContrastiveModule) -> dict[str, Tensor]:
-    parts = ("teacher.", "queue.")
+    parts = ("teacher.", "queue.", "centre.")
     return {name: value.clone() for name, value in module.state_dict().items() if name.startswith(parts)}
 
 
@@ -70,7 +70,7 @@ def take_step(module: ContrastiveModule, *batches: Batch) -> None:
     module.step_index += 1
 
 
-@pytest.mark.parametrize("name", ["byol", "moco_v3", toy_queue.NAME])
+@pytest.mark.parametrize("name", ["byol", "moco_v3", "dino", toy_queue.NAME])
 def test_a_skipped_step_leaves_the_state_untouched(name: str, toy: None) -> None:
     module = build(name)
     take_step(module, batch())
@@ -111,7 +111,7 @@ def spoil_third_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainLoader, "__iter__", batches)
 
 
-@pytest.mark.parametrize("name", ["byol", "moco_v3", toy_queue.NAME])
+@pytest.mark.parametrize("name", ["byol", "moco_v3", "dino", toy_queue.NAME])
 def test_validation_and_a_dry_run_leave_the_state_untouched(name: str, toy: None) -> None:
     module = build(name)
     before = state_without_gradient(module)
@@ -174,7 +174,7 @@ def without_batch_norm(module: nn.Module) -> None:
         without_batch_norm(child)
 
 
-@pytest.mark.parametrize("name", ["byol", "moco_v2", toy_queue.NAME])
+@pytest.mark.parametrize("name", ["byol", "moco_v2", "dino", toy_queue.NAME])
 def test_two_micro_batches_are_one_batch_without_batch_norm(name: str, toy: None) -> None:
     whole = double(batch())
     halves = [
@@ -197,7 +197,7 @@ MORE_STATE = {  # SwAV's queue is used from the third step on
 }
 
 
-@pytest.mark.parametrize("method", ["byol", "lejepa", "moco_v3", "moco_v2", "swav", toy_queue.NAME])
+@pytest.mark.parametrize("method", ["byol", "lejepa", "moco_v3", "moco_v2", "swav", "dino", toy_queue.NAME])
 def test_a_run_that_is_killed_at_odd_steps_resumes_to_the_bit(
     method: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, toy: None
 ) -> None:
@@ -210,11 +210,11 @@ def test_a_run_that_is_killed_at_odd_steps_resumes_to_the_bit(
     assert differences(folder / "trained_models/killed", folder / "trained_models/alone") == []
 
 
-@pytest.mark.parametrize("method", ["byol", toy_queue.NAME])
+@pytest.mark.parametrize("method", ["byol", "dino", toy_queue.NAME])
 def test_what_is_exported_is_the_network_that_knn_scored(
     method: str, run: Run, folder: Path, toy: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The student of BYOL, the teacher of the toy; also what a checkpoint holds for linear evaluation and embed."""
+    """The student of BYOL, the teacher of DINO and the toy; what a checkpoint holds for linear evaluation and embed."""
     scored = spy_on_knn(monkeypatch)
     assert run(PRETRAIN, *SHORT, "--method", method, "--max_steps", "6", "--run_id", "run")[0] == 0
     (folder / "trained_models/run/summary.json").stat()

@@ -116,6 +116,13 @@ class PretrainOptimConfig(OptimConfig):
     clip_grad: Annotated[float | None, Flag("largest global norm of the gradients, online head excluded", above=0)] = (
         None
     )
+    clip_each_parameter: Annotated[
+        bool, Flag("apply --clip_grad to the norm of each parameter's gradient by itself, as DINO does")
+    ] = False
+    weight_decay_end: Annotated[
+        float | None,
+        Flag("weight decay at the last step, along half a cosine from --weight_decay; by default constant", low=0),
+    ] = None
     accumulate: Annotated[int, Flag("batches per optimizer step; the global batch grows with it", low=1)] = 1
     exact_negatives: Annotated[
         bool, Flag("one loss over all batches of --accumulate, at the cost of a second forward pass instead of memory")

@@ -28,11 +28,16 @@ class PretrainViewsConfig(ViewsConfig):
     grey_prob: Annotated[float, Flag("probability of a grey view", low=0, high=1)] = 0.2
     gaussian_prob: Annotated[
         tuple[float, ...],
-        Flag("probability of a Gaussian blur; of two values, views alternate between them", low=0, high=1),
+        Flag(
+            "probability of a Gaussian blur; of two values, views alternate between them; with --multicrop, of three "
+            "values the first full-size view has the first, the second the second, and small crops the third",
+            low=0,
+            high=1,
+        ),
     ] = (0.5,)
     solarization_prob: Annotated[
         tuple[float, ...],
-        Flag("probability of solarization; of two values, views alternate between them", low=0, high=1),
+        Flag("probability of solarization; of several values, as --gaussian_prob", low=0, high=1),
     ] = (0.0,)
     asymmetric_augmentations: Annotated[
         bool, Flag("different augmentations for the two views, as in BYOL and Barlow Twins")
@@ -47,8 +52,10 @@ class PretrainViewsConfig(ViewsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        smallest = min(self.crop_size, self.small_crop_size) if self.multicrop else self.crop_size
-        if smallest < 16 and any(self.gaussian_prob):
+        sizes = [self.crop_size] * self.n_crops + [self.small_crop_size] * self.n_small_crops * self.multicrop
+        blurred = [size for view, size in enumerate(sizes) if self.of_view(view, self.gaussian_prob)]
+        smallest = min(blurred, default=16)
+        if smallest < 16:
             raise UserError(
                 f"--gaussian_prob: got {as_typed(self.gaussian_prob)} with views of {smallest} pixels, expected 0: "
                 "a blur needs at least 16"
@@ -57,3 +64,9 @@ class PretrainViewsConfig(ViewsConfig):
             raise UserError(
                 f"--small_scale: got {as_typed(self.small_scale)}, expected two numbers in order: 0.05 0.14"
             )
+
+    def of_view(self, view: int, values: tuple[float, ...]) -> float:
+        """The value of view number `view`, full-size views first: its kind's (DINO), or one after the other."""
+        if self.multicrop and len(values) == 3:
+            return values[2] if view >= self.n_crops else values[view % 2]
+        return values[view % len(values)]

@@ -19,13 +19,14 @@ from cl.evaluation.features import Labelled
 from cl.evaluation.online.metrics import MeasuredModule
 from cl.losses.cross_entropy import labelled_cross_entropy
 from cl.methods.replicated import Replicated
+from cl.methods.scheduled import CosineRamp
 from cl.nn.batch_norm import frozen_statistics
 from cl.nn.heads import linear_head
 from cl.nn.replays import Replays
 from cl.nn.seeding import seed_network
 from cl.optim import build_optimizer, with_schedule
-from cl.optim.gradients import clip_gradients, freeze_gradients
-from cl.optim.groups import Group
+from cl.optim.gradients import clip_each_gradient, clip_gradients, freeze_gradients
+from cl.optim.groups import Group, set_weight_decay
 from cl.optim.schedules import Budget, Schedule
 
 M = TypeVar("M", bound=MethodConfig)
@@ -172,8 +173,13 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
 
     def prepare_gradients(self, optimizer: Optimizer) -> None:
         freeze_gradients(optimizer, self.step_index)
-        if self.config.optim.clip_grad is not None:
-            clip_gradients(self._learned(), self.config.optim.clip_grad)
+        optim = self.config.optim
+        if optim.weight_decay_end is not None:
+            ramp = CosineRamp(optim.weight_decay, optim.weight_decay_end, self.budget.steps)
+            set_weight_decay(optimizer, ramp(self.step_index))
+        if optim.clip_grad is not None:
+            clip = clip_each_gradient if optim.clip_each_parameter else clip_gradients
+            clip(self._learned(), optim.clip_grad)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.last_lr = float(optimizer.param_groups[0]["lr"])
@@ -195,12 +201,13 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         batch = self.budget.global_batch
         predictor, prototypes, online = map(_parameters, (self.predictor, self.prototypes, self.online_head))
         in_others = {id(p) for p in (*predictor, *prototypes)}
-        lr = optim.scaled_lr(batch)
-        decay = optim.weight_decay
+        rest = [p for p in self._learned() if id(p) not in in_others]
+        decay_scheduled = optim.weight_decay_end is not None
+        learned = Group(rest, optim.scaled_lr(batch), optim.weight_decay, decay_scheduled=decay_scheduled)
         groups = [
-            Group([p for p in self._learned() if id(p) not in in_others], lr, decay),
-            Group(predictor, lr, decay, scheduled=optim.lr_scheduler_for_pred_head),
-            Group(prototypes, lr, decay, frozen_steps=self.frozen_steps),
+            learned,
+            learned._replace(parameters=predictor, scheduled=optim.lr_scheduler_for_pred_head),
+            learned._replace(parameters=prototypes, frozen_steps=self.frozen_steps),
             Group(online, optim.scaled_classifier_lr(batch), weight_decay=0.0, adapted=False),
         ]
         learning = [group for group in groups if group.parameters]

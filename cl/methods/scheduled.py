@@ -14,3 +14,15 @@ class CosineRamp:
 
     def __call__(self, step: int) -> float:
         return self.end - (self.end - self.start) * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+
+@dataclass(frozen=True)
+class LinearWarmup:
+    """From `start` at step 0 in a straight line to `end` at step `steps`, and `end` from then on."""
+
+    start: float
+    end: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        return self.end if step >= self.steps else self.start + (self.end - self.start) * step / self.steps

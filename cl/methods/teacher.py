@@ -9,16 +9,20 @@ STOCHASTIC = ("p", "drop_prob")  # attributes of dropout layers, and of timm's d
 
 
 class Teacher(nn.Module):
-    """Copies of the student's backbone and projector, made after the student's initial weights are loaded.
+    """Copies of the student's backbone, projector and, if any, prototypes, made after its initial weights are loaded.
 
     Parameters follow the student's. Batch norms do not: they run in training mode on the teacher's own batches, with
     running statistics of their own (BYOL, MoCo, DINO). Targets are deterministic: no dropout, no drop path.
     """
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+    prototypes: nn.Module
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module, prototypes: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
         self.projector = copy.deepcopy(projector)
+        if prototypes is not None:
+            self.prototypes = copy.deepcopy(prototypes)
         self.requires_grad_(False)
         for module in self.modules():
             for attribute in STOCHASTIC:
@@ -29,7 +33,7 @@ class Teacher(nn.Module):
     def update(self, student: nn.Module, momentum: float, taken: Tensor) -> None:
         """Move each parameter to momentum x teacher + (1 - momentum) x student; not at all where `taken` is 0.
 
-        `student` has a backbone and a projector, too.
+        `student` has modules of the same names.
         """
         ours: list[Tensor] = []
         moves: list[Tensor] = []

@@ -62,6 +62,26 @@ def swav_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*_layer(features, hidden), nn.Linear(hidden, outputs))
 
 
+def dino_projector(features: int, hidden: int, outputs: int, *, batch_norm: bool) -> nn.Sequential:
+    """Three linear layers with GELU to a bottleneck (arXiv 2104.14294, appendix C), initialised as in its code.
+
+    With `batch_norm` all of them have it, the last one without weights; the code has it in the hidden layers only.
+    """
+
+    def linear(inputs: int, width: int, affine: bool = True) -> list[nn.Module]:
+        norm = [nn.BatchNorm1d(width, affine=affine)] if batch_norm else []
+        return [nn.Linear(inputs, width, bias=not batch_norm), *norm]
+
+    body = *linear(features, hidden), nn.GELU(), *linear(hidden, hidden), nn.GELU()
+    projector = nn.Sequential(*body, *linear(hidden, outputs, affine=False))
+    for module in projector:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return projector
+
+
 def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.optim import Optimizer
 
 
 class Group(NamedTuple):
@@ -15,6 +16,7 @@ class Group(NamedTuple):
     scheduled: bool = True  # False: the learning rate is constant, as for SimSiam's predictor
     adapted: bool = True  # False: LARS takes plain SGD steps
     frozen_steps: int = 0  # optimizer steps before it starts to learn
+    decay_scheduled: bool = False  # True: the weight decay changes along --weight_decay_end
 
 
 def torch_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
@@ -23,22 +25,25 @@ def torch_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
 
 
 def _torch_group(group: Group) -> dict[str, Any]:
-    return {
+    options = {
         "params": list(group.parameters),
         "lr": group.lr,
         "weight_decay": group.weight_decay,
         "scheduled": group.scheduled,
         "frozen_steps": group.frozen_steps,
     }
+    # Only where it is used: the groups of older checkpoints do not have it.
+    return options | {"decay_scheduled": True} if group.decay_scheduled else options
 
 
 def without_decay_of_vectors(groups: Iterable[Group]) -> list[Group]:
     """The same groups, with biases and norms (parameters of one dimension) in groups of their own without decay."""
     split = []
     for group in groups:
-        matrices, vectors = _by_shape(group.parameters) if group.weight_decay else (group.parameters, [])
+        decayed = group.weight_decay > 0 or group.decay_scheduled
+        matrices, vectors = _by_shape(group.parameters) if decayed else (group.parameters, [])
         split.append(group._replace(parameters=matrices))
-        split.append(group._replace(parameters=vectors, weight_decay=0.0))
+        split.append(group._replace(parameters=vectors, weight_decay=0.0, decay_scheduled=False))
     return [group for group in split if group.parameters]
 
 
@@ -53,9 +58,16 @@ def lars_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
         if matrices:
             split.append(_torch_group(group._replace(parameters=matrices)) | {"always_adapt": True})
         if plain:
-            without_decay = group._replace(parameters=plain, weight_decay=0.0)
+            without_decay = group._replace(parameters=plain, weight_decay=0.0, decay_scheduled=False)
             split.append(_torch_group(without_decay) | {"always_adapt": False})
     return split
+
+
+def set_weight_decay(optimizer: Optimizer, value: float) -> None:
+    """Set the decay of the groups whose decay is scheduled, for the next step."""
+    for group in optimizer.param_groups:
+        if "decay_scheduled" in group:
+            group["weight_decay"] = value
 
 
 def _by_shape(parameters: Sequence[nn.Parameter]) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:

@@ -73,6 +73,6 @@ def _view(config: PretrainViewsConfig, number: int, size: int, scale: tuple[floa
         saturation=config.saturation,
         hue=config.hue,
         grey_prob=config.grey_prob,
-        blur_prob=config.gaussian_prob[number % len(config.gaussian_prob)],
-        solarize_prob=config.solarization_prob[number % len(config.solarization_prob)],
+        blur_prob=config.of_view(number, config.gaussian_prob),
+        solarize_prob=config.of_view(number, config.solarization_prob),
     )

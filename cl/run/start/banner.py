@@ -23,6 +23,7 @@ REQUIRED_SWITCH = {  # flag -> the switch without which it has no effect
     "lars_eta": "lars", "lars_clip": "lars",
     "n_small_crops": "multicrop", "small_crop_size": "multicrop", "small_scale": "multicrop",
     "backbone_lr_factor": "finetune", "queue_start_epoch": "queue_size",
+    "clip_each_parameter": "clip_grad", "teacher_temperature_start": "teacher_temperature_warmup_epochs",
 }  # fmt: skip
 
 
