@@ -5,6 +5,7 @@ two processes under DDP, each with half of each batch, against one process with 
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -34,14 +35,20 @@ from cl.optim.schedules import Budget
 from cl.run.start.processes import rank_environments, wait_for
 
 TOLERANCE = 1e-10  # relative, in float64
+ZERO = 1e-13  # of the norm of all gradients: rounding in float64
 IMAGES = 12
 CLASSES = 4
 PROCESSES = 2
 STEPS = 3  # state such as a teacher or a queue acts from the second on
-TINY = ["--width", "4", "--proj_hidden_dim", "16", "--crop_size", "8", "--small_crop_size", "6", "--gaussian_prob", "0"]
-TINY += ["--no_zero_init_residual"]  # a gradient of zero cannot be compared
+SMALL = ["--proj_hidden_dim", "16", "--crop_size", "8", "--small_crop_size", "6", "--gaussian_prob", "0"]
+TINY = [*SMALL, "--width", "4", "--no_zero_init_residual"]  # a gradient of zero cannot be compared
+VIT = "timm/test_vit"
+# Which paths are dropped depends on the process. Adam takes full steps along gradients that are 0 but for rounding, as
+# that of the bias of attention's keys.
+TINY_VIT = [*SMALL, "--patch_size", "2", "--drop_path", "0", "--optimizer", "sgd", "--lr", "0.1"]
 CASES: dict[str, list[str]] = {name: ["--method", name] for name in METHODS}
 CASES |= {f"{name}, 2 + 6 crops": [*flags, "--multicrop"] for name, flags in CASES.items()}
+CASES |= {f"{name}, ViT": [VIT, "--method", name] for name in ("simclr", "moco_v3", "dino")}
 CASES |= {
     f"{name}, {case}": ["--method", name, *flags]
     for name, config in METHODS.items()
@@ -85,8 +92,9 @@ class _Step(nn.Module):
 
 
 def outcome(flags: list[str], images: int, dtype: torch.dtype, device: torch.device, sync: bool = True) -> Outcome:
-    """Three optimizer steps on whole batches, computed by all processes together."""
-    config = parse(Pretrain, ["custom", "resnet18", *TINY, "--proj_output_dim", "8", *flags]).config
+    """Three optimizer steps on whole batches, computed by all processes together; `flags` may begin with `VIT`."""
+    network = [*flags[:1], *TINY_VIT, *flags[1:]] if flags[:1] == [VIT] else ["resnet18", *TINY, *flags]
+    config = parse(Pretrain, ["custom", *network[:1], "--proj_output_dim", "8", *network[1:]]).config
     torch.manual_seed(0)
     module = build_method(config, CLASSES, Budget(images, STEPS, STEPS)).to(device, dtype)
     wrapped: nn.Module = _Step(module)
@@ -117,7 +125,11 @@ def _gradients(module: nn.Module) -> dict[str, Tensor]:
 
 
 class Errors(NamedTuple):
-    """The largest relative errors; of a state, tensors that should be 0 have a norm of 1e-3 here."""
+    """The largest relative errors.
+
+    Of a state, tensors that should be 0 have a norm of 1e-3 here. A gradient that is 0 but for rounding, as that of a
+    bias before a batch norm, is compared with all gradients.
+    """
 
     loss: float
     gradient: float
@@ -126,20 +138,28 @@ class Errors(NamedTuple):
 
 def largest_errors(actual: Outcome, expected: Outcome) -> Errors:
     """How far the outcome of several processes is from that of one."""
+    sizes = _norms(expected.state)
     return Errors(
         loss=float(((actual.losses - expected.losses).abs() / expected.losses.abs()).max()),
-        gradient=_largest_error(actual.gradients, expected.gradients, smallest_norm=1e-30),
-        state=_largest_error(actual.state, expected.state, smallest_norm=1e-3),
+        gradient=_largest_error(actual.gradients, expected.gradients, _gradient_norms(expected.gradients)),
+        state=_largest_error(actual.state, expected.state, norms={k: max(norm, 1e-3) for k, norm in sizes.items()}),
     )
 
 
-def _largest_error(actual: dict[str, Tensor], expected: dict[str, Tensor], smallest_norm: float) -> float:
+def _largest_error(actual: dict[str, Tensor], expected: dict[str, Tensor], norms: dict[str, float]) -> float:
     assert actual.keys() == expected.keys()
-    errors = []
-    for name, tensor in expected.items():
-        difference = (actual[name].double() - tensor.double()).norm()
-        errors.append(float(difference / tensor.double().norm().clamp(min=smallest_norm)))
-    return max(errors, default=0.0)
+    differences = {name: actual[name].double() - tensor.double() for name, tensor in expected.items()}
+    return max((norm / norms[name] for name, norm in _norms(differences).items()), default=0.0)
+
+
+def _gradient_norms(gradients: dict[str, Tensor]) -> dict[str, float]:
+    norms = _norms(gradients)
+    whole = max(math.hypot(*norms.values()), 1e-30)
+    return {name: norm if norm > ZERO * whole else whole for name, norm in norms.items()}
+
+
+def _norms(tensors: dict[str, Tensor]) -> dict[str, float]:
+    return {name: float(tensor.double().norm()) for name, tensor in tensors.items()}
 
 
 def _run_rank(folder: Path, accelerator: str) -> None:

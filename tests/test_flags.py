@@ -25,7 +25,7 @@ WITH_OTHER_RULES = {  # fields with rules beyond type and range, which may refus
     "--scheduler", "--min_lr", "--gaussian_prob", "--small_scale", "--lars",
     "--gpus", "--in_channels", "--name", "--run_id", "--method",
     "--pretrained_feature_extractor", "encoder", "--finetune", "--few_shot", "--seeds", "--resume_training_from",
-    "--teacher_momentum_end", "--teacher_temperature_start", "--weights_key",
+    "--teacher_momentum_end", "--teacher_temperature_start", "--patch_size", "--drop_path", "--weights_key",
 }  # fmt: skip
 REQUIRED = ["--pretrained_feature_extractor", "somewhere"]
 

@@ -101,6 +101,17 @@ def test_a_steady_step_reads_nothing_from_the_device(
     assert len(reads) == (3 if recipe != "accumulated" else len(reads))
 
 
+def test_nor_does_one_of_a_vision_transformer_with_drop_path(
+    run: Run, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cl.run.train.skipped_steps.lag_on", lambda device: 2)
+    monkeypatch.setattr("cl.optim._on_gpu", lambda groups: True)
+    crops = ["--multicrop", "--small_crop_size", "4", "--n_small_crops", "2", "--method", "dino", "--clip_grad", "3"]
+    flags = ["digits", "timm/test_vit", "--patch_size", "2", *TINY[2:], "--max_steps", "9", "--knn_every", "9", *crops]
+    assert run("main_contrastive.py", *flags)[::2] == (0, "")
+    assert [read for read in reads if READER not in read] == []
+
+
 def test_the_spies_see_a_read(run: Run, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ContrastiveModule, "on_before_optimizer_step", reading)
     reading.__code__ = reading.__code__.replace(co_filename=str(ROOT / "cl/methods/base.py"))

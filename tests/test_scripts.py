@@ -42,6 +42,7 @@ ROWS = {  # the recipe table: backbone, method, data, epochs, global batch, temp
     "imagenet100/swav_multicrop": ("resnet18", "swav", 200, 256, 0.1, 128, None, True, True),
     "imagenet/swav_multicrop": ("resnet50", "swav", 200, 256, 0.1, 128, None, True, True),
     "imagenet100/dino": ("resnet18", "dino", 400, 256, 0.1, 256, None, False, True),
+    "imagenet100/dino_vit": ("timm/vit_small_patch16_224", "dino", 400, 512, 0.1, 256, None, True, True),
     "imagenet/simclr_decoupled": ("resnet50", "simclr", 100, 256, 0.1, 128, None, False, True),
     "imagenet/simsiam": ("resnet50", "simsiam", 100, 256, None, 512, 128, False, True),
 }

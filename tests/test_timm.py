@@ -127,6 +127,6 @@ def test_a_vision_transformer_is_pretrained_and_evaluated(run: Run, folder: Path
 
 
 def test_a_network_without_pooled_features_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cl.backbones.timm.create", lambda name, size, channels: nn.Conv2d(channels, 4, 3))
+    monkeypatch.setattr("cl.backbones.timm.create", lambda name, size, channels, options: nn.Conv2d(channels, 4, 3))
     with pytest.raises(UserError, match="encoder: got timm/mixer_s32_224, which has no pooled features"):
         build_timm(MIXER, 32)

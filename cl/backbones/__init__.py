@@ -16,4 +16,4 @@ def build_backbone(
     """Build the network that the flags name for views of `crop_size` pixels, and of `other_sizes` (by flag)."""
     if config.timm_name is None:
         return ResNetBackbone(config, crop_size, channels)  # takes any size
-    return timm_backbone(config.timm_name, crop_size, channels, other_sizes)
+    return timm_backbone(config, crop_size, channels, other_sizes)

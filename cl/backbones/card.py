@@ -29,6 +29,7 @@ class Card:
     metrics: Mapping[str, float | None]  # of the last epoch
     cl: str  # version of this package that wrote the card
     format: int = FORMAT
+    patch_size: int | None = None  # of a vision transformer, if it is not as its name says
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -47,5 +48,6 @@ class Card:
 
     def build(self, other_sizes: Mapping[str, int] = {}) -> Backbone:
         """Build the network that the card describes, without loading weights."""
-        config = BackboneConfig(self.encoder, stem=self.stem or "auto", width=self.width or 64)
+        stem, width = self.stem or "auto", self.width or 64
+        config = BackboneConfig(self.encoder, stem=stem, width=width, patch_size=self.patch_size)
         return build_backbone(config, self.crop_size, self.in_channels, other_sizes)

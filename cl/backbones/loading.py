@@ -107,7 +107,7 @@ def _first(keys: Sequence[str]) -> str:
 def _hint(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     """The flag to change, according to the shape of the first layer."""
     if "pos_embed" in expected:
-        return "try another --crop_size or --in_channels"
+        return "try another --crop_size, --patch_size or --in_channels"
     stem = _stem_shape(given)
     expected_stem = _stem_shape(expected)
     if not stem or stem == expected_stem or len(stem) != len(expected_stem):

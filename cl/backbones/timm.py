@@ -8,29 +8,51 @@ import torch
 from torch import Tensor, nn
 
 from cl.backbones.backbone import Backbone
-from cl.config.backbone import EncoderConfig
+from cl.config.backbone import BackboneConfig, EncoderConfig
 from cl.errors import UserError
 
 MODEL_ERRORS = (AssertionError, ArithmeticError, RuntimeError, ValueError)  # raised by networks for unsupported sizes
 
+OPTIONS = {"patch_size": "patch_size", "drop_path": "drop_path_rate"}  # flag -> timm's argument
+WHAT = {"patch_size": "patches", "drop_path": "residual branches"}
 
-def timm_backbone(name: str, crop_size: int, channels: int, other_sizes: Mapping[str, int]) -> Backbone:
-    """Build network `name` for views of `crop_size` pixels, and check that it accepts `other_sizes` (by flag) too."""
+
+def timm_backbone(config: BackboneConfig, crop_size: int, channels: int, other_sizes: Mapping[str, int]) -> Backbone:
+    """Build timm's network for views of `crop_size` pixels, and check that it accepts `other_sizes` (by flag) too."""
+    name = config.timm_name or ""
     flag = "crop_size"
     size = crop_size
     try:
-        net = create(name, crop_size, channels).eval()
+        net = create(name, crop_size, channels, options=_options(config)).eval()
         features = _count_features(net, name, crop_size, channels)
         for flag, size in other_sizes.items():  # noqa: B007  (the refusal names the flag)
             _count_features(net, name, size, channels)
+    except TypeError as error:
+        refused = [flag for flag, option in OPTIONS.items() if f"'{option}'" in str(error)]
+        if not refused:
+            raise
+        raise _without_option(refused[0], config) from None
     except MODEL_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"--{flag}: got views of {size} pixels, expected a size that timm/{name} accepts ({reason})"
         ) from None
+    if config.drop_path and not any(vars(module).get("drop_prob") for module in net.modules()):
+        raise _without_option("drop_path", config)
     backbone = cast(Backbone, net.train())
     backbone.num_features = features  # timm's own value is wrong for its MobileNets: 576, but their head returns 1024
     return backbone
+
+
+def _options(config: BackboneConfig) -> dict[str, Any]:
+    """What is not as the name of the network says, as arguments for timm."""
+    return {option: vars(config)[flag] for flag, option in OPTIONS.items() if vars(config)[flag]}
+
+
+def _without_option(flag: str, config: BackboneConfig) -> UserError:
+    return UserError(
+        f"--{flag}: got {vars(config)[flag]:g}, expected it without {config.encoder}, whose {WHAT[flag]} cannot be set"
+    )
 
 
 def check_encoder(config: EncoderConfig) -> None:
@@ -50,7 +72,9 @@ def check_name(name: str, flag: str) -> None:
         raise UserError(f"{flag}: got timm/{name}, which timm {timm.__version__} does not have; {hint}")
 
 
-def create(name: str, crop_size: int, channels: int, pretrained: bool = False) -> nn.Module:
+def create(
+    name: str, crop_size: int, channels: int, pretrained: bool = False, options: Mapping[str, Any] = {}
+) -> nn.Module:
     """Create timm's network; one with a fixed image size gets `crop_size`, and accepts other sizes if it can."""
     import timm
 
@@ -61,7 +85,7 @@ def create(name: str, crop_size: int, channels: int, pretrained: bool = False) -
     )
     for size in size_arguments:
         try:
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **size)
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **size, **options)
         except TypeError as error:
             if not size or "unexpected keyword argument" not in str(error):
                 raise

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,6 +8,9 @@ from cl.errors import UserError
 
 RESNETS = ("resnet18", "resnet50")
 RESNETS_ONLY = ("stem", "width", "zero_init_residual")  # fields that do not apply to timm's networks
+TIMMS_ONLY = ("patch_size", "drop_path")  # fields that do not apply to torchvision's networks
+# Names of timm's vision transformers: ViT, DeiT, BEiT, EVA, Swin, CaiT, XCiT.
+TRANSFORMER = re.compile(r"(test_)?(naflex|flexi)?(vit\d?|deit3?|beit(v2|3)?|eva(02)?|swin(v2)?|cait|xcit)([_.]|$)")
 SMALL_IMAGE = 64  # pixels: at or below this, the stem for 224 pixels would discard most of the image
 
 
@@ -32,6 +36,11 @@ class EncoderConfig(Config):
         return self.encoder.removeprefix("timm/") if self.encoder.startswith("timm/") else None
 
 
+def is_transformer(encoder: str) -> bool:
+    """Whether an encoder is one of timm's vision transformers, by its name: timm is not imported yet."""
+    return encoder.startswith("timm/") and TRANSFORMER.match(encoder.removeprefix("timm/")) is not None
+
+
 @dataclass(frozen=True)
 class BackboneConfig(EncoderConfig):
     """The backbone and its initial weights."""
@@ -50,6 +59,14 @@ class BackboneConfig(EncoderConfig):
         None
     )
     zero_init_residual: Annotated[bool, Flag("start each residual branch at zero")] = False
+    patch_size: Annotated[
+        int | None,
+        Flag("side of a vision transformer's patches in pixels; by default as the name says", low=1, high=64),
+    ] = None
+    drop_path: Annotated[
+        float,
+        Flag("probability that an image skips the last residual branch; lower for those before it", low=0, high=0.9),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,10 +75,13 @@ class BackboneConfig(EncoderConfig):
             raise UserError(f"--weights_key: got {self.weights_key} without a file in --init_from, expected both")
 
     def refuse_typed(self, typed: Collection[str]) -> None:
-        """Raise UserError if a flag of ResNets only was typed for another network; presets may set one."""
+        """Raise UserError if a flag was typed for a network that it does not apply to; presets may set one."""
         for flag in RESNETS_ONLY:
             if self.timm_name is not None and flag in typed:
                 raise UserError(f"--{flag}: got it with {self.encoder}, expected it with {' or '.join(RESNETS)} only")
+        for flag in TIMMS_ONLY:
+            if self.timm_name is None and flag in typed:
+                raise UserError(f"--{flag}: got it with {self.encoder}, expected it with timm/NAME only")
 
     def small_stem(self, crop_size: int) -> bool:
         return self.stem == "small" or (self.stem == "auto" and crop_size <= SMALL_IMAGE)

@@ -1,7 +1,7 @@
 """Defaults that depend on the data set or on another flag, by field name; a method's presets are in its own config.
 
-Precedence, highest first: the typed flag; the preset of a typed optimizer, of data set and method together, of the data
-set, of a flag, of the method; the field's default.
+Precedence, highest first: the typed flag; the preset of a transformer with the method, of a transformer, of a typed
+optimizer, of data set and method together, of the data set, of a flag, of the method; the field's default.
 """
 
 from collections.abc import Mapping
@@ -48,6 +48,15 @@ PRETRAIN_OPTIMIZERS: Mapping[str, Preset] = {
     "adam": {"lr": 1e-3, "classifier_lr": 1e-2},
     "adamw": {"lr": 1e-3, "classifier_lr": 1e-2},
 }
+# Data sets' rates are for ResNets. This is DINO's rate (LeJEPA's too), with the decay of DeiT and LeJEPA.
+PRETRAIN_TRANSFORMERS: Preset = {
+    "optimizer": "adamw",
+    "lr": 5e-4,
+    "classifier_lr": 1e-3,
+    "weight_decay": 0.05,
+    "decay_biases_and_norms": False,
+}
+FOR_ADAMW = ("optimizer", "lr", "classifier_lr", "weight_decay", "weight_decay_end")  # not for another optimizer
 PRETRAIN_FLAGS: Mapping[str, Preset] = {
     "multicrop": {"min_scale": 0.14},  # SwAV, arXiv 2006.09882
     "asymmetric_augmentations": {  # BYOL, arXiv 2006.07733, table 6: first view, second view

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from cl.config import methods
-from cl.config.backbone import BackboneConfig, EncoderConfig
+from cl.config.backbone import BackboneConfig, EncoderConfig, is_transformer
 from cl.config.data import DataConfig
 from cl.config.evaluation import LinearConfig, OnlineConfig
 from cl.config.flags import Config, fields_of
@@ -15,10 +15,12 @@ from cl.config.optim import LinearOptimConfig, PretrainOptimConfig
 from cl.config.presets import (
     CACHED,
     CACHED_GRID,
+    FOR_ADAMW,
     LINEAR_DATASETS,
     PRETRAIN_DATASETS,
     PRETRAIN_FLAGS,
     PRETRAIN_OPTIMIZERS,
+    PRETRAIN_TRANSFORMERS,
     Preset,
 )
 from cl.config.run import DeviceConfig, PretrainDeviceConfig, RunConfig
@@ -116,6 +118,7 @@ def _pretrain_layers(typed: Preset, method: str) -> dict[str, Preset]:
     config = METHODS[method]
     stronger = {
         "typed": typed,
+        **_transformer_layers(typed, method),
         f"{optimizer} preset": PRETRAIN_OPTIMIZERS.get(optimizer, {}),
         f"{dataset} {method} preset": config.dataset_presets.get(dataset, {}),
         f"{dataset} preset": PRETRAIN_DATASETS.get(dataset, {}),
@@ -124,6 +127,22 @@ def _pretrain_layers(typed: Preset, method: str) -> dict[str, Preset]:
     values = ChainMap(*map(dict, (stronger | weaker).values()))  # the first layer that has a flag wins
     by_flag = {f"{flag} preset": preset for flag, preset in PRETRAIN_FLAGS.items() if values.get(flag)}
     return stronger | by_flag | weaker
+
+
+def _transformer_layers(typed: Preset, method: str) -> dict[str, Preset]:
+    """The presets of vision transformers, without what is for AdamW if another optimizer is typed."""
+    if not is_transformer(typed.get("encoder", "")):
+        return {}
+    layers = {
+        f"{method} transformer preset": METHODS[method].transformer_preset,
+        "transformer preset": PRETRAIN_TRANSFORMERS,
+    }
+    if typed.get("optimizer", "adamw") == "adamw":
+        return layers
+    return {
+        origin: {flag: value for flag, value in preset.items() if flag not in FOR_ADAMW}
+        for origin, preset in layers.items()
+    }
 
 
 def resolve_values(parts: Parts, layers: Mapping[str, Preset]) -> tuple[dict[str, dict[str, Any]], Origins]:

@@ -37,6 +37,7 @@ class MethodConfig(Config):
     evaluated: ClassVar[str] = "backbone"  # the module that is evaluated and exported: the student or a teacher's
     preset: ClassVar[Preset] = {}  # on every data set
     dataset_presets: ClassVar[Mapping[str, Preset]] = {}  # on one data set; these win over `preset`
+    transformer_preset: ClassVar[Preset] = {}  # of vision transformers; wins over those of data sets
     selfcheck_cases: ClassVar[Mapping[str, Sequence[str]]] = {}  # additional cases of cl.selfcheck: name -> flags
 
     method: Annotated[str, METHOD] = ""

@@ -40,6 +40,7 @@ class DINOConfig(MethodConfig):
         "clip_grad": 3.0,
         "clip_each_parameter": True,
     }
+    transformer_preset: ClassVar[Preset] = {"weight_decay": 0.04, "weight_decay_end": 0.4, "drop_path": 0.1}
     dataset_presets: ClassVar[Mapping[str, Preset]] = {
         # Without batch norm in the head the features stay at random initialisation. A teacher for 528 steps.
         "digits": {

@@ -24,6 +24,8 @@ class MoCoV3Config(MethodConfig):
 
     implementation: ClassVar[str] = "cl.methods.moco_v3:MoCoV3"
     preset: ClassVar[Preset] = {"asymmetric_augmentations": True}
+    # The authors decay biases and norms, too.
+    transformer_preset: ClassVar[Preset] = {"lr": 1.5e-4, "weight_decay": 0.1, "decay_biases_and_norms": True}
     dataset_presets: ClassVar[Mapping[str, Preset]] = {
         # As BYOL's teacher: a faster one for a run of 176 steps.
         "digits": {

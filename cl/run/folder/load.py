@@ -116,6 +116,7 @@ def make_card(metadata: Mapping[str, Any], metrics: Mapping[str, float | None]) 
         method=config["method"]["method"],
         metrics=metrics,
         cl=cl.__version__,
+        patch_size=backbone.patch_size,
     )
 
 

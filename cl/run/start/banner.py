@@ -6,7 +6,7 @@ from typing import Any
 
 import cl
 from cl.cli import Resolved
-from cl.config.backbone import RESNETS_ONLY
+from cl.config.backbone import RESNETS_ONLY, TIMMS_ONLY
 from cl.config.flags import as_typed, fields_of
 from cl.config.optim import OptimConfig
 from cl.config.programs import Linear, Pretrain
@@ -114,7 +114,7 @@ def _other_views(config: Pretrain, plan: Plan) -> int:
 
 def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
     """The flags that have a value, grouped by its origin: typed first, then presets, default last."""
-    unused = RESNETS_ONLY if resolved.config.backbone.timm_name else ()
+    unused = RESNETS_ONLY if resolved.config.backbone.timm_name else TIMMS_ONLY
     by_origin: dict[str, list[str]] = {"typed": []}
     for part in vars(resolved.config).values():
         for declared in fields_of(type(part)):
