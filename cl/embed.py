@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cl.cli import run
-from cl.config.data import DataConfig
+from cl.config.data import COLOURS, DataConfig
 from cl.config.flags import typed_path
 from cl.config.run import DeviceConfig
 from cl.config.views import ViewsConfig
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     limit_threads()
     device = choose_devices(DeviceConfig(accelerator=args.accelerator)).device(0)
     backbone = load_backbone(args.run, "RUN", args.weights_key).to(device)
-    files, notes = _list(args.folder)
+    files, notes = _list(args.folder, backbone.card.in_channels)
     bad = bad_files(args.folder, files, backbone.card.in_channels)
     good = [name for name in files if name not in bad]
     if not good:
@@ -66,10 +66,10 @@ def main(argv: Sequence[str]) -> None:
         print(one_line(note))
 
 
-def _list(folder: Path) -> tuple[list[str], list[str]]:
+def _list(folder: Path, channels: int = COLOURS) -> tuple[list[str], list[str]]:
     """The images at any depth below `folder`, in byte order, and notes about what was left out."""
     try:
-        found = walk(folder)
+        found = walk(folder, channels=channels)
     except OSError as error:
         raise unlistable(f"FOLDER: got {folder}", error) from None
     return sorted(found.images, key=os.fsencode), left_out(folder, found)

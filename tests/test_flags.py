@@ -23,7 +23,7 @@ CONFIGS = {config for method in METHODS for config in config_parts(Pretrain, met
 )
 WITH_OTHER_RULES = {  # fields with rules beyond type and range, which may refuse a value of `values_of`
     "--scheduler", "--min_lr", "--gaussian_prob", "--small_scale", "--lars",
-    "--gpus", "--in_channels", "--name", "--run_id", "--method",
+    "--gpus", "--in_channels", "--loader", "--cache", "--name", "--run_id", "--method",
     "--pretrained_feature_extractor", "encoder", "--finetune", "--few_shot", "--seeds", "--resume_training_from",
     "--teacher_momentum_end", "--teacher_temperature_start", "--patch_size", "--drop_path", "--weights_key",
 }  # fmt: skip

@@ -162,7 +162,8 @@ def test_a_launcher_with_a_different_number_of_processes_is_refused(
 REACHED_ELSEWHERE = {  # modules with refusals that the cases here do not reach, and the tests that do
     "cl/backbones/timm.py": "test_timm", "cl/backbones/loading.py": "test_weights",
     "cl/config/methods/base.py": "test_flags", "cl/data/executors/dali.py": "test_loader",
-    "cl/data/sources/archives.py": "test_archives", "cl/data/check.py": "test_images",
+    "cl/data/decoding/multichannel.py": "test_multichannel", "cl/data/sources/archives.py": "test_archives",
+    "cl/data/check.py": "test_images",
     "cl/data/imagenet100.py": "test_archives", "cl/data/imagenet_val.py": "test_archives",
     "cl/data/datamodule.py": "test_kernels", "cl/data/resident_images.py": "test_kernels",
     "cl/data/sources/manifest.py": "test_outages", "cl/data/sources/registry.py": "test_ranks",

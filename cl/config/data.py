@@ -6,6 +6,7 @@ from cl.errors import UserError
 from cl.machine.cores import cores_per_process
 
 DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom")
+COLOURS = 3  # channels; images of more are read by other decoders, as floats, and have no hue
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class DataConfig(Config):
     train_dir: Annotated[str | None, Flag("folder of training images, one folder per class", resume="free")] = None
     val_dir: Annotated[str | None, Flag("folder of validation images, one folder per class", resume="free")] = None
     labels: Annotated[str | None, Flag("CSV file of file names and labels, for a flat folder", resume="free")] = None
-    in_channels: Annotated[int, Flag("3 for colour, 1 for grey", low=1, high=3)] = 3
+    in_channels: Annotated[
+        int, Flag("3 for colour, 1 for grey, 4 or more for TIFF and .npy files", low=1, high=1024)
+    ] = 3
     limit_eval: Annotated[int | None, Flag("validate on this many images, a fixed stratified subset", low=1)] = None
     batch_size: Annotated[int, Flag("images per process and step", low=2)] = 256
     num_workers: Annotated[
@@ -68,7 +71,11 @@ class DataConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.in_channels == 2:
-            raise UserError("--in_channels: got 2, expected 1 or 3")
+            raise UserError("--in_channels: got 2, expected 1 or 3, or 4 and more")
+        if self.in_channels > COLOURS and self.loader == "dali":
+            raise UserError(f"--loader: got dali with --in_channels {self.in_channels}, expected fast or torchvision")
+        if self.in_channels > COLOURS and self.cache == "jpeg256":
+            raise UserError(f"--cache: got jpeg256 with --in_channels {self.in_channels}, expected raw256 or none")
 
     def workers(self) -> int:
         """Loader processes; the default is at most eight: more are seldom needed, and each takes memory."""

@@ -1,7 +1,8 @@
 """Defaults that depend on the data set or on another flag, by field name; a method's presets are in its own config.
 
-Precedence, highest first: the typed flag; the preset of a transformer with the method, of a transformer, of a typed
-optimizer, of data set and method together, of the data set, of a flag, of the method; the field's default.
+Precedence, highest first: the typed flag; the preset of more than three channels, of a transformer with the method, of
+a transformer, of a typed optimizer, of data set and method together, of the data set, of a flag, of the method; the
+field's default.
 """
 
 from collections.abc import Mapping
@@ -68,6 +69,8 @@ PRETRAIN_FLAGS: Mapping[str, Preset] = {
         "hue": 0.1,
     },
 }
+# Saturation, hue and grey need red, green and blue: nothing says which of four or more channels these are.
+PRETRAIN_MULTICHANNEL: Preset = {"saturation": 0.0, "hue": 0.0, "grey_prob": 0.0}
 
 LINEAR_DATASETS: Mapping[str, Preset] = {
     "cifar10": {"crop_size": 32, "weight_decay": (0.0,)},

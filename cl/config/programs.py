@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 from cl.config import methods
 from cl.config.backbone import BackboneConfig, EncoderConfig, is_transformer
-from cl.config.data import DataConfig
+from cl.config.data import COLOURS, DataConfig
 from cl.config.evaluation import LinearConfig, OnlineConfig
 from cl.config.flags import Config, fields_of
 from cl.config.methods import METHODS, MethodConfig
@@ -19,6 +19,7 @@ from cl.config.presets import (
     LINEAR_DATASETS,
     PRETRAIN_DATASETS,
     PRETRAIN_FLAGS,
+    PRETRAIN_MULTICHANNEL,
     PRETRAIN_OPTIMIZERS,
     PRETRAIN_TRANSFORMERS,
     Preset,
@@ -43,6 +44,13 @@ class Pretrain:
 
     def __post_init__(self) -> None:
         self.method.check_batch(self.data.batch_size * self.optim.accumulate)  # of one process; more are checked later
+        colour = {name: vars(self.views)[name] for name in PRETRAIN_MULTICHANNEL if vars(self.views)[name]}
+        if self.data.in_channels > COLOURS and colour:
+            name, value = next(iter(colour.items()))
+            raise UserError(
+                f"--{name}: got {value:g} with --in_channels {self.data.in_channels}, expected 0: it is defined for "
+                "red, green and blue"
+            )
         if self.device.graphs == "on" and self.batches_per_loss > 1:
             raise UserError(
                 "--graphs: got on with --exact_negatives, expected auto or off: its second forward pass is no replay"
@@ -118,6 +126,7 @@ def _pretrain_layers(typed: Preset, method: str) -> dict[str, Preset]:
     config = METHODS[method]
     stronger = {
         "typed": typed,
+        "in_channels preset": PRETRAIN_MULTICHANNEL if typed.get("in_channels", COLOURS) > COLOURS else {},
         **_transformer_layers(typed, method),
         f"{optimizer} preset": PRETRAIN_OPTIMIZERS.get(optimizer, {}),
         f"{dataset} {method} preset": config.dataset_presets.get(dataset, {}),

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl.config.data import COLOURS
 from cl.data.decoding.decode import EncodedImage, LazyImage, as_ppm
 from cl.data.images import FileSet
 from cl.data.sources.manifest import stamp
@@ -31,6 +32,7 @@ from cl.machine.home import cache_folder
 
 SHORT_SIDE = 256  # pixels; smaller images are not resized
 QUALITY = 92  # JPEG quality of jpeg256
+WHITE = 2**16 - 1  # in images of more than three channels
 VERSION = 2  # of the pixels that are stored
 
 
@@ -112,9 +114,11 @@ def _write_images(images: FileSet, kind: str, folder: Path, workers: int) -> Non
 
 
 def _shrunk(images: FileSet, kind: str, index: int) -> EncodedImage:
-    """An image as the cache stores it."""
+    """An image as the cache stores it: in 8 bits, or in 16 if it has more than three channels."""
     pixels = shrink(images.read(index)).permute(1, 2, 0).contiguous().numpy()
     height, width, channels = pixels.shape
+    if channels > COLOURS:
+        pixels = np.rint(pixels * np.float32(WHITE)).astype(np.uint16)
     if kind == "raw256":
         return EncodedImage(pixels.tobytes(), height, width)
     colours = "RGB" if channels == 3 else "GRAY"
@@ -122,7 +126,7 @@ def _shrunk(images: FileSet, kind: str, index: int) -> EncodedImage:
 
 
 def shrink(image: Tensor) -> Tensor:
-    """Shrink a uint8 image [C, H, W] to a short side of at most 256 pixels, with torch's antialiased resize."""
+    """Shrink an image [C, H, W] to a short side of at most 256 pixels, with torch's antialiased resize."""
     height, width = image.shape[1:]
     short = min(height, width)
     if short <= SHORT_SIDE:
@@ -152,7 +156,9 @@ class CachedSet:
 
     def read(self, index: int) -> Tensor:
         data, height, width = self._bytes(index)
-        if self.kind == "raw256":
+        if self.channels > COLOURS:
+            pixels = data.view(np.uint16).reshape(height, width, self.channels) / np.float32(WHITE)
+        elif self.kind == "raw256":
             pixels = data.reshape(height, width, self.channels)
         else:
             pixels = simplejpeg.decode_jpeg(data, "RGB" if self.channels == 3 else "GRAY")

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from pytorch_lightning import LightningDataModule
 
-from cl.config.data import DataConfig
+from cl.config.data import COLOURS, DataConfig
 from cl.config.programs import Pretrain
 from cl.config.run import DeviceConfig
 from cl.data.cache import SHORT_SIDE, cached
@@ -102,6 +102,8 @@ class ImageData(LightningDataModule):
             )
         self._check_settings()
         self.no_kernels = obstacle(settings.device)
+        if len(splits.norm[0]) > COLOURS:
+            self.no_kernels = self.no_kernels or "the kernels are for at most three channels"
         if on_any_rank(bool(self.no_kernels)):  # all processes round alike
             self.no_kernels = self.no_kernels or "another process cannot run the kernels"
         self.not_resident = ""  # why images do not lie on the GPU

@@ -32,9 +32,9 @@ def load_into_memory(images: ImageSet) -> ImageSet:
     if isinstance(images, ArraySet) or len(images) == 0:
         return images
     first = images.read(0)
-    if max(first.shape[1:]) > SMALL_SIDE or first.numel() * len(images) > LARGEST_ARRAY:
+    if max(first.shape[1:]) > SMALL_SIDE or first.nbytes * len(images) > LARGEST_ARRAY:
         return images
-    pixels = torch.empty(len(images), *first.shape, dtype=torch.uint8)
+    pixels = torch.empty(len(images), *first.shape, dtype=first.dtype)
     for i in tqdm(range(len(images)), "reading", unit="image", leave=False, disable=not sys.stderr.isatty()):
         image = images.read(i)
         if image.shape != first.shape:

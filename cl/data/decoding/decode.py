@@ -1,4 +1,4 @@
-"""Image files and their bytes -> RGB or grey uint8: the only decoder outside DALI."""
+"""Image files and their bytes -> RGB or grey uint8, or floats of more channels: the only decoder outside DALI."""
 
 import errno
 import io
@@ -12,11 +12,14 @@ import numpy as np
 import simplejpeg
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
+from cl.config.data import COLOURS
 from cl.data.decoding.formats import PLUGINS, kind_of, readable_formats
-from cl.data.decoding.modes import BadImage, orientation_of, to_8_bits
-from cl.errors import Stopped
+from cl.data.decoding.modes import SAMPLES, BadImage, orientation_of, to_8_bits, too_many_channels
+from cl.data.decoding.multichannel import decode_multichannel
+from cl.errors import Stopped, UserError
 
 T = TypeVar("T")
 
@@ -46,7 +49,7 @@ class BrokenFile(Stopped):
 
 
 def read_image(path: Path, channels: int = 3) -> Tensor:
-    """Read a file as uint8 [channels, H, W]; BadImage if its content is no usable image, OSError if it has none."""
+    """Read a file as `decode` does; BadImage if its content is no usable image, OSError if it has none."""
     return decode(read_file(path), channels)
 
 
@@ -70,19 +73,32 @@ def patiently(ask: Callable[[], T]) -> T:
 def decode(data: bytes, channels: int = 3) -> Tensor:
     """Decode an image to uint8 [channels, H, W], 3 channels RGB or 1 channel grey; raise BadImage with the reason.
 
-    In memory the channels come last, as decoders write them. docs/images.md says how each mode becomes 8 bits.
+    More than three channels become float32 in [0, 1] instead, so that 16 bits are kept. In memory the channels come
+    last, as decoders write them. docs/images.md says how each mode becomes 8 bits.
     """
     if not data:
         raise BadImage("empty file")
-    pixels = _plain_jpeg(data, channels) if _plain_size(data) else None
+    if channels > COLOURS:
+        return channels_first(_guarded(lambda: decode_multichannel(data, channels)))
+    pixels = _plain_jpeg(data, channels) if _plain_size(data, channels) else None
     if pixels is None:
-        pixels = _decode_with_pillow(data, channels)
+        pixels = _guarded(lambda: to_8_bits(_open(data), channels))
     return channels_first(pixels)
 
 
 def channels_first(pixels: np.ndarray) -> Tensor:
-    """uint8 [H, W, C], or [H, W] -> a view of it [C, H, W]."""
+    """[H, W, C], or [H, W] -> a view of it [C, H, W]."""
     return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
+
+
+def dtype_of(channels: int) -> torch.dtype:
+    """What decoded images of so many channels are."""
+    return torch.uint8 if channels <= COLOURS else torch.float32
+
+
+def in_unit_range(image: Tensor) -> Tensor:
+    """A decoded image [..., C, H, W] as new float32 in [0, 1]."""
+    return image.clone() if image.is_floating_point() else image.float() / 255
 
 
 class LazyImage(NamedTuple):
@@ -90,12 +106,12 @@ class LazyImage(NamedTuple):
 
     height: int
     width: int
-    pixels: Callable[[], Tensor]  # uint8 [C, H, W]
+    pixels: Callable[[], Tensor]  # as `decode` returns them
 
 
 def lazy_image(data: bytes, channels: int = 3) -> LazyImage:
     """A LazyImage of encoded bytes; only a plain JPEG is decoded later, anything else is decoded now."""
-    size = _plain_size(data)
+    size = _plain_size(data, channels)
     if size:
         return LazyImage(size[0], size[1], lambda: decode(data, channels))
     image = decode(data, channels)
@@ -112,7 +128,7 @@ class EncodedImage(NamedTuple):
 
 def portable_image(data: bytes, channels: int = 3) -> EncodedImage:
     """A plain JPEG unchanged; anything else decoded and stored as PPM, because decoders differ on it."""
-    size = _plain_size(data)
+    size = _plain_size(data, channels)
     return EncodedImage(data, *size) if size else as_ppm(decode(data, channels))
 
 
@@ -123,13 +139,13 @@ def as_ppm(image: Tensor) -> EncodedImage:
     return EncodedImage(header + image.permute(1, 2, 0).numpy().tobytes(), height, width)
 
 
-def _decode_with_pillow(data: bytes, channels: int) -> np.ndarray:
+def _guarded(decoded: Callable[[], np.ndarray]) -> np.ndarray:
     """Whatever a decoder raises, the image is bad: damaged files reach every line of Pillow's readers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return to_8_bits(_open(data), channels)
-        except BadImage:
+            return decoded()
+        except (BadImage, UserError):
             raise
         except MemoryError:
             raise TooLittleMemory("not enough memory to decode it") from None
@@ -170,14 +186,31 @@ def _unidentified(data: bytes) -> str:
         return "not an image"
     if kind in PLUGINS:
         return f"{kind}, which needs {PLUGINS[kind].package}"
+    samples = _samples(data) if kind == "TIFF" else 1
+    if samples > COLOURS:
+        return too_many_channels(samples)
     return f"not an image that Pillow can read, though it begins as {kind} does"
 
 
-def _plain_size(data: bytes) -> tuple[int, int] | None:
+def _samples(data: bytes) -> int:
+    """The channels of a TIFF, of which Pillow has no mode for most; 1 if its header is damaged."""
+    try:
+        directory = ImageFileDirectory_v2(data[:8])
+        file = io.BytesIO(data)
+        file.seek(directory.next)
+        directory.load(file)
+        return int(directory.get(SAMPLES, 1))
+    except Exception:
+        return 1
+
+
+def _plain_size(data: bytes, channels: int) -> tuple[int, int] | None:
     """Height and width of an upright JPEG in colour or grey, which most files are; None for anything else.
 
     Pillow reads the header only if an orientation may be stored: that takes a tenth of the decoding time.
     """
+    if channels > COLOURS:
+        return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except Exception:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple
 
+from cl.config.data import COLOURS
+
 # Pillow recognises the others but cannot decode them; for EPS it would start Ghostscript on a stranger's file.
 EXCLUDED = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
 
@@ -43,6 +45,7 @@ SIGNATURES: Mapping[str, tuple[tuple[int, bytes], ...]] = {
 }
 RAW_SUFFIXES = frozenset({".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".srw"})
 HEAD = 144  # bytes that `kind_of` needs
+NPY = b"\x93NUMPY"  # how a file of one NumPy array begins
 
 
 @cache
@@ -73,6 +76,12 @@ def readable_suffixes() -> frozenset[str]:
     from PIL import Image
 
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+def is_image_name(name: str, channels: int) -> bool:
+    """Whether a file is looked at, by its suffix. Arrays are images where Pillow has no mode: beyond three channels."""
+    suffix = suffix_of(name)
+    return suffix in readable_suffixes() or (suffix == ".npy" and channels > COLOURS)
 
 
 def suffix_of(name: str) -> str:

@@ -20,12 +20,16 @@ FORMATS_OF_16_BITS = ("PNG", "TIFF", "PPM", "JPEG2000", None)  # their full rang
 STRIP = 2**20  # pixels that are converted at a time, so that a large picture is not held three times
 
 # TIFF tags.
-BITS, COMPRESSION, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 259, 262, 284, 339
-UNCOMPRESSED, WHITE_IS_ZERO, SEPARATE, SIGNED = 1, 0, 2, 2
+BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 259, 262, 277, 284, 338, 339
+UNCOMPRESSED, WHITE_IS_ZERO, SEPARATE, SIGNED, UNSPECIFIED = 1, 0, 2, 2, 0
 
 
 class BadImage(ValueError):
     """The file or picture is not a usable image; the text gives the reason."""
+
+
+def too_many_channels(count: int) -> str:
+    return f"{count} channels, of which Pillow reads at most three; expected at most three, or --in_channels {count}"
 
 
 def orientation_of(picture: Image.Image) -> int:
@@ -80,6 +84,8 @@ def _scale_of(picture: Image.Image) -> Scale | None:
     if tiles and tiles[0].args in ("L;2", "L;4", "RGB;16B") and "transparency" in picture.info:
         raise BadImage("a transparent colour of 2, 4 or 3 x 16 bits, which Pillow compares with pixels of 8 bits")
     tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
+    if tags.get(SAMPLES, 1) > 3 and UNSPECIFIED in _numbers(tags.get(EXTRA_SAMPLES, ())):  # Pillow leaves it out
+        raise BadImage(too_many_channels(tags[SAMPLES]))
     if SIGNED in _numbers(tags.get(SAMPLE_FORMAT, 1)):
         raise BadImage("signed integer pixels, whose range is not known; expected unsigned ones of 8 or 16 bits")
     is_split = tags.get(PLANES) == SEPARATE and tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cl.batch import Batch
+from cl.config.data import COLOURS
 from cl.data.views.rows import Colours, Rows
 from cl.data.views.spec import Norm
 
@@ -22,7 +23,7 @@ SOLARIZE_THRESHOLD = 128 / 255  # pixels from here on are inverted
 CHUNK = 2**21  # values per step on a CPU: beyond its caches everything takes 1.5 times as long
 
 
-Pixels = Callable[[slice], Tensor]  # rows of cropped views: [n, C, S, S] in 0 to 255, uint8 or float32
+Pixels = Callable[[slice], Tensor]  # rows of cropped views: [n, C, S, S] in 0 to 255; above 3 channels, in 0 to 1
 
 
 def make_batch(
@@ -44,7 +45,8 @@ def augment(rows: Rows, pixels: Pixels, device: torch.device, norm: Norm) -> Ten
     chunks = []
     for begin in range(0, count, step):
         chunk = slice(begin, begin + step)
-        x = pixels(chunk).to(device, non_blocking=True).to(torch.float32).div_(255)  # copies bytes, not floats
+        x = pixels(chunk).to(device, non_blocking=True)
+        x = x.clone() if x.shape[1] > COLOURS else x.to(torch.float32).div_(255)  # copied as bytes, not as floats
         if rows.colours is not None:
             apply_colours_(x, rows.colours.select(chunk), rows.kernel)
         chunks.append(normalize_(x, norm))
@@ -69,7 +71,7 @@ def apply_colours_(x: Tensor, colours: Colours, kernel: int) -> Tensor:
 
     Does what torchvision's v2.functional does to one float image at a time (`executors.torchvision`, the slow twin).
     """
-    in_colour = x.shape[1] == 3  # a grey image has neither saturation nor hue
+    in_colour = x.shape[1] == COLOURS  # other images have neither saturation nor hue
     for position in range(4):
         for operation in range(4 if in_colour else 2):
             rows = np.flatnonzero(colours.order[:, position] == operation)
@@ -116,7 +118,9 @@ def _brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrast(x: Tensor, factor: Tensor) -> Tensor:
-    return _blended(x, _grey(x).mean(dim=(1, 2, 3), keepdim=True), factor)
+    """Blend with the mean of the grey image; of more than three channels, each with its own mean."""
+    means = x.mean(dim=(2, 3), keepdim=True) if x.shape[1] > COLOURS else _grey(x).mean(dim=(1, 2, 3), keepdim=True)
+    return _blended(x, means, factor)
 
 
 def _saturation(x: Tensor, factor: Tensor) -> Tensor:

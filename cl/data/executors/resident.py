@@ -65,34 +65,50 @@ def crop_views(images: Tensor, crops: Crops, size: int) -> Tensor:
 
     A resize is linear along each side: one matrix product per side, with a matrix per row. It equals torch's uint8
     resize bit for bit: the weights are integer multiples of a power of two, and for reductions up to fourfold all sums
-    are below 2^24, which float32 adds exactly in any order; for larger ones, float64.
+    are below 2^24, which float32 adds exactly in any order; for larger ones, float64. Images in float32 are resized in
+    float32, and are not rounded.
     """
     n, channels, height, width = images.shape
+    # All images have the same size, so all rows have the same window of the resized box.
+    down_window, across_window = (slice(corner, corner + size) for corner in crops.corner[0].tolist())
+    if images.is_floating_point():
+        across = _flipped(_weights(crops, axis=1, side=width, device=images.device)[:, across_window], crops)
+        down = _weights(crops, axis=0, side=height, device=images.device)[:, down_window]
+        x = (images.view(n, channels * height, width) @ across.float().mT).view(n, channels, height, size)
+        return down.float()[:, None] @ x
     dtype = torch.float32 if (crops.box[:, 2:] <= 4 * crops.resized).all() else torch.float64
-    across, unit = _weights(crops, axis=1, size=size, side=width, device=images.device)
-    across = torch.where(to_device(crops.flip, images.device)[:, None, None], across.flip(1), across)
+    across, unit = _as_integers(_weights(crops, axis=1, side=width, device=images.device), across_window)
+    across = _flipped(across, crops)
     x = images.to(dtype).view(n, channels * height, width)
     x = (x @ across.to(dtype).mT).mul_(unit).add_(0.5).floor_().view(n, channels, height, size)
-    down, unit = _weights(crops, axis=0, size=size, side=height, device=images.device)
+    down, unit = _as_integers(_weights(crops, axis=0, side=height, device=images.device), down_window)
     return (down.to(dtype)[:, None] @ x).mul_(unit[:, None]).add_(0.5).floor_().to(torch.float32)
 
 
-def _weights(crops: Crops, axis: int, size: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Weight of each input pixel in each output pixel along one axis [N, size, side], in units [N, 1, 1].
+def _flipped(across: Tensor, crops: Crops) -> Tensor:
+    return torch.where(to_device(crops.flip, across.device)[:, None, None], across.flip(1), across)
 
-    Pillow's and torch's triangle filter, as wide as an output pixel where that is larger than an input pixel. Torch
-    rounds the weights to 16-bit integers, with as many fractional bits as the largest weight leaves.
+
+def _weights(crops: Crops, axis: int, side: int, device: torch.device) -> Tensor:
+    """Weight of each input pixel in each pixel of the resized box along one axis, float64 [N, resized, side].
+
+    Pillow's and torch's triangle filter, as wide as an output pixel where that is larger than an input pixel.
     """
-    # All images have the same size, so all rows have the same resized size and corner.
-    resized = int(crops.resized[0, axis])
-    corner = int(crops.corner[0, axis])
+    resized = int(crops.resized[0, axis])  # of all rows, as all images have the same size
     start, length = to_device(crops.box[:, axis::2].T.astype(np.float64), device)[:, :, None, None]  # [N, 1, 1] each
     scale = length / resized
     centre = scale * (torch.arange(resized, dtype=torch.float64, device=device)[:, None] + 0.5)  # [N, resized, 1]
     pixel = torch.arange(side, dtype=torch.float64, device=device) - start + 0.5  # [N, 1, side]
     weights = (1 - (pixel - centre).abs_().div_(scale.clamp(min=1))).clamp_(min=0)
-    weights.mul_((pixel > 0) & (pixel < length)).div_(weights.sum(dim=2, keepdim=True))
+    return weights.mul_((pixel > 0) & (pixel < length)).div_(weights.sum(dim=2, keepdim=True))
+
+
+def _as_integers(weights: Tensor, window: slice) -> tuple[Tensor, Tensor]:
+    """The weights of a window in units: float32 [N, size, side] and [N, 1, 1].
+
+    Torch rounds them to 16-bit integers, with as many fractional bits as the largest of all weights leaves.
+    """
     largest = weights.amax(dim=(1, 2), keepdim=True)
     bits = (torch.log2((2**15 - 0.5) / largest).ceil_() - 1).clamp_(max=22)
-    integers = weights[:, corner : corner + size].mul_(2**bits).add_(0.5).floor_()
+    integers = weights[:, window].mul_(2**bits).add_(0.5).floor_()
     return integers.to(torch.float32), (2**-bits).to(torch.float32)

@@ -1,6 +1,6 @@
 """The reference executor: torchvision's own functions on one image and one view. Slow; tests compare the others to it.
 
-Crop and antialiased resize on uint8, everything from colour on in float32.
+Crop and antialiased resize on uint8, everything from colour on in float32; of more than three channels all in float32.
 """
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from cl.batch import Batch
+from cl.config.data import COLOURS
 from cl.data.executors.base import Executor
 from cl.data.images import ImageSet
 from cl.data.sampler import SampleKey
@@ -59,7 +60,7 @@ def random_views(images: list[Tensor], planner: RandomViews, epoch: int, index: 
 
 
 def apply_view(image: Tensor, spec: ViewSpec, params: ViewParams, i: int, box: Ints) -> Tensor:
-    """Apply row `i` of `params` to `image` [C, H, W] uint8 -> [C, size, size] float32 in [0, 1].
+    """Apply row `i` of `params` to `image` [C, H, W], as it is decoded, -> [C, size, size] float32 in [0, 1].
 
     `box` [4] is the top, left, height and width of the crop (`draws.crop_boxes`).
     """
@@ -80,17 +81,21 @@ def apply_view(image: Tensor, spec: ViewSpec, params: ViewParams, i: int, box: I
 
 
 def _jitter(image: Tensor, spec: ViewSpec, params: ViewParams, i: int) -> Tensor:
-    """Apply the colour operations of non-zero strength in the drawn order."""
+    """Apply the colour operations of non-zero strength in the drawn order.
+
+    Of more than three channels each is jittered as a grey image, all by the same factors.
+    """
+    jittered = image[:, None] if len(image) > COLOURS else image
     operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     strengths = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
     for k in params.order[i].tolist():
         if strengths[k] > 0:
-            image = operations[k](image, float(params.factors[i, k]))
-    return image
+            jittered = operations[k](jittered, float(params.factors[i, k]))
+    return jittered.view_as(image)
 
 
 def apply_eval(image: Tensor, spec: EvalSpec) -> Tensor:
-    """The evaluation view of `image` [C, H, W] uint8 -> [C, size, size] float32 in [0, 1]."""
+    """The evaluation view of `image` [C, H, W], as it is decoded, -> [C, size, size] float32 in [0, 1]."""
     short = min(image.shape[1:])
     # Keeps far more than the final crop takes, but stops a line of 1 x 1000 pixels from growing to 256 x 256000.
     image = F.center_crop(image, [min(side, 4 * short) for side in image.shape[1:]])

@@ -1,6 +1,7 @@
 """The workers' half of the fast loader: decode once, then crop, antialiased resize and flip each view, all in uint8.
 
-A decoded image has its channels last in memory, which torch resizes more than twice as fast.
+Images of more than three channels stay floats in [0, 1]. A decoded image has its channels last in memory, which torch
+resizes more than twice as fast.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl.batch import Batch
-from cl.data.decoding.decode import LazyImage
+from cl.data.decoding.decode import LazyImage, dtype_of
 from cl.data.executors.base import Executor
 from cl.data.executors.device import make_batch
 from cl.data.images import ImageSet
@@ -24,7 +25,7 @@ from cl.data.views.spec import Norm
 
 
 def crop_view(image: Tensor, crops: Crops, row: int, size: int) -> Tensor:
-    """Crop view `row` of `image` uint8 [C, H, W] -> uint8 [C, size, size], bit for bit torchvision's resize."""
+    """Crop view `row` of `image` [C, H, W] -> [C, size, size] of its type, bit for bit torchvision's resize."""
     top, left, height, width = crops.box[row].tolist()
     y, x = crops.corner[row].tolist()
     box = image[None, :, top : top + height, left : left + width]
@@ -40,7 +41,7 @@ class CroppedBatch:
 
     index: Tensor  # [B]
     target: Tensor  # [B]
-    views: tuple[Tensor, ...]  # per resolution, uint8 [V B, C, S, S]
+    views: tuple[Tensor, ...]  # per resolution, [V B, C, S, S] of the images' type
     rows: tuple[Rows, ...]
 
     def pin_memory(self) -> "CroppedBatch":
@@ -59,7 +60,8 @@ class WorkerExecutor(Executor):
 
     def read(self, keys: list[SampleKey]) -> Any:
         index, images, resolutions = self.open(keys)
-        views = tuple(torch.empty(shape, dtype=torch.uint8) for shape in self.shapes(len(index)))
+        dtype = dtype_of(len(self.norm[0]))
+        views = tuple(torch.empty(shape, dtype=dtype) for shape in self.shapes(len(index)))
         crop_images(images, resolutions, views)
         return CroppedBatch(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), views, resolutions)
 

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from cl.config.data import DataConfig
+from cl.config.data import COLOURS, DataConfig
+from cl.data.decoding.decode import in_unit_range
 from cl.data.images import ArraySet, Splits
 from cl.data.views.spec import Norm
 
@@ -19,6 +20,8 @@ def digits(config: DataConfig, norm: Norm | None = None) -> Splits:
     pixels, labels = load_digits(return_X_y=True)
     grey = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     images = grey.expand(-1, config.in_channels, -1, -1)
+    if config.in_channels > COLOURS:
+        images = in_unit_range(images)
     targets = labels.astype(np.int64)
     train, val = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     return Splits(

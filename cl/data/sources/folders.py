@@ -66,7 +66,7 @@ def _splits(
 
 def _listing(config: DataConfig, flag: str) -> Listing:
     labels = full_path(config, config.labels) if config.labels else None
-    return list_images(full_path(config, vars(config)[flag]), f"--{flag}", labels)
+    return list_images(full_path(config, vars(config)[flag]), f"--{flag}", labels, config.in_channels)
 
 
 def _bad_images(listings: Iterable[Listing], channels: int) -> dict[Path, str]:

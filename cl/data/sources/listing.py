@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cl.config.data import DataConfig
+from cl.config.data import COLOURS, DataConfig
 from cl.data.sources.walk import Found, add_files, left_out, walk
 from cl.errors import UserError, mentioning
 
@@ -39,6 +39,10 @@ def check_folders(config: DataConfig) -> None:
         for flag, path in (("val_dir", config.val_dir), ("labels", config.labels)):
             if path is not None:
                 raise UserError(f"--{flag}: got {path} without --train_dir, expected both, or neither for the archive")
+        if config.in_channels > COLOURS:
+            raise UserError(
+                f"--in_channels: got {config.in_channels} with the archive of {config.dataset}, expected 3 or 1"
+            )
         return
     if config.data_folder is not None:
         _check_folder("data_folder", Path(config.data_folder))
@@ -80,9 +84,9 @@ def _kind_of(flag: str, path: Path) -> str:
         raise UserError(f"--{flag}: got {path}, which cannot be read ({error.strerror})") from None
 
 
-def list_images(root: Path, argument: str, labels: Path | None = None) -> Listing:
+def list_images(root: Path, argument: str, labels: Path | None = None, channels: int = COLOURS) -> Listing:
     """List the images under `root`: one folder per class, at any depth; or a flat folder, with or without labels."""
-    flat, by_class = _walk_classes(root, argument)
+    flat, by_class = _walk_classes(root, argument, channels)
     left_out = _left_out(root, flat, by_class)
     if labels is not None:
         with mentioning(left_out):
@@ -107,11 +111,11 @@ def _flat(root: Path, found: Found, left_out: tuple[str, ...]) -> Listing:
     return Listing(root, tuple(found.images), (None,) * len(found.images), left_out)
 
 
-def _walk_classes(root: Path, argument: str) -> tuple[Found, dict[str, Found]]:
+def _walk_classes(root: Path, argument: str, channels: int) -> tuple[Found, dict[str, Found]]:
     """What lies directly in `root`, and what lies below each of its folders."""
     flat = Found()
     try:
-        by_class = {name: walk(root, name) for name in add_files(flat, root, "")}
+        by_class = {name: walk(root, name, channels) for name in add_files(flat, root, "", channels)}
     except OSError as error:
         raise unlistable(f"{argument}: got {root}", error) from None
     return flat, by_class

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from cl.data.decoding.formats import HEAD, PLUGINS, kind_of, readable_suffixes, suffix_of
+from cl.config.data import COLOURS
+from cl.data.decoding.formats import HEAD, PLUGINS, is_image_name, kind_of
 
 # Made by desktops, archivers and NAS devices; a "." in front hides everything else of that kind.
 SYSTEM_NAMES = frozenset(
@@ -35,19 +36,19 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
-def walk(root: Path, folder: str = "") -> Found:
+def walk(root: Path, folder: str = "", channels: int = COLOURS) -> Found:
     """The files at any depth below root/folder; links are followed. OSError if a folder cannot be listed."""
     found = Found()
-    _walk_into(found, root, folder)
+    _walk_into(found, root, folder, channels)
     return found
 
 
-def _walk_into(found: Found, root: Path, folder: str) -> None:
-    for below in add_files(found, root, folder):
-        _walk_into(found, root, below)
+def _walk_into(found: Found, root: Path, folder: str, channels: int) -> None:
+    for below in add_files(found, root, folder, channels):
+        _walk_into(found, root, below, channels)
 
 
-def add_files(found: Found, root: Path, folder: str) -> list[str]:
+def add_files(found: Found, root: Path, folder: str, channels: int) -> list[str]:
     """Add the files that lie directly in root/folder, by their names; return the folders that are looked into.
 
     Their content is checked later. A dangling link counts as a file, so that it is reported.
@@ -58,9 +59,9 @@ def add_files(found: Found, root: Path, folder: str) -> list[str]:
     for entry in entries:
         path = os.path.join(folder, entry.name)
         if is_hidden(entry.name):
-            _add_hidden(found, root, path)
+            _add_hidden(found, root, path, channels)
         elif not _is_folder(entry):
-            (found.images if is_image_name(path) else found.others).append(path)
+            (found.images if is_image_name(path, channels) else found.others).append(path)
         elif not _is_cycle(entry):
             folders.append(path)
     return folders
@@ -79,17 +80,13 @@ def _is_cycle(folder: "os.DirEntry[str]") -> bool:
     return folder.is_symlink() and os.path.realpath(folder) in map(os.path.realpath, parents)
 
 
-def _add_hidden(found: Found, root: Path, path: str) -> None:
+def _add_hidden(found: Found, root: Path, path: str, channels: int) -> None:
     """Add what looks like an image, up to MAX_HIDDEN. Folders that cannot be listed are passed over: none is used."""
-    if is_image_name(path) and not os.path.isdir(root / path):
+    if is_image_name(path, channels) and not os.path.isdir(root / path):
         found.hidden.append(path)
     below = (os.path.join(folder, name) for folder, _, names in os.walk(root / path) for name in names)
-    images = (os.path.relpath(file, root) for file in below if is_image_name(file))
+    images = (os.path.relpath(file, root) for file in below if is_image_name(file, channels))
     found.hidden += islice(images, max(0, MAX_HIDDEN - len(found.hidden)))
-
-
-def is_image_name(name: str) -> bool:
-    return suffix_of(name) in readable_suffixes()
 
 
 def left_out(root: Path, found: Found) -> list[str]:

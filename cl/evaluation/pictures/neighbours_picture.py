@@ -9,10 +9,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cl.batch import Batch
+from cl.data.decoding.decode import in_unit_range
 from cl.data.images import ImageSet
 from cl.evaluation.features import extract_features
 from cl.evaluation.pictures.drawing import draw, label, with_own_settings
-from cl.evaluation.pictures.tile import show_tile
+from cl.evaluation.pictures.tile import show_tile, white_of
 from cl.nn.finite import measurable
 
 ROWS = 6
@@ -40,17 +41,18 @@ def save_neighbours(images: ImageSet, features: Tensor, classes: Sequence[str], 
             name = label(classes[images.targets[index]]) if images.targets[index] >= 0 else ""
             similarity = f"{float(unit[index] @ unit[order[0]]):.2f}" if column else "image"
             axis.set_title(f"{similarity} {name}".strip(), fontsize=8, parse_math=False)
-            show_tile(_square(images.read(index)), axis)
+            tile = _square(images.read(index))
+            show_tile(tile, axis, white_of(tile))
     figure.savefig(path, dpi=80)
 
 
 def _square(image: Tensor) -> Tensor:
-    """The central square of a uint8 image, at most TILE pixels wide, in [0, 1]."""
+    """The central square of an image, at most TILE pixels wide, in [0, 1]."""
     side = min(image.shape[1:])
     left = (image.shape[2] - side) // 2
     top = (image.shape[1] - side) // 2
-    square = image[None, :, top : top + side, left : left + side].float()
-    return F.interpolate(square, TILE, mode="area")[0] / 255 if side > TILE else square[0] / 255
+    square = in_unit_range(image[None, :, top : top + side, left : left + side])
+    return F.interpolate(square, TILE, mode="area")[0] if side > TILE else square[0]
 
 
 class SaveNeighbours(Callback):

@@ -6,10 +6,11 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cl.batch import Batch
+from cl.data.decoding.decode import in_unit_range
 from cl.data.images import ImageSet
 from cl.data.views.spec import Norm
 from cl.evaluation.pictures.drawing import draw, with_own_settings
-from cl.evaluation.pictures.tile import show_tile
+from cl.evaluation.pictures.tile import show_tile, white_of
 
 COLUMNS = 10
 
@@ -22,14 +23,15 @@ def save_views(batch: Batch, images: ImageSet, norm: Norm, path: Path) -> None:
     index = batch.index[:COLUMNS].tolist()
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in norm)
     views = [view[: len(index)].cpu().float() * std + mean for same_size in batch.views for view in same_size]
-    rows = [("image", [images.read(i).float() / 255 for i in index])]
+    rows = [("image", [in_unit_range(images.read(i)) for i in index])]
     rows += [(f"view {number}", list(view)) for number, view in enumerate(views, start=1)]
+    whites = [white_of(image) for image in rows[0][1]]
     figure = Figure(figsize=(1 + len(index), 0.25 + len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(index), squeeze=False)
     for (label, tiles), axes in zip(rows, grid, strict=True):
         axes[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=12)
-        for tile, axis in zip(tiles, axes, strict=True):
-            show_tile(tile, axis)
+        for tile, axis, white in zip(tiles, axes, whites, strict=True):
+            show_tile(tile, axis, white)
     figure.savefig(path, dpi=80)
 
 

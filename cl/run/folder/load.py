@@ -16,6 +16,7 @@ from cl.backbones.loading import check_features, load_all_weights
 from cl.backbones.timm import check_name
 from cl.backbones.weight_files import Weights, read_weights
 from cl.config.backbone import BackboneConfig
+from cl.config.data import COLOURS
 from cl.config.programs import Linear
 from cl.data.decoding.decode import channels_first, read_image
 from cl.data.decoding.modes import to_8_bits
@@ -129,6 +130,8 @@ class Transform:
     def __call__(self, image: Image.Image | str | Path) -> Tensor:
         """A picture of any mode, or an image file, -> [C, crop_size, crop_size] float32, normalised; or BadImage."""
         channels = self.card.in_channels
+        if isinstance(image, Image.Image) and channels > COLOURS:
+            raise UserError(f"transform: got a picture, expected a TIFF or .npy file with {channels} channels")
         if isinstance(image, Image.Image):
             pixels = channels_first(to_8_bits(image, channels))
         else:
