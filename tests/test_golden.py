@@ -13,6 +13,7 @@ from cl.batch import Batch
 from cl.config.flags import as_typed, fields_of
 from cl.config.methods import METHODS
 from cl.config.programs import Linear, Pretrain, config_parts
+from cl.data.sampler import RankSlice, TrainSampler
 from tests.test_methods import build
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,6 +46,16 @@ def test_ten_losses_are_golden(name: str) -> None:
     assert golden_losses(name) == pytest.approx(golden["losses"], rel=1e-6), f"made with torch {golden['torch']}"
 
 
+def golden_order() -> dict[str, list[int]]:
+    """The first images of the second epoch with seed 1, of several numbers of images."""
+    orders = {}
+    for images in (5, 63, 64, 1437, 1_000_000_000):
+        sampler = TrainSampler(images, min(images, 16), seed=1, rank_slice=RankSlice(0, 1))
+        sampler.epoch = 1
+        orders[str(images)] = [index for _, index in next(iter(sampler))]
+    return orders
+
+
 def flag_table() -> str:
     """Every flag of both programs, with type and default."""
     rows = []
@@ -64,6 +75,7 @@ def test_the_flags_are_golden() -> None:
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     (GOLDEN / "flags.txt").write_text(flag_table())
+    (GOLDEN / "order.json").write_text(json.dumps(golden_order(), indent=2) + "\n")
     for each in METHODS:
         made = {"torch": torch.__version__, "losses": golden_losses(each)}
         (GOLDEN / f"{each}.json").write_text(json.dumps(made, indent=2) + "\n")

@@ -134,6 +134,16 @@ def test_another_number_of_processes_is_refused(run: Run, broken: Path) -> None:
     assert "--devices: got processes 1, expected 2 as in " in err
 
 
+def test_a_run_that_began_with_the_former_order_of_images_is_refused_by_name(run: Run, broken: Path) -> None:
+    saved = torch.load(broken / LAST, weights_only=True)
+    del saved["cl"]["order"]
+    torch.save(saved, broken / LAST)
+    code, _, err = run(PRETRAIN, "digits", "resnet18", "--resume_training_from", str(broken))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"--resume_training_from: got {broken / LAST}, whose images come in the order of an earlier version" in err
+    assert f"start a new run with --init_from {broken / LAST}" in err
+
+
 def test_other_images_are_refused(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_classes(folder / "photos", {"a": 12, "b": 12})
     flags = ["custom", "resnet18", "--train_dir", "photos", *FLAGS[2:], "--batch_size", "8", "--crop_size", "16"]

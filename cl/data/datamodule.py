@@ -16,7 +16,7 @@ from cl.data.executors.dali import DaliExecutor, check_dali
 from cl.data.executors.resident import ResidentExecutor
 from cl.data.executors.torchvision import TorchvisionExecutor
 from cl.data.executors.workers import WorkerExecutor
-from cl.data.images import FileSet, ImageSet, Splits, Subset, stratified
+from cl.data.images import FileSet, ImageSet, Splits, Subset, stratified_labelled
 from cl.data.kernels import obstacle
 from cl.data.loader import EvalLoader, TrainLoader
 from cl.data.resident_images import (
@@ -162,8 +162,7 @@ class ImageData(LightningDataModule):
 
     def bank_loader(self, size: int) -> EvalLoader:
         """The kNN bank: evaluation views of at most `size` labelled training images (0 for all)."""
-        labelled = self.splits.labelled().train
-        return self.eval_loader(stratified(labelled, size or len(labelled)))
+        return self.eval_loader(stratified_labelled(self.splits.train, size))
 
     def eval_loader(self, images: ImageSet) -> EvalLoader:
         """Evaluation views of any images."""

@@ -22,16 +22,18 @@ from cl.data.decoding.decode import (
     read_image,
 )
 from cl.data.decoding.modes import BadImage
-from cl.data.views.draws import Ints, hash_words
+from cl.data.order.selection import class_counts, count_labelled, drawn_per_class, even_shares
+from cl.data.views.draws import Ints, Labels
 from cl.data.views.spec import Norm
 
 NORM_IMAGES = 2000  # images that mean and std are measured on
+_SAMPLE = 0x57A7  # a separate hash stream, for selections of images
 
 
 class ImageSet(Protocol):
     """Images by index. `targets` has -1 where there is no label."""
 
-    targets: Ints  # [N]
+    targets: Labels  # [N]
 
     def __len__(self) -> int: ...
 
@@ -59,14 +61,15 @@ class Splits:
 
     def labelled(self) -> "Splits":
         """Drop the training images without a label: linear evaluation cannot learn from them."""
-        chosen = np.flatnonzero(self.train.targets >= 0)
-        return self if len(chosen) == len(self.train) else replace(self, train=Subset(self.train, chosen))
+        if count_labelled(self.train.targets) == len(self.train):
+            return self
+        return replace(self, train=Subset(self.train, np.flatnonzero(self.train.targets >= 0)))
 
 
 class ArraySet:
     """Images in memory as one array [N, C, H, W], of the types of ImageSet.read."""
 
-    def __init__(self, images: Tensor, targets: Ints) -> None:
+    def __init__(self, images: Tensor, targets: Labels) -> None:
         self.images = images
         self.targets = targets
         self._on_device = images
@@ -93,7 +96,7 @@ class ArraySet:
 class FileSet:
     """Image files, decoded when they are read."""
 
-    def __init__(self, root: Path, files: Sequence[str], targets: Ints, channels: int) -> None:
+    def __init__(self, root: Path, files: Sequence[str], targets: Labels, channels: int) -> None:
         self.root = root
         self.targets = targets
         self.channels = channels
@@ -160,12 +163,22 @@ class Subset:
 
 def stratified(images: ImageSet, size: int) -> ImageSet:
     """At most `size` images, the same fraction of each class; the selection is always the same."""
-    if size >= len(images):
+    return _drawn(images, size, *class_counts(images.targets))
+
+
+def stratified_labelled(images: ImageSet, size: int) -> ImageSet:
+    """`stratified` of the images that have a label; all of them for size 0."""
+    labels, counts = class_counts(images.targets)
+    labelled = labels >= 0
+    return _drawn(images, size or len(images), labels[labelled], counts[labelled])
+
+
+def _drawn(images: ImageSet, size: int, labels: Ints, counts: Ints) -> ImageSet:
+    """At most `size` images of `labels` [C], which have `counts` [C] images."""
+    size = min(size, int(counts.sum()))
+    if size == len(images):
         return images
-    order = np.argsort(hash_words(0x57A7, np.arange(len(images))), kind="stable")
-    by_class = order[np.argsort(images.targets[order], kind="stable")]
-    picks = np.floor((np.arange(size) + 0.5) * len(images) / size).astype(np.int64)  # evenly over the sorted labels
-    return Subset(images, np.sort(by_class[picks]))
+    return Subset(images, drawn_per_class(images.targets, labels, counts, even_shares(counts, size), _SAMPLE))
 
 
 def measure_norm(images: ImageSet) -> Norm:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cl.data.views.draws import hash_words
+from cl.data.order.permutation import permuted
 from cl.errors import UserError
 
 SampleKey = tuple[int, int]  # epoch, index: all that a worker needs to draw an image's views
@@ -51,12 +51,12 @@ class TrainSampler:
         return self.batches
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = np.argsort(hash_words(_ORDER, self.seed, self.epoch, np.arange(self.images)), kind="stable")
         step = self.batch_size * self.rank_slice.world_size
-        order = np.resize(order, self.batches * step)
         first = self.batch_size * self.rank_slice.rank
         for begin in range(self.start * step + first, self.batches * step, step):
-            yield [(self.epoch, index) for index in order[begin : begin + self.batch_size].tolist()]
+            positions = np.arange(begin, begin + self.batch_size) % self.images  # beyond the last image with `fill`
+            order = permuted(positions, self.images, _ORDER, self.seed, self.epoch)
+            yield [(self.epoch, index) for index in order.tolist()]
 
 
 class EvalSampler:

@@ -4,7 +4,7 @@ There is no state, so the stream is the same for any number of workers or proces
 """
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from cl.data.views.spec import ViewSpec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Labels = NDArray[np.signedinteger[Any]]  # int64, or the smallest type that holds them all
 Words = NDArray[np.uint64]
 
 CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop tries this often before it falls back to the centre

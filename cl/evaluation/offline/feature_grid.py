@@ -106,8 +106,8 @@ def _batches(sampler: TrainSampler, training: HeadTraining) -> Iterator[tuple[Te
     """Endless batches of indices [B] and flips [B], 1 for a mirrored image."""
     for epoch in count():
         sampler.epoch = epoch
-        words = hash_words(_MIRROR, training.run.seed, epoch, np.arange(sampler.images))
-        flips = torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53 < training.flip_prob).long()
         for keys in sampler:
-            index = torch.tensor([i for _, i in keys])
-            yield index, flips[index]
+            index = np.array([i for _, i in keys])
+            words = hash_words(_MIRROR, training.run.seed, epoch, index)
+            flips = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53 < training.flip_prob
+            yield torch.from_numpy(index), torch.from_numpy(flips).long()

@@ -9,24 +9,21 @@ from cl.config.programs import Linear
 from cl.data.datamodule import ImageData, LoaderSettings, step_dtype, view_dtype
 from cl.data.images import ImageSet, Splits, Subset, stratified
 from cl.data.loader import EvalLoader
+from cl.data.order.selection import class_counts, drawn_per_class
 from cl.data.sampler import RankSlice, TrainSampler
-from cl.data.views.draws import Ints, hash_words
+from cl.data.views.draws import Ints, Labels
 from cl.data.views.spec import Norm, linear_views
 from cl.errors import UserError, mentioning
 
 HELD_OUT = 0.1  # of the training images choose the best point of a grid; the same images in every run
+_SHARE = 0x5A4E  # a separate hash stream, for the images of a class
 
 
-def fraction_per_class(targets: Ints, fraction: float, seed: int, spare: int = 0) -> Ints:
+def fraction_per_class(targets: Labels, fraction: float, seed: int, spare: int = 0) -> Ints:
     """Ascending indices of a `fraction` of each class in `targets` [N]: at least one image, at most all but `spare`."""
-    order = np.argsort(hash_words(0x5A4E, seed, np.arange(len(targets))), kind="stable")
-    by_class = order[np.argsort(targets[order], kind="stable")]
-    _, counts = np.unique(targets, return_counts=True)
-    chosen = []
-    for members in np.split(by_class, counts.cumsum()[:-1]):
-        count = max(1, round(fraction * len(members)))
-        chosen.append(members[: min(count, len(members) - spare)])
-    return np.sort(np.concatenate(chosen))
+    labels, counts = class_counts(targets)
+    shares = np.minimum(np.maximum(1, np.rint(fraction * counts).astype(np.int64)), counts - spare)
+    return drawn_per_class(targets, labels, counts, shares, _SHARE, seed)
 
 
 def subset_of(images: ImageSet, chosen: Ints) -> ImageSet:
@@ -59,7 +56,7 @@ def with_label_fraction(splits: Splits, fraction: float, seed: int) -> Splits:
     return replace(splits, train=train, notes=(*splits.notes, note))
 
 
-def split_held_out(targets: Ints) -> tuple[Ints, Ints]:
+def split_held_out(targets: Labels) -> tuple[Ints, Ints]:
     """Indices for training a grid, and of the stratified tenth (seed 0) for choosing; each class stays in the first."""
     held = fraction_per_class(targets, HELD_OUT, seed=0, spare=1)
     if not len(held):

@@ -16,6 +16,7 @@ from torch import Tensor
 from cl.config.programs import Linear, Pretrain
 from cl.config.resume import LAST, PREVIOUS
 from cl.data.images import Splits
+from cl.data.order.permutation import ORDER
 from cl.distributed import on_any_rank, stop_together, world_size
 from cl.errors import NOT_FINITE
 from cl.nn.finite import describe_non_finite, non_finite
@@ -75,6 +76,7 @@ def checkpoint_metadata(config: Pretrain | Linear, splits: Splits) -> dict[str, 
         "norm": splits.norm,
         "images": len(splits.train),
         "processes": world_size(),
+        "order": ORDER,
         "evaluated": config.method.evaluated if isinstance(config, Pretrain) else "backbone",
     }
 

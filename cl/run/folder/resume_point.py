@@ -12,6 +12,7 @@ from cl.config.flags import as_typed, fields_of
 from cl.config.programs import Linear, Pretrain
 from cl.config.resume import FLAG, LAST, PREVIOUS, Resume
 from cl.data.images import Splits
+from cl.data.order.permutation import ORDER
 from cl.errors import UserError
 from cl.nn.finite import describe_non_finite
 from cl.run.folder.checkpoint import checkpoint_metadata, diverged_weights, verify_checkpoint
@@ -55,6 +56,7 @@ def find_resume_point(
         except Exception as error:  # torch.load may raise anything for bytes that are not a checkpoint
             skipped.append(f"{path} is incomplete or damaged ({type(error).__name__})")
             continue
+        _refuse_other_order(saved.metadata, path)
         _refuse_other_data(saved.metadata, checkpoint_metadata(config, splits), path)
         _refuse_other_flags(saved.metadata["config"], config, path)
         _refuse_other_weights(saved.weights, weights, path)
@@ -104,6 +106,16 @@ def _refuse_other_data(saved: Mapping[str, Any], current: Mapping[str, Any], pat
                 f"{flag}: got {name} {current[name]}, expected {saved.get(name)} as in {path}; a run resumes with the "
                 "same images and processes"
             )
+
+
+def _refuse_other_order(saved: Mapping[str, Any], path: Path) -> None:
+    """UserError if the version that wrote the checkpoint had another order of images: the epoch would be a mixture."""
+    order = saved.get("order", "sorted hashes")  # its name was not stored
+    if order != ORDER:
+        raise UserError(
+            f"{FLAG}: got {path}, whose images come in the order of an earlier version ({order}), expected {ORDER}; "
+            f"finish that run with its own version, or start a new run with --init_from {path}"
+        )
 
 
 def _refuse_other_flags(saved: Mapping[str, Mapping[str, Any]], config: Pretrain | Linear, path: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from cl.config.programs import Linear, Pretrain
 from cl.data.datamodule import ImageData
+from cl.data.order.selection import count_labelled
 from cl.data.views.spec import Norm
 from cl.optim.schedules import Budget, Schedule
 from cl.run.start.devices import Devices
@@ -33,7 +34,7 @@ def make_plan(title: str, config: Pretrain | Linear, data: ImageData, devices: D
     """Compute the plan."""
     splits = data.splits
     budget = Budget.of(config.run, data.global_batch, data.steps_per_epoch)
-    labelled = int((splits.train.targets >= 0).sum())
+    labelled = count_labelled(splits.train.targets)
     return Plan(
         title=title,
         train_images=len(splits.train),
