@@ -1,7 +1,6 @@
 """Only what was read and found bad is remembered: an outage is retried, then named, and forgotten when it is over."""
 
 import errno
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from cl.config.data import DataConfig
 from cl.data.decoding import decode
 from cl.data.images import FileSet
 from cl.data.sources import manifest
+from cl.data.sources.names import FileNames
 from cl.data.sources.registry import load
 from cl.errors import Stopped, UserError
 from tests.conftest import Run
@@ -91,8 +91,8 @@ def test_after_an_outage_every_class_is_there_and_what_was_read_is_remembered(da
     fail(errno.ESTALE, "003.jpg", len(decode.PAUSES) + 1)
     with pytest.raises(UserError, match="Stale file handle"):
         load(config)
-    saved = json.loads(manifest.manifest_path(data, 3).read_text())["files"]
-    assert list(saved) == NAMES[:3]
+    with np.load(manifest.manifest_path(data, 3)) as saved:
+        assert list(FileNames(saved["text"], saved["ends"])) == NAMES[:3]
     found = load(config)
     assert (len(found.train), found.classes, found.bad) == (12, ("ant", "bee"), {})
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from cl.config.data import COLOURS
 from cl.data.decoding.decode import EncodedImage, LazyImage, as_ppm
 from cl.data.images import FileSet
-from cl.data.sources.manifest import stamp
+from cl.data.sources.walk import stamp
 from cl.data.views.draws import Ints
 from cl.data.worker_processes import each
 from cl.errors import UserError

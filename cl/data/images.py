@@ -23,6 +23,7 @@ from cl.data.decoding.decode import (
 )
 from cl.data.decoding.modes import BadImage
 from cl.data.order.selection import class_counts, count_labelled, drawn_per_class, even_shares
+from cl.data.sources.names import FileNames
 from cl.data.views.draws import Ints, Labels
 from cl.data.views.spec import Norm
 
@@ -100,14 +101,13 @@ class FileSet:
         self.root = root
         self.targets = targets
         self.channels = channels
-        # One array: a list of a million strings is copied into every worker as reference counts change (pytorch#13246).
-        self._names = np.array([name.encode(errors="surrogateescape") for name in files])
+        self._names = FileNames.of(files)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def path(self, index: int) -> Path:
-        return self.root / self._names[index].decode(errors="surrogateescape")
+        return self.root / self._names[index]
 
     def read(self, index: int) -> Tensor:
         path = self.path(index)

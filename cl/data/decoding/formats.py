@@ -78,10 +78,15 @@ def readable_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
+@cache
+def image_suffixes(channels: int) -> frozenset[str]:
+    """The same for images of so many channels: beyond three, Pillow has no mode, and arrays are images too."""
+    return readable_suffixes() | ({".npy"} if channels > COLOURS else set())
+
+
 def is_image_name(name: str, channels: int) -> bool:
-    """Whether a file is looked at, by its suffix. Arrays are images where Pillow has no mode: beyond three channels."""
-    suffix = suffix_of(name)
-    return suffix in readable_suffixes() or (suffix == ".npy" and channels > COLOURS)
+    """Whether a file is looked at, by its suffix."""
+    return suffix_of(name) in image_suffixes(channels)
 
 
 def suffix_of(name: str) -> str:

@@ -83,7 +83,7 @@ class DaliExecutor(Executor):
         rows = self.planner.rows(epoch, index, np.array([[image.height, image.width] for image in images]))
         return EncodedBatch(
             index=torch.from_numpy(index),
-            target=torch.from_numpy(self.images.targets[index]),
+            target=torch.from_numpy(self.images.targets[index].astype(np.int64)),
             data=torch.frombuffer(bytearray().join(image.data for image in images), dtype=torch.uint8),
             ends=np.cumsum([len(image.data) for image in images]).tolist(),
             rows=rows,

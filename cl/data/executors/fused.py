@@ -44,7 +44,7 @@ class FusedResident(Executor):
         resolutions = self.planner.rows(epoch, index, sizes)
         crops = [array for rows in resolutions for array in crop_numbers(rows.crops, begins, sizes, self.pairs)]
         colours = [array for rows in resolutions for array in colour_numbers(rows)]
-        return pack([index, self.targets[index], *crops, *colours])
+        return pack([index, self.targets[index].astype(np.int64), *crops, *colours])
 
     def to_batch(self, read: Packed) -> Batch:
         index, target, *numbers = read.to(self.device).tensors()
@@ -65,7 +65,7 @@ class FusedWorkers(WorkerExecutor):
         index, images, resolutions = self.open(keys)
         pixels = [(torch.uint8, shape) for shape in self.shapes(len(index))]
         numbers = [array for rows in resolutions for array in colour_numbers(rows)]
-        packed = pack([index, self.images.targets[index], *numbers], after=pixels)
+        packed = pack([index, self.images.targets[index].astype(np.int64), *numbers], after=pixels)
         crop_images(images, resolutions, packed.tensors()[: len(pixels)])
         return packed
 

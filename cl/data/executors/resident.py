@@ -45,7 +45,7 @@ class ResidentExecutor(Executor):
         rows = self.planner.rows(epoch, index, np.tile(np.array(self.pixels.shape[2:]), (len(index), 1)))
         return PlannedBatch(
             index=torch.from_numpy(index),
-            target=torch.from_numpy(self.targets[index]),
+            target=torch.from_numpy(self.targets[index].astype(np.int64)),
             positions=self.positions[index],
             rows=rows,
         )

@@ -37,7 +37,7 @@ class TorchvisionExecutor(Executor):
             spec = self.planner.spec
             views = (torch.stack([apply_eval(image, spec) for image in images])[None],)
         views = tuple(normalize(view, self.norm) for view in views)
-        return Batch(torch.from_numpy(index), views, torch.from_numpy(self.images.targets[index]))
+        return Batch(torch.from_numpy(index), views, torch.from_numpy(self.images.targets[index].astype(np.int64)))
 
     def to_batch(self, read: Batch) -> Batch:
         return read.to(self.device)

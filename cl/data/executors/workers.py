@@ -63,7 +63,9 @@ class WorkerExecutor(Executor):
         dtype = dtype_of(len(self.norm[0]))
         views = tuple(torch.empty(shape, dtype=dtype) for shape in self.shapes(len(index)))
         crop_images(images, resolutions, views)
-        return CroppedBatch(torch.from_numpy(index), torch.from_numpy(self.images.targets[index]), views, resolutions)
+        return CroppedBatch(
+            torch.from_numpy(index), torch.from_numpy(self.images.targets[index].astype(np.int64)), views, resolutions
+        )
 
     def open(self, keys: list[SampleKey]) -> tuple[Ints, list[LazyImage], tuple[Rows, ...]]:
         """Indices [B], images and planned views of a batch."""

@@ -1,7 +1,9 @@
 """Image folders as a data set: listed, checked and labelled; bad files are skipped."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,11 @@ def folders(config: DataConfig, norm: Norm | None) -> Splits:
     """Class folders, or a flat folder with or without a file of labels. Files that do not decode are skipped."""
     flags = ["train_dir"] if config.val_dir is None else ["train_dir", "val_dir"]
     listings = {flag: _listing(config, flag) for flag in flags}
-    bad = _bad_images(listings.values(), config.in_channels)
+    bad = {
+        listing.root / name: reason
+        for listing in listings.values()
+        for name, reason in bad_files(listing.root, listing.files, config.in_channels, listing.stamps).items()
+    }
     left_out = [note for listing in listings.values() for note in listing.left_out]
     if bad and config.bad_images == "error":
         raise _bad_images_refused(bad)
@@ -69,15 +75,6 @@ def _listing(config: DataConfig, flag: str) -> Listing:
     return list_images(full_path(config, vars(config)[flag]), f"--{flag}", labels, config.in_channels)
 
 
-def _bad_images(listings: Iterable[Listing], channels: int) -> dict[Path, str]:
-    """The files that do not decode, and the reason."""
-    return {
-        listing.root / name: reason
-        for listing in listings
-        for name, reason in bad_files(listing.root, listing.files, channels).items()
-    }
-
-
 def _bad_images_refused(bad: Mapping[Path, str]) -> UserError:
     file, reason = next(iter(bad.items()))
     others = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -87,12 +84,15 @@ def _bad_images_refused(bad: Mapping[Path, str]) -> UserError:
 
 
 def _labelled(listing: Listing, classes: Sequence[str], channels: int) -> FileSet:
-    targets = np.array(targets_of(listing, classes), np.int64)
+    """The images of a listing, with labels of the smallest type that holds all."""
+    kind = np.min_scalar_type(-max(1, len(classes)))
+    targets = np.array(targets_of(listing, classes), kind)
     return FileSet(root=listing.root, files=listing.files, targets=targets, channels=channels)
 
 
 def _without_bad(listing: Listing, bad: Mapping[Path, str]) -> Listing:
-    good = [i for i, name in enumerate(listing.files) if listing.root / name not in bad]
-    files = tuple(listing.files[i] for i in good)
-    classes = tuple(listing.classes[i] for i in good)
-    return replace(listing, files=files, classes=classes)
+    if not bad:
+        return listing
+    names = {os.path.relpath(path, listing.root) for path in bad}
+    good = [name not in names for name in listing.files]
+    return replace(listing, files=tuple(compress(listing.files, good)), classes=tuple(compress(listing.classes, good)))

@@ -2,10 +2,15 @@
 
 import csv
 import os
+import sys
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
+
+from tqdm import tqdm
 
 from cl.config.data import COLOURS, DataConfig
 from cl.data.sources.walk import Found, add_files, left_out, walk
@@ -23,6 +28,7 @@ class Listing:
     root: Path
     files: tuple[str, ...]  # relative to root
     classes: tuple[str | None, ...]
+    stamps: "array[int]"  # size and modification time of each file, one after another
     left_out: tuple[str, ...] = ()  # what was not taken, and why
 
 
@@ -96,9 +102,10 @@ def list_images(root: Path, argument: str, labels: Path | None = None, channels:
         notes = [f"{root}: the class folder {name} has no images" for name in without]
         if flat.images:
             notes.append(f"{root}: {len(flat.images)} images outside the class folders are skipped")
-        pairs = [(file, name) for name, found in by_class.items() for file in found.images]
-        files = tuple(file for file, _ in pairs)
-        return Listing(root, files, tuple(name for _, name in pairs), (*notes, *left_out))
+        files = tuple(chain.from_iterable(found.images for found in by_class.values()))
+        classes = tuple(chain.from_iterable(repeat(name, len(found.images)) for name, found in by_class.items()))
+        stamps = array("q", chain.from_iterable(found.stamps for found in by_class.values()))
+        return Listing(root, files, classes, stamps, (*notes, *left_out))
     if flat.images:
         notes = [f"{root}: taken as a flat folder, since its {len(without)} folders have no images"] if without else []
         return _flat(root, flat, (*notes, *left_out))
@@ -108,14 +115,19 @@ def list_images(root: Path, argument: str, labels: Path | None = None, channels:
 
 
 def _flat(root: Path, found: Found, left_out: tuple[str, ...]) -> Listing:
-    return Listing(root, tuple(found.images), (None,) * len(found.images), left_out)
+    return Listing(root, tuple(found.images), (None,) * len(found.images), found.stamps, left_out)
 
 
 def _walk_classes(root: Path, argument: str, channels: int) -> tuple[Found, dict[str, Found]]:
     """What lies directly in `root`, and what lies below each of its folders."""
     flat = Found()
+    by_class = {}
+    hidden = not sys.stderr.isatty()
     try:
-        by_class = {name: walk(root, name, channels) for name in add_files(flat, root, "", channels)}
+        with tqdm(desc=f"listing {root}", leave=False, unit="image", disable=hidden) as bar:
+            for name in add_files(flat, root, "", channels):
+                by_class[name] = walk(root, name, channels)
+                bar.update(len(by_class[name].images))
     except OSError as error:
         raise unlistable(f"{argument}: got {root}", error) from None
     return flat, by_class

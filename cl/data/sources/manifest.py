@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,10 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from cl.data.decoding.decode import LASTING, MAX_BYTES, TooLittleMemory, patiently, read_image
 from cl.data.decoding.modes import BadImage
+from cl.data.sources.names import FileNames
+from cl.data.sources.walk import stamp
+from cl.data.views.draws import Ints
 from cl.errors import Stopped, UserError, csv_cell
 from cl.machine.children import MEMORY, end_with_parent
 from cl.machine.cores import usable_cores
@@ -27,10 +32,12 @@ VERSION = 2  # of what counts as a usable image
 SERIAL_LIMIT = 500  # up to this many files, one process is faster than starting a pool
 
 
-class FileRecord(NamedTuple):
-    size: int
-    mtime: int  # ns
-    reason: str  # why it is not a usable image, "" if it is one
+class Manifest(NamedTuple):
+    """Files that were read, and what was found."""
+
+    names: FileNames  # [N]
+    stamps: Ints  # [N, 2] size and modification time in ns
+    reasons: Mapping[int, str]  # by position, why a file is not a usable image; the others are
 
 
 class Check(NamedTuple):
@@ -38,34 +45,52 @@ class Check(NamedTuple):
     was_read: bool  # only what was read is remembered: a missing file may come back, rights may change
 
 
-def bad_files(root: Path, files: Sequence[str], channels: int) -> dict[str, str]:
-    """The files that are not usable images, and the reason. Files unchanged since the last check are not read again."""
+def bad_files(root: Path, files: Sequence[str], channels: int, stamps: Sequence[int] | None = None) -> dict[str, str]:
+    """The files that are not usable images, and the reason. Files unchanged since the last check are not read again.
+
+    `stamps` has size and modification time of each file, one after another; without, they are looked up.
+    """
     path = manifest_path(root, channels)
     known = _load(path)
-    stamps = {name: stamp(root / name) for name in files}
-    records = {name: known[name] for name in files if name in known and known[name][:2] == stamps[name]}
-    unread = {}
-    names = [name for name in files if name not in records]
+    stamps = stamps if stamps is not None else [number for name in files for number in stamp(root / name)]
+    now = np.array(stamps, np.int64).reshape(-1, 2)
+    names = FileNames.of(files)
+    row = _unchanged(known, names, now)
+    new = np.flatnonzero(row < 0).tolist()
+    known_bad = np.flatnonzero(np.isin(row, list(known.reasons))).tolist()
+    reasons = {i: known.reasons[row[i]] for i in known_bad}
+    unread: dict[int, str] = {}
+    read = row >= 0
     try:
-        for name, check in zip(names, _checks(root, names, channels), strict=True):
-            if check.was_read:
-                records[name] = FileRecord(*stamps[name], check.reason)
-            else:
-                unread[name] = check.reason
+        for i, check in zip(new, _checks(root, [files[i] for i in new], channels), strict=True):
+            read[i] = check.was_read
+            if check.reason:
+                (reasons if check.was_read else unread)[i] = check.reason
     finally:
-        if names:
-            _save(path, root, records)
-    reasons = {name: record.reason for name, record in records.items() if record.reason} | unread
-    return {name: reasons[name] for name in files if name in reasons}
+        if new:
+            _save(path, root, _part(Manifest(names, now, reasons), np.flatnonzero(read)))
+    return {files[i]: reason for i, reason in sorted((reasons | unread).items())}
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Size and modification time, which identify a file's content; -1 if it cannot be looked up."""
-    try:
-        status = path.stat()
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+def _unchanged(known: Manifest, names: FileNames, stamps: Ints) -> Ints:
+    """The row [N] of `known` that has the name and stamp of each file; -1 if there is none."""
+    if known.names.equals(names):
+        row = np.arange(len(names))
+    else:
+        row_of = {name: i for i, name in enumerate(known.names)}
+        row = np.fromiter((row_of.get(name, -1) for name in names), np.int64, len(names))
+    same = row >= 0
+    same[same] = (known.stamps[row[same]] == stamps[same]).all(axis=1)
+    return np.where(same, row, -1)
+
+
+def _part(manifest: Manifest, rows: Ints) -> Manifest:
+    """The given rows, ascending."""
+    if len(rows) == len(manifest.names):
+        return manifest
+    position = {row: i for i, row in enumerate(rows.tolist())}
+    names = FileNames.of([manifest.names[row] for row in position])
+    return Manifest(names, manifest.stamps[rows], {position[row]: text for row, text in manifest.reasons.items()})
 
 
 def _checks(root: Path, names: Sequence[str], channels: int) -> Iterator[Check]:
@@ -132,27 +157,39 @@ def manifest_path(root: Path, channels: int) -> Path | None:
     """Where the results of a check are remembered; None without a cache folder: then every run checks all files."""
     folder = cache_folder()
     key = os.fsencode(root.resolve()) + f" {VERSION} {channels}".encode()
-    return folder / f"manifest-{hashlib.sha256(key).hexdigest()[:16]}.json" if folder is not None else None
+    return folder / f"manifest-{hashlib.sha256(key).hexdigest()[:16]}.npz" if folder is not None else None
 
 
-def _load(path: Path | None) -> dict[str, FileRecord]:
+def _load(path: Path | None) -> Manifest:
+    nothing = Manifest(FileNames.of([]), np.zeros((0, 2), np.int64), {})
     if path is None:
-        return {}
+        return nothing
     try:
-        files = json.loads(path.read_text())["files"]
-        return {name: FileRecord(*record) for name, record in files.items()}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # missing or damaged: all files are checked again
+        with np.load(path) as arrays:
+            names = FileNames(arrays["text"], arrays["ends"])
+            reasons = json.loads(arrays["reasons"].tobytes())
+            manifest = Manifest(names, arrays["stamps"], {int(row): reason for row, reason in reasons.items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+        return nothing  # missing or damaged: all files are checked again
+    return manifest if manifest.stamps.shape == (len(names), 2) else nothing
 
 
-def _save(path: Path | None, root: Path, records: Mapping[str, FileRecord]) -> None:
+def _save(path: Path | None, root: Path, manifest: Manifest) -> None:
     """Write a temporary file and rename it; a cache folder that is not writable does not stop the run."""
     if path is None:
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"folder": str(root.resolve()), "files": records}))
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                folder=np.frombuffer(os.fsencode(root.resolve()), np.uint8),
+                text=manifest.names.text,
+                ends=manifest.names.ends,
+                stamps=manifest.stamps,
+                reasons=np.frombuffer(json.dumps(manifest.reasons).encode(), np.uint8),
+            )
         os.replace(temporary, path)
     except OSError:
         with suppress(OSError):

@@ -1,14 +1,15 @@
 """Which files below a folder are looked at: one rule for training, evaluation, the check and embed."""
 
 import os
+from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from cl.config.data import COLOURS
-from cl.data.decoding.formats import HEAD, PLUGINS, is_image_name, kind_of
+from cl.data.decoding.formats import HEAD, PLUGINS, image_suffixes, is_image_name, kind_of
 
 # Made by desktops, archivers and NAS devices; a "." in front hides everything else of that kind.
 SYSTEM_NAMES = frozenset(
@@ -27,6 +28,7 @@ class Found:
     """The files below a folder, relative to the root: in byte order, those of a folder before those of its folders."""
 
     images: list[str] = field(default_factory=list)
+    stamps: "array[int]" = field(default_factory=lambda: array("q"))  # size and modification time of each of `images`
     hidden: list[str] = field(default_factory=list)  # with an image's suffix, hidden or in a hidden folder
     others: list[str] = field(default_factory=list)  # without an image's suffix
 
@@ -54,17 +56,36 @@ def add_files(found: Found, root: Path, folder: str, channels: int) -> list[str]
     Their content is checked later. A dangling link counts as a file, so that it is reported.
     """
     folders = []
+    suffixes = image_suffixes(channels)
+    prefix = os.path.join(folder, "")
     with os.scandir(root / folder) as scan:
-        entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
-    for entry in entries:
-        path = os.path.join(folder, entry.name)
-        if is_hidden(entry.name):
-            _add_hidden(found, root, path, channels)
+        entries = {entry.name: entry for entry in scan}
+    for name in _in_byte_order(entries):
+        entry = entries[name]
+        if is_hidden(name):
+            _add_hidden(found, root, prefix + name, channels)
         elif not _is_folder(entry):
-            (found.images if is_image_name(path, channels) else found.others).append(path)
+            if name[name.rfind(".") :].lower() in suffixes:
+                found.images.append(prefix + name)
+                found.stamps.extend(stamp(entry))
+            else:
+                found.others.append(prefix + name)
         elif not _is_cycle(entry):
-            folders.append(path)
+            folders.append(prefix + name)
     return folders
+
+
+def _in_byte_order(names: Collection[str]) -> list[str]:
+    return sorted(names) if all(map(str.isascii, names)) else sorted(names, key=os.fsencode)
+
+
+def stamp(file: "Path | os.DirEntry[str]") -> tuple[int, int]:
+    """Size and modification time in ns, which identify a file's content; -1 if it cannot be looked up."""
+    try:
+        status = file.stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
