@@ -111,8 +111,8 @@ def outcome(flags: list[str], images: int, dtype: torch.dtype, device: torch.dev
         optimizer.zero_grad()
         loss.backward()
         losses.append(global_mean(loss.detach()).cpu())
-        gradients = gradients or _gradients(module)
         module.prepare_gradients(optimizer)
+        gradients = gradients or _gradients(module)
         optimizer.step()
         module.after_step(torch.ones((), dtype=torch.float64, device=device))
         module.step_index += 1

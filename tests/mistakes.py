@@ -81,6 +81,10 @@ BY_ARGV: list[Case] = [  # program, flags, parts of the message
     (PRETRAIN, [*DIGITS, "--scheduler", "step"], ["--scheduler", "--lr_decay_steps"]),
     (PRETRAIN, [*DIGITS, "--weights_key", "teacher"], ["--weights_key: got teacher without a file in --init_from"]),
     (PRETRAIN, [*DIGITS, "--init_from", "torchvision", "--weights_key", "x"], ["--weights_key: got x without a file"]),
+    (PRETRAIN, [*DIGITS, "--layer_decay", "1.1"], ["--layer_decay: got 1.1", "above 0 and at most 1"]),
+    (PRETRAIN, [*DIGITS, "--backbone_lr_factor", "0"], ["--backbone_lr_factor: got 0", "above 0"]),
+    (PRETRAIN, [*DIGITS, "--freeze_backbone_epochs", "-1"], ["--freeze_backbone_epochs: got -1", "at least 0"]),
+    (PRETRAIN, [*DIGITS, "--renew_statistics", "never"], ["--renew_statistics: got never without --init_from"]),
     (PRETRAIN, [*DIGITS, "--min_lr", "1"], ["--min_lr: got 1", "--lr"]),
     (
         PRETRAIN,
@@ -169,6 +173,11 @@ BY_MACHINE: list[Case] = [
     (PRETRAIN, ["digits", "timm/test_vit", "--patch_size", "3"], ["--crop_size: got views of 8 pixels", "(3)"]),
     (PRETRAIN, ["digits", "timm/resnet18", "--patch_size", "4"], ["--patch_size: got 4", "patches cannot be set"]),
     (PRETRAIN, ["digits", "timm/vgg11", "--drop_path", "0.1"], ["--drop_path: got 0.1", "branches cannot be set"]),
+    (
+        PRETRAIN,
+        ["digits", "timm/poolformer_s12", "--crop_size", "32", "--layer_decay", "0.5"],
+        ["--layer_decay: got 0.5 with timm/poolformer_s12", "expected 1"],
+    ),
     (LINEAR, ["digits", "timm/resnet19", *RUN], ["encoder: got timm/resnet19", "timm/resnet18"]),
     (PRETRAIN, [*DIGITS, "--precision", "16-mixed", "--accelerator", "cpu"], ["--precision: got 16-mixed on a CPU"]),
     (PRETRAIN, ["digits", "timm/resnet18", "--init_from", "torchvision"], ["--init_from: got torchvision with timm"]),

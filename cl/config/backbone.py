@@ -58,6 +58,17 @@ class BackboneConfig(EncoderConfig):
     init_from: Annotated[str | None, Flag("weights to start from: a run folder, a file, torchvision, or timm/NAME")] = (
         None
     )
+    freeze_backbone_epochs: Annotated[
+        float, Flag("epochs before the backbone starts to learn; its heads learn from the first step", low=0)
+    ] = 0.0
+    renew_statistics: Annotated[
+        str,
+        Flag(
+            "when the backbone's batch norms use and record the statistics of their batches: while it is learning; "
+            "always: also while it is frozen; never: the recorded ones of --init_from stay and are used",
+            choices=("learning", "always", "never"),
+        ),
+    ] = "learning"
     zero_init_residual: Annotated[bool, Flag("start each residual branch at zero")] = False
     patch_size: Annotated[
         int | None,
@@ -73,6 +84,8 @@ class BackboneConfig(EncoderConfig):
         source = self.init_from or "torchvision"
         if self.weights_key is not None and (source == "torchvision" or source.startswith("timm/")):
             raise UserError(f"--weights_key: got {self.weights_key} without a file in --init_from, expected both")
+        if self.renew_statistics == "never" and self.init_from is None:
+            raise UserError("--renew_statistics: got never without --init_from, expected both: nothing is recorded yet")
 
     def refuse_typed(self, typed: Collection[str]) -> None:
         """Raise UserError if a flag was typed for a network that it does not apply to; presets may set one."""
@@ -82,6 +95,10 @@ class BackboneConfig(EncoderConfig):
         for flag in TIMMS_ONLY:
             if self.timm_name is None and flag in typed:
                 raise UserError(f"--{flag}: got it with {self.encoder}, expected it with timm/NAME only")
+
+    def renews_statistics(self, frozen: bool) -> bool:
+        """Whether the backbone's batch norms use and record the statistics of their batches."""
+        return self.renew_statistics == "always" or (self.renew_statistics == "learning" and not frozen)
 
     def small_stem(self, crop_size: int) -> bool:
         return self.stem == "small" or (self.stem == "auto" and crop_size <= SMALL_IMAGE)

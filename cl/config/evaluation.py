@@ -2,6 +2,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from cl.config.flags import Config, Flag
+from cl.config.optim import BACKBONE_LR_FACTOR
 from cl.errors import UserError
 
 
@@ -45,10 +46,10 @@ class LinearConfig(Config):
     few_shot: Annotated[bool, Flag("also fit logistic regression on 1, 5 and 10 labels per class, ten draws each")] = (
         False
     )
-    finetune: Annotated[bool, Flag("train the backbone too, with batch norm in training mode")] = False
-    backbone_lr_factor: Annotated[
-        float, Flag("learning rate of the backbone under --finetune, as a multiple of --lr", above=0)
-    ] = 0.1
+    finetune: Annotated[
+        bool, Flag("train the backbone too (--backbone_lr_factor), with batch norm in training mode")
+    ] = False
+    backbone_lr_factor: Annotated[float, BACKBONE_LR_FACTOR] = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()

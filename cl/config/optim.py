@@ -5,6 +5,7 @@ from typing import Annotated
 from cl.config.flags import Config, Flag
 from cl.errors import UserError
 
+BACKBONE_LR_FACTOR = Flag("learning rate of the backbone, as a multiple of --lr", above=0)
 SCHEDULERS = ("warmup_cosine", "cosine", "step", "exponential", "reduce", "none")
 
 
@@ -104,6 +105,16 @@ class PretrainOptimConfig(OptimConfig):
     """Optimizer and schedule. Adds the online head's learning rate, LARS and accumulation for pretraining."""
 
     classifier_lr: Annotated[float, Flag("learning rate of the online linear head, per 256 images", low=0)] = 0.1
+    backbone_lr_factor: Annotated[float, BACKBONE_LR_FACTOR] = 1.0
+    layer_decay: Annotated[
+        float,
+        Flag(
+            "learning rate of each layer of the backbone (a ResNet's stage, a transformer's block), as a multiple of "
+            "the rate of the layer above it; above the last one are the heads",
+            above=0,
+            high=1,
+        ),
+    ] = 1.0
     lars: Annotated[bool, Flag("adapt the learning rate of sgd to each layer's norm (LARS)")] = False
     lars_eta: Annotated[float, Flag("trust coefficient of LARS", above=0)] = 1e-3
     lars_clip: Annotated[bool, Flag("let LARS only lower the learning rate: --lr is then a cap")] = False

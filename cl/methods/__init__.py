@@ -14,4 +14,4 @@ def build_method(config: Pretrain, classes: int, budget: Budget) -> ContrastiveM
     """Build the method that the flags name; its module is imported here."""
     module, name = config.method.implementation.split(":")
     method: type[ContrastiveModule[Any]] = vars(importlib.import_module(module))[name]
-    return method(config, classes, budget)
+    return method(config, classes, budget).train()  # which sets the batch norms of a frozen backbone

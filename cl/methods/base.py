@@ -10,14 +10,17 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from cl.backbones import Backbone, build_backbone
+from cl.backbones.layers import layers_of
 from cl.backbones.loading import load_init_from
 from cl.batch import Batch
 from cl.config.methods import MethodConfig
 from cl.config.programs import Pretrain
-from cl.distributed import rank
+from cl.distributed import rank, world_size
+from cl.errors import UserError
 from cl.evaluation.features import Labelled
-from cl.evaluation.online.metrics import MeasuredModule
 from cl.losses.cross_entropy import labelled_cross_entropy
+from cl.methods.freezing import FreezingModule
+from cl.methods.rates import Parts, learning_groups
 from cl.methods.replicated import Replicated
 from cl.methods.scheduled import CosineRamp
 from cl.nn.batch_norm import frozen_statistics
@@ -26,7 +29,7 @@ from cl.nn.replays import Replays
 from cl.nn.seeding import seed_network
 from cl.optim import build_optimizer, with_schedule
 from cl.optim.gradients import clip_each_gradient, clip_gradients, freeze_gradients
-from cl.optim.groups import Group, set_weight_decay
+from cl.optim.groups import set_weight_decay
 from cl.optim.schedules import Budget, Schedule
 
 M = TypeVar("M", bound=MethodConfig)
@@ -49,14 +52,14 @@ def view_pairs(views: tuple[Tensor, ...]) -> list[tuple[int, int]]:
     return [(g, v) for g in range(len(views[0])) for v in range(count) if v != g]
 
 
-class ContrastiveModule(MeasuredModule, Generic[M]):
+class ContrastiveModule(FreezingModule, Generic[M]):
     """Backbone, online linear head, optimizer, schedule. A method adds its heads and returns its loss from `step`."""
 
     views_together: ClassVar[bool] = True  # one forward pass for all views of a resolution, else one per view
     projector: nn.Module  # set by the method
 
     def __init__(self, config: Pretrain, classes: int, budget: Budget) -> None:
-        super().__init__()
+        super().__init__(config.backbone, budget.steps_per_epoch)
         config.method.check_batch(budget.global_batch)
         self.config = config
         self.budget = budget
@@ -64,6 +67,10 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         views = config.views
         small_crops = {"multicrop with --small_crop_size": views.small_crop_size} if views.multicrop else {}
         self.backbone = build_backbone(config.backbone, views.crop_size, config.data.in_channels, small_crops)
+        decay = config.optim.layer_decay
+        if decay < 1 and layers_of(self.backbone) is None:
+            encoder = config.backbone.encoder
+            raise UserError(f"--layer_decay: got {decay:g} with {encoder}, whose layers timm cannot name, expected 1")
         self.initial_weights = ""  # a description, for the banner
         if config.backbone.init_from:  # before a teacher is copied
             self.initial_weights = load_init_from(
@@ -73,7 +80,6 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
         self.predictor: nn.Module | None = None  # set by a method that has one
         self.prototypes: nn.Module | None = None  # likewise
         self.frozen_steps = 0  # optimizer steps before the prototypes start to learn
-        self.step_index = 0  # optimizer steps before this one; schedules are functions of it
         self.last_lr = 0.0  # of the last optimizer step
         self.replays = Replays()  # of networks that were captured, on a GPU
 
@@ -115,9 +121,12 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
 
         Under --exact_negatives one batch at a time, recomputed in backward.
         """
+        # Its gradient would be dropped. With more processes it is computed, for DDP waits for all gradients.
+        needs_gradient = torch.is_grad_enabled() and not (self.backbone_is_frozen and world_size() == 1)
         chunks = views.chunk(self.config.batches_per_loss, dim=1)
-        if len(chunks) == 1 or not torch.is_grad_enabled():
-            return torch.cat([self._forward_views(chunk, network) for chunk in chunks], dim=1)
+        if len(chunks) == 1 or not needs_gradient:
+            with torch.set_grad_enabled(needs_gradient):
+                return torch.cat([self._forward_views(chunk, network) for chunk in chunks], dim=1)
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             """For the forward pass and its recomputation, which must not update the running statistics again."""
@@ -198,22 +207,8 @@ class ContrastiveModule(MeasuredModule, Generic[M]):
 
     def configure_optimizers(self) -> Any:
         optim = self.config.optim
-        batch = self.budget.global_batch
-        predictor, prototypes, online = map(_parameters, (self.predictor, self.prototypes, self.online_head))
-        in_others = {id(p) for p in (*predictor, *prototypes)}
-        rest = [p for p in self._learned() if id(p) not in in_others]
-        decay_scheduled = optim.weight_decay_end is not None
-        learned = Group(rest, optim.scaled_lr(batch), optim.weight_decay, decay_scheduled=decay_scheduled)
-        groups = [
-            learned,
-            learned._replace(parameters=predictor, scheduled=optim.lr_scheduler_for_pred_head),
-            learned._replace(parameters=prototypes, frozen_steps=self.frozen_steps),
-            Group(online, optim.scaled_classifier_lr(batch), weight_decay=0.0, adapted=False),
-        ]
-        learning = [group for group in groups if group.parameters]
-        optimizer = build_optimizer(optim, learning, self.config.device.scales_gradients)
+        parts = Parts(self.backbone, self.predictor, self.prototypes, self.online_head)
+        frozen = self.frozen_backbone_steps, self.frozen_steps
+        groups = learning_groups(self.config, self.budget.global_batch, parts, self._learned(), frozen)
+        optimizer = build_optimizer(optim, groups, self.config.device.scales_gradients)
         return with_schedule(optimizer, Schedule.of(optim, self.budget))
-
-
-def _parameters(module: nn.Module | None) -> list[nn.Parameter]:
-    return list(module.parameters()) if module is not None else []

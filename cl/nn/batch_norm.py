@@ -63,6 +63,13 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
             norm.num_batches_tracked = count
 
 
+def keep_statistics(network: nn.Module) -> None:
+    """Let batch norms use their running statistics, and leave them as they are, until `network.train()` is called."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
 def synchronized(network: nn.Module, accelerator: str) -> nn.Module:
     """`network` with every batch norm replaced by one over all processes; on GPUs by torch's own."""
     if accelerator == "gpu":

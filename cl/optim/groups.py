@@ -19,6 +19,18 @@ class Group(NamedTuple):
     decay_scheduled: bool = False  # True: the weight decay changes along --weight_decay_end
 
 
+def by_layer(group: Group, layers: Sequence[Sequence[nn.Parameter]], decay: float) -> list[Group]:
+    """A group for each layer, from the input up; the last one learns at `decay` times the group's rate.
+
+    Each layer has `decay` times the rate of the layer above it, and a head above the last one has the group's rate, as
+    in ELECTRA (arXiv 2003.10555), BEiT (2106.08254) and DINOv2 (2304.07193). A decay of 1 gives one group.
+    """
+    if decay == 1:
+        return [group._replace(parameters=[parameter for layer in layers for parameter in layer])]
+    rates = [group.lr * decay ** (len(layers) - number) for number in range(len(layers))]
+    return [group._replace(parameters=layer, lr=rate) for layer, rate in zip(layers, rates, strict=True)]
+
+
 def torch_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
     """Parameter groups for torch's optimizers."""
     return [_torch_group(group) for group in groups]

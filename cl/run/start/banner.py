@@ -140,11 +140,20 @@ def banner_warnings(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
         yield f"{config.method.method} needs labels, but the images have none: each image is its own class"
     if isinstance(config, Pretrain):
         yield from config.method.warnings(plan.train_images, plan.budget.global_batch, plan.classes)
+        yield from _frozen_backbone(config, plan)
     skipped = plan.train_images % plan.budget.global_batch
     if skipped > plan.train_images / 5 and not config.data.last_batch_fill:
         yield f"an epoch skips {skipped} of the images; --last_batch_fill or a smaller --batch_size uses them"
     if config.run.fast_dev_run:
         yield "--fast_dev_run: one training and one validation batch; the numbers are meaningless"
+
+
+def _frozen_backbone(config: Pretrain, plan: Plan) -> Iterator[str]:
+    epochs = config.backbone.freeze_backbone_epochs
+    if epochs and config.backbone.init_from is None:
+        yield f"--freeze_backbone_epochs {epochs:g} without --init_from freezes random weights"
+    if round(epochs * plan.budget.steps_per_epoch) >= plan.budget.steps:
+        yield f"--freeze_backbone_epochs {epochs:g} is the whole run: the backbone stays as it starts"
 
 
 def _shared_memory(plan: Plan) -> Iterator[str]:
@@ -179,5 +188,5 @@ def _without_effect(resolved: Resolved[Any]) -> Iterator[str]:
             f"{config.run.epochs}"
         )
     for flag, switch in REQUIRED_SWITCH.items():
-        if flag in typed and not values[switch]:
+        if flag in typed and switch in values and not values[switch]:
             yield f"--{flag} has no effect without --{switch}"

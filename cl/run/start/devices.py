@@ -68,6 +68,8 @@ def why_no_graphs(config: Pretrain, devices: Devices) -> str:
     """Why the networks of this run are not replayed as CUDA graphs on GPUs; "" if they are."""
     if config.batches_per_loss > 1:
         return "--exact_negatives computes each forward pass twice"
+    if config.backbone.freeze_backbone_epochs:
+        return "--freeze_backbone_epochs changes within the run how the backbone is computed"
     if devices.processes > 1 and config.device.sync_batchnorm:
         return "batch norm waits for the other processes (--no_sync_batchnorm: each has its own statistics)"
     return ""
