@@ -31,6 +31,7 @@ SEED_LINEAR = (
     "--pretrained_feature_extractor trained_models/RUN_ID --project contrastive_learning"
 ).split()
 RUN = ["--pretrained_feature_extractor", "run"]
+CUSTOM = ["custom", "resnet18", "--crop_size", "16", "--batch_size", "2", "--train_dir"]
 Case = tuple[str, list[str], list[str]]
 
 BY_ARGV: list[Case] = [  # program, flags, parts of the message
@@ -134,6 +135,9 @@ BY_ARGV: list[Case] = [  # program, flags, parts of the message
     (LINEAR, [*DIGITS, *RUN, "--lr", "0.1", "-1"], ["--lr: got 0.1 -1", "one or more numbers at least 0"]),
     (LINEAR, [*DIGITS, *RUN, "--label_fraction", "10"], ["--label_fraction: got 10", "at most 1"]),
     (LINEAR, [*DIGITS, *RUN, "--protocol", "cached", "--lr", "1", "--scheduler", "reduce"], ["got reduce"]),
+    (PRETRAIN, [*DIGITS, "--hold_out", "0.1"], ["--hold_out: got 0.1 without --train_dir", "digits has validation"]),
+    (PRETRAIN, [*CUSTOM, "x", "--val_dir", "y", "--hold_out", "0.1"], ["--hold_out: got 0.1 with --val_dir y"]),
+    (PRETRAIN, [*CUSTOM, "x", "--hold_out", "300.5"], ["--hold_out: got 300.5", "a whole number"]),
     (PRETRAIN, [*DIGITS, "--in_channels", "2"], ["--in_channels: got 2", "1 or 3"]),
     (PRETRAIN, [*DIGITS, "--in_channels", "4", "--hue", "0.1"], ["--hue: got 0.1 with --in_channels 4", "expected 0"]),
     (PRETRAIN, [*DIGITS, "--in_channels", "4", "--grey_prob", "1"], ["--grey_prob: got 1 with --in_channels 4"]),
@@ -187,7 +191,6 @@ BY_MACHINE: list[Case] = [
     (LINEAR, [*DIGITS, *RUN], ["--pretrained_feature_extractor: got run", "no run"]),
 ]  # fmt: skip
 
-CUSTOM = ["custom", "resnet18", "--crop_size", "16", "--batch_size", "2", "--train_dir"]
 FLAT, EVALUATE, RESUME = [*CUSTOM, "GIVEN/flat", "--labels"], "--pretrained_feature_extractor", "--resume_training_from"
 BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
     (PRETRAIN, [*CUSTOM, "t", "--data_folder", "GIVEN/empty"], ["--data_folder: got ", "there is an empty folder"]),
@@ -206,6 +209,7 @@ BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
         ["--bad_images: got error", "0.jpg", "not an image"],
     ),
     (PRETRAIN, [*CUSTOM, "GIVEN/train", "--cache", "raw256", "--cache_dir", "GIVEN/page"], ["--cache_dir: got "]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/single", "--hold_out", "0.5"], ["--hold_out: got 0.5 of 2 images", "of their class"]),
     (PRETRAIN, [*FLAT, "x" * 300], ["--labels: got xxx", "cannot be read"]),
     (PRETRAIN, [*FLAT, "/proc/self/mem"], ["--labels: got /proc/self/mem, which cannot be read as CSV"]),
     (PRETRAIN, [*FLAT, "GIVEN/one_column"], ["--labels", "two columns"]),

@@ -19,7 +19,7 @@ LAYERS = [  # low to high, as in the design
     {"evaluation"},
     {"methods"},
     {"run"},
-    {"selfcheck", "report", "embed"},
+    {"selfcheck", "report", "embed", "worth"},
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 FILES = sorted((ROOT / "cl").rglob("*.py"))

@@ -36,6 +36,11 @@ class EncoderConfig(Config):
         return self.encoder.removeprefix("timm/") if self.encoder.startswith("timm/") else None
 
 
+def is_path(source: str | None) -> bool:
+    """Whether --init_from is a run folder or a file, not a network to download, nor unset."""
+    return source is not None and source != "torchvision" and not source.startswith("timm/")
+
+
 def is_transformer(encoder: str) -> bool:
     """Whether an encoder is one of timm's vision transformers, by its name: timm is not imported yet."""
     return encoder.startswith("timm/") and TRANSFORMER.match(encoder.removeprefix("timm/")) is not None
@@ -81,8 +86,7 @@ class BackboneConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        source = self.init_from or "torchvision"
-        if self.weights_key is not None and (source == "torchvision" or source.startswith("timm/")):
+        if self.weights_key is not None and not is_path(self.init_from):
             raise UserError(f"--weights_key: got {self.weights_key} without a file in --init_from, expected both")
         if self.renew_statistics == "never" and self.init_from is None:
             raise UserError("--renew_statistics: got never without --init_from, expected both: nothing is recorded yet")

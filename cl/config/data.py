@@ -20,6 +20,14 @@ class DataConfig(Config):
     train_dir: Annotated[str | None, Flag("folder of training images, one folder per class", resume="free")] = None
     val_dir: Annotated[str | None, Flag("folder of validation images, one folder per class", resume="free")] = None
     labels: Annotated[str | None, Flag("CSV file of file names and labels, for a flat folder", resume="free")] = None
+    hold_out: Annotated[
+        float | None,
+        Flag(
+            "validate on training images that are held out before training: a fraction below 1 or a number, at least "
+            "300 where there are 600; near duplicates stay together",
+            above=0,
+        ),
+    ] = None
     in_channels: Annotated[
         int, Flag("3 for colour, 1 for grey, 4 or more for TIFF and .npy files", low=1, high=1024)
     ] = 3
@@ -76,6 +84,18 @@ class DataConfig(Config):
             raise UserError(f"--loader: got dali with --in_channels {self.in_channels}, expected fast or torchvision")
         if self.in_channels > COLOURS and self.cache == "jpeg256":
             raise UserError(f"--cache: got jpeg256 with --in_channels {self.in_channels}, expected raw256 or none")
+        if self.hold_out is not None:
+            self._check_hold_out(self.hold_out)
+
+    def _check_hold_out(self, wanted: float) -> None:
+        if wanted >= 1 and wanted != int(wanted):
+            raise UserError(f"--hold_out: got {wanted:g}, expected a fraction below 1 or a whole number")
+        if self.val_dir is not None:
+            raise UserError(f"--hold_out: got {wanted:g} with --val_dir {self.val_dir}, expected one of the two")
+        if self.train_dir is None:
+            raise UserError(
+                f"--hold_out: got {wanted:g} without --train_dir, expected both: {self.dataset} has validation images"
+            )
 
     def workers(self) -> int:
         """Loader processes; the default is at most eight: more are seldom needed, and each takes memory."""

@@ -59,6 +59,7 @@ class Splits:
     notes: tuple[str, ...] = ()  # warnings for the user
     left_out: tuple[str, ...] = ()  # what was not taken of the folders, and why
     bad: Mapping[Path, str] = field(default_factory=dict)  # skipped files and the reason
+    held_out: tuple[str, ...] = ()  # files of --hold_out
 
     def labelled(self) -> "Splits":
         """Drop the training images without a label: linear evaluation cannot learn from them."""

@@ -8,6 +8,7 @@ from cl.data.images import Splits, stratified
 from cl.data.sources.archives import archive
 from cl.data.sources.digits import digits
 from cl.data.sources.folders import folders
+from cl.data.splitting.hold_out import hold_out
 from cl.data.views.spec import Norm
 from cl.distributed import gather_dicts, rank_zero_first
 from cl.errors import UserError
@@ -25,10 +26,12 @@ NORMS: Mapping[str, Norm] = {  # of the training images' pixels, in colour
 }
 
 
-def load(config: DataConfig) -> Splits:
-    """Load the data set that the flags name."""
-    norm = NORMS.get(config.dataset) if config.in_channels == 3 else None
-    splits = SOURCES[source_of(config)](config, norm)
+def load(config: DataConfig, norm: Norm | None = None) -> Splits:
+    """Load the data set that the flags name; `norm` saves measuring it."""
+    known = NORMS.get(config.dataset) if config.in_channels == 3 else None
+    splits = SOURCES[source_of(config)](config, norm or known)
+    if config.hold_out is not None:
+        splits = hold_out(splits, config.hold_out)
     if config.limit_eval is not None and splits.val is not None:
         splits = replace(splits, val=stratified(splits.val, config.limit_eval))
     return splits

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cl.data.views.draws import Ints
@@ -19,10 +20,15 @@ def sample_per_class(targets: Ints, count: int, draw: int) -> Ints:
 
 
 def few_labels_accuracies(bank: Tensor, labels: Tensor, queries: Tensor, targets: Tensor, count: int) -> list[float]:
-    """Accuracy on the queries for each of ten draws of `count` labels per class.
+    """Accuracy on the queries for each of ten draws of `count` labels per class."""
+    return [float(right.mean()) for right in few_labels_answers(bank, labels, queries, targets, count)]
+
+
+def few_labels_answers(bank: Tensor, labels: Tensor, queries: Tensor, targets: Tensor, count: int) -> NDArray[np.bool_]:
+    """Whether each query is classified correctly with each of ten draws of `count` labels per class, [R, Q].
 
     scikit-learn's LogisticRegression (L2 with C = 1, multinomial, lbfgs) on features standardised by the mean and
-    standard deviation of the drawn images.
+    standard deviation of the drawn images. The draws depend on the labels only, so they are the same for all features.
 
     Args:
         bank: [N, F] features to draw from.
@@ -37,12 +43,12 @@ def few_labels_accuracies(bank: Tensor, labels: Tensor, queries: Tensor, targets
 
     x, y = bank.cpu().numpy(), labels.cpu().numpy()
     x_val, y_val = queries.cpu().numpy(), targets.cpu().numpy()
-    accuracies = []
+    right = np.empty((DRAWS, len(y_val)), np.bool_)
     for draw in range(DRAWS):
         chosen = sample_per_class(y, count, draw)
         scaler = StandardScaler().fit(x[chosen])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             probe = LogisticRegression(max_iter=2000).fit(scaler.transform(x[chosen]), y[chosen])
-        accuracies.append(float(probe.score(scaler.transform(x_val), y_val)))
-    return accuracies
+        right[draw] = probe.predict(scaler.transform(x_val)) == y_val
+    return right

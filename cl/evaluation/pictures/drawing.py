@@ -2,9 +2,11 @@
 
 import functools
 import re
+import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec
 
@@ -41,7 +43,16 @@ def with_own_settings(save: Callable[P, None]) -> Callable[P, None]:
     return save_with_defaults
 
 
-def draw(path: Path, picture: Callable[[], None]) -> bool:
+def draw_for_each(paths: Sequence[Path], picture: Callable[[Path], None]) -> str:
+    """Let `picture` draw the first of `paths` and copy it to the others; returns those that exist now, one a line."""
+    first = paths[0]
+    if not draw(first, partial(picture, first)):
+        return ""
+    drawn = [first, *(path for path in paths[1:] if draw(path, partial(shutil.copy, first, path)))]
+    return "\n".join(one_line(str(path)) for path in drawn)
+
+
+def draw(path: Path, picture: Callable[[], object]) -> bool:
     """Call `picture`, which draws `path`, and return whether it succeeded; a failure is printed as a warning."""
     try:
         picture()

@@ -41,12 +41,12 @@ def save_neighbours(images: ImageSet, features: Tensor, classes: Sequence[str], 
             name = label(classes[images.targets[index]]) if images.targets[index] >= 0 else ""
             similarity = f"{float(unit[index] @ unit[order[0]]):.2f}" if column else "image"
             axis.set_title(f"{similarity} {name}".strip(), fontsize=8, parse_math=False)
-            tile = _square(images.read(index))
+            tile = central_square(images.read(index))
             show_tile(tile, axis, white_of(tile))
     figure.savefig(path, dpi=80)
 
 
-def _square(image: Tensor) -> Tensor:
+def central_square(image: Tensor) -> Tensor:
     """The central square of an image, at most TILE pixels wide, in [0, 1]."""
     side = min(image.shape[1:])
     left = (image.shape[2] - side) // 2

@@ -13,7 +13,7 @@ from cl.evaluation.online.metrics import format_metric
 from cl.run.folder.atomic_files import as_json, write_or_stop
 
 EVALUATION_FLAGS = (  # copied to the next command, so that it uses the same images and devices
-    "data_folder", "train_dir", "val_dir", "labels", "in_channels", "crop_size", "limit_eval",
+    "data_folder", "train_dir", "val_dir", "labels", "hold_out", "in_channels", "crop_size", "limit_eval",
     "accelerator", "gpus", "devices", "output_dir",
 )  # fmt: skip
 
@@ -37,6 +37,11 @@ def closing_table(
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def worth_command(folder: Path) -> str:
+    """How to compare the run with what one had before, to be run from the current working directory."""
+    return f"Was it worth it?\n\n{shlex.join([_python(), '-m', 'cl.worth', str(folder)])}"
 
 
 def next_command(resolved: Resolved[Pretrain], folder: Path, labelled: bool) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from cl.cli import Resolved
-from cl.config.programs import Linear
+from cl.config.backbone import is_path
+from cl.config.programs import Linear, Pretrain
 from cl.config.run import DRY_RUN, LATEST
 from cl.errors import UserError
 from cl.run.folder.atomic_files import as_json, write_atomically
@@ -96,6 +97,8 @@ def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
     if isinstance(resolved.config, Linear):  # resolved now, because `latest` may point elsewhere later
         pretrained = resolved.config.linear.pretrained_feature_extractor
         content["pretrained"] = str(Path(pretrained or "").resolve())
+    if isinstance(resolved.config, Pretrain) and is_path(resolved.config.backbone.init_from):
+        content["started_from"] = str(Path(resolved.config.backbone.init_from or "").resolve())  # likewise
     write_atomically(path, lambda file: file.write(as_json(content)))
 
 

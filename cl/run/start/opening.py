@@ -7,6 +7,7 @@ from cl.cli import Resolved
 from cl.data.datamodule import ImageData
 from cl.data.sources.manifest import write_bad_images
 from cl.distributed import broadcast_from_rank_zero, rank
+from cl.run.folder.held_out import write_held_out
 from cl.run.folder.resume_point import StartingPoint, find_resume_point, remove_later_rows
 from cl.run.folder.run_folder import open_run_folder
 from cl.run.start.banner import banner, row_lines
@@ -35,6 +36,7 @@ def announce(resolved: Resolved[Any], plan: Plan, start: StartingPoint, data: Im
     if rank() == 0:
         print(banner(resolved, plan, start, weights), flush=True)
         write_bad_images(start.folder / "bad_images.csv", data.splits.bad)
+        write_held_out(start.folder, data.splits.held_out)
 
 
 def announce_rows(rows: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from cl.evaluation.pictures.neighbours_picture import NEIGHBOUR_IMAGES, SaveNeig
 from cl.evaluation.pictures.views_picture import SaveViews
 from cl.methods import ContrastiveModule
 from cl.run.folder.checkpoint import SaveLast
-from cl.run.folder.closing import closing_table, next_command, write_summary
+from cl.run.folder.closing import closing_table, next_command, worth_command, write_summary
 from cl.run.folder.export import export
 from cl.run.folder.load import make_card
 from cl.run.start.plan import Plan
@@ -88,7 +88,7 @@ def closing_text(
     alarm: CollapseAlarm,
     folder: Path,
 ) -> str:
-    """The last epoch's table, the collapse verdict and, unless the alarm stopped the run, the next command."""
+    """The last epoch's table, the collapse verdict and, unless the alarm stopped the run, the next commands."""
     columns = {
         "online linear": "online_linear/val_top1",
         f"kNN (k {min(K, plan.knn_bank) or K}, T {TEMPERATURE})": "knn/val_top1",
@@ -97,6 +97,7 @@ def closing_text(
     }
     texts = [closing_table(columns, row, images_per_second, folder), alarm.text]
     if not alarm.stopped:
+        texts.append(worth_command(folder))
         texts.append(next_command(resolved, folder, labelled=plan.classes > 0))
     return "".join(f"\n{text}\n" for text in texts if text).rstrip("\n")
 

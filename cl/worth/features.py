@@ -1,0 +1,115 @@
+"""Features of the compared networks, computed once: they are kept in the user's cache until that is deleted."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cl.batch import Batch
+from cl.config.data import DataConfig
+from cl.config.views import ViewsConfig
+from cl.data.datamodule import ImageData, LoaderSettings
+from cl.data.images import ArraySet, ImageSet, Splits
+from cl.data.loader import EvalLoader
+from cl.data.sampler import RankSlice
+from cl.data.splitting.identity import content_key
+from cl.data.splitting.kept_arrays import kept
+from cl.data.views.spec import Views, linear_views
+from cl.evaluation.features import extract_features
+from cl.machine.home import cache_folder
+from cl.worth.networks import Row
+
+VERSION = 1  # of what is kept
+
+
+class EachView(nn.Module):
+    """Views [B, V, C, H, W] -> features [B, V, F]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, views: Tensor) -> Tensor:
+        return torch.stack([self.network(view) for view in views.unbind(1)], dim=1)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """How images are read and passed through networks."""
+
+    data: DataConfig
+    device: torch.device
+
+    def evaluation_views(self, row: Row, images: ImageSet, mirrors: bool) -> Tensor:
+        """Features [N, V, F] of the evaluation view of each image and, with `mirrors`, of its mirror image (V = 2)."""
+        views = linear_views(ViewsConfig(row.crop_size))
+        return self._kept(row, images, views, f"evaluation {mirrors}", lambda data: data.eval_loader, mirrors)
+
+    def training_views(self, row: Row, images: ImageSet, views: Views) -> Tensor:
+        """Features [N, 2, F] of two training views of each image: the same two for every network."""
+        return self._kept(row, images, views, repr(views), lambda data: data.views_loader)
+
+    def _kept(
+        self,
+        row: Row,
+        images: ImageSet,
+        views: Views,
+        which: str,
+        loader: Callable[[ImageData], Callable[[ImageSet], EvalLoader]],
+        mirrors: bool = False,
+    ) -> Tensor:
+        def compute() -> dict[str, np.ndarray]:
+            data = self._open(row, images, views)
+            assert data.splits.val is not None
+            batches = loader(data)(data.splits.val)
+            features, _ = extract_features(
+                EachView(row.network.to(self.device)), _views_of(_shown(batches, row), mirrors), self.device
+            )
+            data.teardown("worth")
+            return {"features": features.cpu().numpy()}
+
+        path = kept_file("features", row_key(row), content_key(images), which)
+        return torch.from_numpy(kept(path, compute)["features"])
+
+    def _open(self, row: Row, images: ImageSet, views: Views) -> ImageData:
+        size = self.data.batch_size
+        unused = ArraySet(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), np.full(size, -1))  # nothing is trained
+        settings = LoaderSettings(
+            self.data, views, seed=0, rank_slice=RankSlice(0, 1), device=self.device, reads_once=True
+        )
+        return ImageData(Splits(unused, images, (), row.norm), settings)
+
+
+def _shown(batches: EvalLoader, row: Row) -> Iterable[Batch]:
+    hidden = not sys.stderr.isatty()
+    return tqdm(batches, f"features of {row.name}", len(batches), unit="batch", disable=hidden, leave=False)
+
+
+def _views_of(batches: Iterable[Batch], mirrors: bool) -> Iterator[Batch]:
+    """Batches whose images are all full-size views, [B, V, C, H, W], with the mirror images as further views."""
+    for batch in batches:
+        views = batch.views[0].transpose(0, 1)
+        views = torch.cat([views, views.flip(-1)], dim=1) if mirrors else views
+        yield Batch(batch.index, (views[None],), batch.target)
+
+
+def row_key(row: Row) -> str:
+    """A key of the network, its weights and the views that it takes."""
+    digest = hashlib.sha256(repr((row.network, row.crop_size, row.norm)).encode())
+    for name, tensor in row.network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def kept_file(kind: str, *parts: str) -> Path | None:
+    """The file in the user's cache for what depends on `parts`; None without a cache folder."""
+    folder = cache_folder()
+    key = hashlib.sha256("\n".join([str(VERSION), *parts]).encode()).hexdigest()[:16]
+    return folder / f"worth-{kind}-{key}.npz" if folder is not None else None
