@@ -86,8 +86,8 @@ def _evaluation(row: Row, images: Images, bank: ImageSet, extractor: Extractor) 
     learned = extractor.evaluation_views(row, bank, mirrors=config.views.flip_prob > 0)
     tested = extractor.evaluation_views(row, images.test, mirrors=False)[:, 0]
     return Evaluation(
-        bank=Labelled(learned, torch.from_numpy(bank.targets)),
-        test=Labelled(tested, torch.from_numpy(images.test.targets)),
+        bank=Labelled(learned, torch.from_numpy(bank.targets).long()),
+        test=Labelled(tested, torch.from_numpy(images.test.targets).long()),
         classes=len(images.classes),
         config=config,
     )
