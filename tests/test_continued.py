@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -35,6 +35,54 @@ __all__ = ["pools"]  # the fixture
 PRETRAIN = "main_contrastive.py"
 SHORT = ["digits", "resnet18", *TINY, "--knn_every", "9", "--batch_size", "256"]  # five steps an epoch
 FIRST = "trained_models/first"
+
+
+# Presets.
+
+
+def test_a_run_that_starts_from_weights_has_its_own_presets_below_typed_flags_and_transformers() -> None:
+    start = ["custom", "resnet18", "--init_from", "x"]
+    resolved = parse(Pretrain, start)
+    config = resolved.config
+    assert (config.optim.optimizer, config.optim.lr, config.optim.backbone_lr_factor) == ("adamw", 1e-3, 0.1)
+    assert config.backbone.renew_statistics == "never"
+    names = ("optimizer", "lr", "classifier_lr", "backbone_lr_factor", "renew_statistics")
+    assert {resolved.origins[name] for name in names} == {"continued preset"}
+    digits = parse(Pretrain, ["digits", *start[1:], "--method", "byol"])
+    assert (digits.config.optim.lr, digits.origins["lr"]) == (1e-3, "continued preset")
+    sgd = parse(Pretrain, [*start, "--optimizer", "sgd", "--renew_statistics", "learning"])
+    assert (sgd.config.optim.lr, sgd.origins["lr"], sgd.config.optim.backbone_lr_factor) == (0.3, "default", 0.1)
+    assert (sgd.config.backbone.renew_statistics, sgd.origins["renew_statistics"]) == ("learning", "typed")
+    vit = parse(Pretrain, ["custom", "timm/vit_tiny_patch16_224", *start[2:]])
+    assert (vit.config.optim.lr, vit.origins["lr"]) == (5e-4, "transformer preset")
+    assert vit.config.optim.backbone_lr_factor == 0.1
+    random = parse(Pretrain, start[:2])
+    assert "continued preset" not in random.origins.values()
+    assert (random.config.optim.backbone_lr_factor, random.config.backbone.renew_statistics) == (1.0, "learning")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_starts_from_the_weights_and_keeps_their_statistics(name: str, start_from: str) -> None:
+    """Its teacher, too; weights move from the first step on."""
+    module = build(name, "--init_from", start_from)
+    weights = {f"backbone.{key}": value for key, value in load_file(start_from).items()}
+    weights |= {f"teacher.{key}": value for key, value in weights.items() if f"teacher.{key}" in module.state_dict()}
+    assert all(equal(backbones(module), weights).values())
+    step(module, module.configure_optimizers()["optimizer"], batch())
+    moved = {key for key, same in equal(backbones(module), weights).items() if not same}
+    assert not any("running" in key or "tracked" in key for key in moved)
+    learned = {f"backbone.{key}" for key, _ in module.backbone.named_parameters()}
+    assert learned <= moved
+
+
+@pytest.fixture(scope="module")
+def start_from(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with the weights of a ResNet-18 that has seen a batch."""
+    backbone = build_backbone(BackboneConfig("resnet18", width=4), 8)
+    backbone(batch().views[0][0])
+    file = tmp_path_factory.mktemp("weights") / "start.safetensors"
+    save_file(backbone.state_dict(), file)
+    return str(file)
 
 
 # Layers.

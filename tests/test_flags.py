@@ -26,7 +26,7 @@ WITH_OTHER_RULES = {  # fields with rules beyond type and range, which may refus
     "--gpus", "--in_channels", "--loader", "--cache", "--name", "--run_id", "--method",
     "--pretrained_feature_extractor", "encoder", "--finetune", "--few_shot", "--seeds", "--resume_training_from",
     "--teacher_momentum_end", "--teacher_temperature_start", "--patch_size", "--drop_path", "--weights_key",
-    "--hold_out",
+    "--hold_out", "--renew_statistics",
 }  # fmt: skip
 REQUIRED = ["--pretrained_feature_extractor", "somewhere"]
 

@@ -19,6 +19,7 @@ from tests.pictures import write_classes
 FOLDER = ROOT / "bash_files"
 LAUNCHERS = [FOLDER / "slurm.sbatch", FOLDER / "torchrun.sh"]
 RECIPES = sorted(set(FOLDER.rglob("*.sh")) - set(LAUNCHERS))
+ARGUMENTS = {"adapt": ["photos", "resnet18", "torchvision"]}  # of scripts that take some before the flags
 PRETRAIN, EVALUATE = ([s for s in RECIPES if kind in s.parts] for kind in ("pretrain", "linear"))
 
 ROWS = {  # the recipe table: backbone, method, data, epochs, global batch, temperature, heads, multi-crop, DALI
@@ -71,7 +72,8 @@ def captured_command(folder: Path, *command: str) -> list[str]:
 
 @pytest.mark.parametrize("script", RECIPES, ids=name_of)
 def test_a_script_works_from_any_folder_and_takes_flags_at_its_end(script: Path, tmp_path: Path) -> None:
-    program, *argv = captured_command(tmp_path, str(script), "--epochs", "3", "--devices", "1", "--accelerator", "cpu")
+    typed = [*ARGUMENTS.get(name_of(script), []), "--epochs", "3", "--devices", "1", "--accelerator", "cpu"]
+    program, *argv = captured_command(tmp_path, str(script), *typed)
     assert (tmp_path / program).exists()
     config = parse(Pretrain if program.endswith("main_contrastive.py") else Linear, argv).config
     assert (config.run.epochs, config.device.devices, config.device.gpus) == (3, 1, None)
@@ -111,6 +113,24 @@ def test_each_method_has_scripts_for_the_small_data_sets_and_their_evaluation() 
             assert [path.stem for path in sorted((FOLDER / kind / dataset).iterdir())] == methods
     evaluated = {script.parent.name for script in EVALUATE}
     assert {script.parent.name for script in PRETRAIN} <= evaluated
+
+
+@pytest.mark.parametrize("parts", [(), ("train",), ("train", "val"), ("val",)], ids=" ".join)
+def test_weights_are_adapted_to_a_folder_with_or_without_parts(parts: tuple[str, ...], tmp_path: Path) -> None:
+    for part in ("", *parts):
+        (tmp_path / "my photos" / part).mkdir()
+    adapted = captured_command(tmp_path, str(FOLDER / "adapt.sh"), "my photos", "timm/test_vit", "w.pth")[1:]
+    config = parse(Pretrain, adapted).config
+    train = "my photos/train" if "train" in parts else "my photos"
+    val = "my photos/val" if "train" in parts and "val" in parts else None
+    assert (config.data.dataset, config.data.train_dir, config.data.val_dir) == ("custom", train, val)
+    assert (config.backbone.encoder, config.backbone.init_from) == ("timm/test_vit", "w.pth")
+
+
+def test_a_missing_argument_is_named(tmp_path: Path) -> None:
+    done = subprocess.run(["bash", str(FOLDER / "adapt.sh"), "photos"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.strip().endswith("expected: adapt.sh FOLDER ENCODER WEIGHTS")
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=name_of)

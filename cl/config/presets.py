@@ -1,8 +1,8 @@
 """Defaults that depend on the data set or on another flag, by field name; a method's presets are in its own config.
 
 Precedence, highest first: the typed flag; the preset of more than three channels, of a transformer with the method, of
-a transformer, of a typed optimizer, of data set and method together, of the data set, of a flag, of the method; the
-field's default.
+a transformer, of a run that starts from weights, of a typed optimizer, of data set and method together, of the data
+set, of a flag, of the method; the field's default.
 """
 
 from collections.abc import Mapping
@@ -56,6 +56,15 @@ PRETRAIN_TRANSFORMERS: Preset = {
     "classifier_lr": 1e-3,
     "weight_decay": 0.05,
     "decay_biases_and_norms": False,
+}
+# With --init_from. Good weights are lost at the rates of random ones, and with statistics of augmented views instead of
+# the images that they were recorded on: docs/results.md has the measurement.
+PRETRAIN_CONTINUED: Preset = {
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "classifier_lr": 1e-2,
+    "backbone_lr_factor": 0.1,
+    "renew_statistics": "never",
 }
 FOR_ADAMW = ("optimizer", "lr", "classifier_lr", "weight_decay", "weight_decay_end")  # not for another optimizer
 PRETRAIN_FLAGS: Mapping[str, Preset] = {

@@ -17,6 +17,7 @@ from cl.config.presets import (
     CACHED_GRID,
     FOR_ADAMW,
     LINEAR_DATASETS,
+    PRETRAIN_CONTINUED,
     PRETRAIN_DATASETS,
     PRETRAIN_FLAGS,
     PRETRAIN_MULTICHANNEL,
@@ -128,6 +129,7 @@ def _pretrain_layers(typed: Preset, method: str) -> dict[str, Preset]:
         "typed": typed,
         "in_channels preset": PRETRAIN_MULTICHANNEL if typed.get("in_channels", COLOURS) > COLOURS else {},
         **_transformer_layers(typed, method),
+        **_continued_layers(typed),
         f"{optimizer} preset": PRETRAIN_OPTIMIZERS.get(optimizer, {}),
         f"{dataset} {method} preset": config.dataset_presets.get(dataset, {}),
         f"{dataset} preset": PRETRAIN_DATASETS.get(dataset, {}),
@@ -139,13 +141,24 @@ def _pretrain_layers(typed: Preset, method: str) -> dict[str, Preset]:
 
 
 def _transformer_layers(typed: Preset, method: str) -> dict[str, Preset]:
-    """The presets of vision transformers, without what is for AdamW if another optimizer is typed."""
+    """The presets of vision transformers."""
     if not is_transformer(typed.get("encoder", "")):
         return {}
     layers = {
         f"{method} transformer preset": METHODS[method].transformer_preset,
         "transformer preset": PRETRAIN_TRANSFORMERS,
     }
+    return _for_typed_optimizer(layers, typed)
+
+
+def _continued_layers(typed: Preset) -> dict[str, Preset]:
+    """The preset of a run that starts from weights."""
+    layers = {"continued preset": PRETRAIN_CONTINUED} if typed.get("init_from") else {}
+    return _for_typed_optimizer(layers, typed)
+
+
+def _for_typed_optimizer(layers: dict[str, Preset], typed: Preset) -> dict[str, Preset]:
+    """Presets for AdamW, without what is for it if another optimizer is typed."""
     if typed.get("optimizer", "adamw") == "adamw":
         return layers
     return {
