@@ -134,7 +134,7 @@ def _valid_values(parser: argparse.ArgumentParser, argv: Sequence[str], parts: P
     fields = _fields_by_name(parts)
     typed = {}
     with suppress(UserError):
-        for name, words in vars(parser.parse_known_intermixed_args(list(argv))[0]).items():
+        for name, words in vars(parser.parse_known_intermixed_args(_with_pairs_joined(argv, fields))[0]).items():
             with suppress(UserError):
                 typed[name] = convert(fields[name], words)
     return typed
@@ -216,7 +216,7 @@ def _words_by_field(
     parser: argparse.ArgumentParser, argv: Sequence[str], fields: Mapping[str, Field]
 ) -> dict[str, Words]:
     """The typed words by field name, in the order of typing."""
-    namespace, extra = parser.parse_known_intermixed_args(list(argv))
+    namespace, extra = parser.parse_known_intermixed_args(_with_pairs_joined(argv, fields))
     missing = [name for name, field in fields.items() if field.flag.positional and name not in namespace]
     example = f"{parser.prog} digits resnet18"
     if missing:
@@ -224,6 +224,20 @@ def _words_by_field(
     if extra:
         raise UserError(f"{' '.join(extra)}: not a flag's value, expected two words before the flags: {example}")
     return vars(namespace)
+
+
+def _with_pairs_joined(argv: Sequence[str], fields: Mapping[str, Field]) -> list[str]:
+    """`--crop_size 96 160` with one word for the two numbers: a flag of many words would take the positionals too."""
+    pairs = {f"--{name}" for name, field in fields.items() if field.pair}
+    joined: list[str] = []
+    for word in argv:
+        flag, is_joined, _ = joined[-1].partition("=") if joined else ("", "", "")
+        follows = flag in pairs if is_joined else joined[-2:-1] and joined[-2] in pairs and flag[:1].isdecimal()
+        if follows and word.isdecimal():
+            joined[-1] += f" {word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _convert_words(words: Mapping[str, Words], fields: Mapping[str, Field]) -> dict[str, Any]:

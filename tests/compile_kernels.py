@@ -26,15 +26,16 @@ Case = tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]  # kernel, typ
 def cases() -> Iterator[Case]:
     for side in (32, 224):
         for channels in (3, 1):
-            size = {"side": side, "channels": channels}
+            size = {"area": side * side, "side": side, "channels": channels}
             images = {"images": "*u8", "offset": "*i64", "crops": "*i32", "out": "*u8"}
             tables = {"heads": "*i32", "first": "*i32", "weights": "*i16"}
             yield cut.cut_kernel, images | tables, size | {"block": cut.BLOCK}, {"num_warps": cut.WARPS}
             size |= {"step": channels, "plane": 1}  # channels last
+            del size["side"]
             for dtype in ("*bf16", "*fp32"):
                 pointers = NUMBERS | {"pixels": "*u8", "out": dtype, "unblurred": "*fp32"}
                 yield colour.colour_kernel, pointers, size | {"block": colour.BLOCK}, options(colour.WARPS)
-            size |= {"radius": ViewSpec(side).blur_kernel // 2, "block": blur.BLOCK}
+            size |= {"side": side, "radius": ViewSpec(side).blur_kernel // 2, "block": blur.BLOCK}
             for dtype in ("*bf16", "*fp32"):
                 pointers = NUMBERS | {"source": "*fp32", "rows": "*i32", "out": dtype}
                 yield blur.blur_kernel, pointers, size | {"is_last": dtype == "*bf16"}, options(blur.WARPS)

@@ -47,6 +47,8 @@ def values_of(declared: Field) -> st.SearchStrategy[Any]:
         str: st.sampled_from(sorted(flag.choices)) if flag.choices else st.text("abc", min_size=1),
     }[declared.kind]
     values = st.lists(single, min_size=1).map(tuple) if declared.many else single
+    if declared.pair:
+        values |= st.tuples(single, single).filter(lambda pair: pair[0] != pair[1])
     return st.none() | values if declared.optional else values
 
 
@@ -80,7 +82,10 @@ def test_a_typed_value_reaches_its_config(data: st.DataObject) -> None:
     value = data.draw(values_of(declared).filter(lambda value: value is not None))
     if declared.flag.positional or declared.name == "method":
         return
-    words = [repr(item) if isinstance(item, float) else str(item) for item in (value if declared.many else (value,))]
+    words = [
+        repr(item) if isinstance(item, float) else str(item)
+        for item in (value if isinstance(value, tuple) else (value,))
+    ]
     flags = [f"--{'' if value else 'no_'}{declared.name}"] if declared.kind is bool else [f"--{declared.name}", *words]
     resolved, message = attempt(lambda: parse(Pretrain, ["digits", "resnet18", *flags]))
     if message:

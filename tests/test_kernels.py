@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torchvision.transforms.v2 import functional as F
 
 from cl.config.data import DataConfig
+from cl.config.views import Size
 from cl.data.datamodule import ImageData, LoaderSettings
 from cl.data.executors.packing import Packed
 from cl.data.executors.resident import ResidentExecutor
@@ -52,7 +53,7 @@ def small(channels: int, count: int) -> ArraySet:
     return ArraySet(images if channels == 3 else F.rgb_to_grayscale(images), np.arange(count) % 5)
 
 
-def all_operations(size: int, small_size: int | None = None, solarize: float = 0.3) -> RandomViews:
+def all_operations(size: Size, small_size: Size | None = None, solarize: float = 0.3) -> RandomViews:
     """Two views of `size` that differ in blur, hue and solarize, and three small ones."""
     first = ViewSpec(size, blur_prob=0.5, **JITTER)
     second = ViewSpec(size, blur_prob=0.1, solarize_prob=solarize, **(JITTER | {"hue": 0.0}))
@@ -86,6 +87,11 @@ def without_solarize(planner: RandomViews) -> RandomViews:
 @pytest.mark.parametrize(("fused", "twin"), [(FusedResident, ResidentExecutor), (FusedWorkers, WorkerExecutor)])
 def test_the_kernels_make_the_views_of_the_twin(fused: Any, twin: Any, norm: Norm) -> None:
     same_views(fused, twin, small(len(norm[0]), 12), all_operations(32, 16), norm)
+
+
+@pytest.mark.parametrize(("fused", "twin"), [(FusedResident, ResidentExecutor), (FusedWorkers, WorkerExecutor)])
+def test_the_kernels_make_views_that_are_not_square(fused: Any, twin: Any) -> None:
+    same_views(fused, twin, small(3, 6), all_operations((24, 40), (20, 16)), IMAGENET)
 
 
 def test_dalis_crops_get_the_colours_of_the_twin() -> None:
@@ -138,8 +144,10 @@ SHAPES = [(1, 1), (1, 300), (400, 2), (33, 57), (64, 85), (120, 160)]
         RandomViews(((ViewSpec(24, (0.05, 1.0)),) * 2, (ViewSpec(9, (0.02, 0.1)),)), seed=1),
         CentreView(EvalSpec(24)),
         CentreView(EvalSpec(72)),  # resized to 82
+        RandomViews(((ViewSpec((12, 24), (0.05, 1.0)),),), seed=1),
+        CentreView(EvalSpec((24, 72))),
     ],
-    ids=["crops", "centre", "window of the centre"],
+    ids=["crops", "centre", "window of the centre", "wide crops", "wide centre"],
 )
 def test_cut_is_torchs_resize_to_the_integer(planner: ViewPlanner) -> None:
     images = Mixed(SHAPES)

@@ -8,6 +8,7 @@ from typing import Self
 
 from cl.backbones import Backbone, build_backbone
 from cl.config.backbone import BackboneConfig
+from cl.config.views import Size, as_size
 
 FORMAT = 1
 
@@ -20,8 +21,8 @@ class Card:
     stem: str | None  # small or large; None for timm's networks
     width: int | None  # likewise
     in_channels: int
-    crop_size: int  # side of the full-size views in pixels
-    resize: int  # short side in pixels, before the centre crop in evaluation
+    crop_size: Size  # of the full-size views in pixels: side, or height and width
+    resize: Size  # that an image just covers before the centre crop in evaluation
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]  # of the training images, in label order
@@ -38,7 +39,8 @@ class Card:
         if values["format"] != FORMAT:
             raise ValueError(f"format {values['format']}, expected {FORMAT}")
         lists = {name: tuple(values[name]) for name in ("mean", "std", "classes")}
-        return cls(**{**values, **lists})
+        sizes = {name: as_size(values[name]) for name in ("crop_size", "resize")}
+        return cls(**{**values, **lists, **sizes})
 
     def to_json(self) -> str:
         """One field per line. Numbers that are not finite become null, since JSON has no NaN."""
@@ -46,7 +48,7 @@ class Card:
         values = asdict(self) | {"metrics": metrics}
         return "{\n" + ",\n".join(f'  "{name}": {json.dumps(value)}' for name, value in values.items()) + "\n}\n"
 
-    def build(self, other_sizes: Mapping[str, int] = {}) -> Backbone:
+    def build(self, other_sizes: Mapping[str, Size] = {}) -> Backbone:
         """Build the network that the card describes, without loading weights."""
         stem, width = self.stem or "auto", self.width or 64
         config = BackboneConfig(self.encoder, stem=stem, width=width, patch_size=self.patch_size)

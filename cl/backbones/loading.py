@@ -13,13 +13,14 @@ from cl.backbones.layouts import COUNTER, PLAIN, BackboneMatch, describe_content
 from cl.backbones.timm import MODEL_ERRORS, check_name, create
 from cl.backbones.weight_files import read_weights
 from cl.config.backbone import BackboneConfig
+from cl.config.views import Size, sides
 from cl.errors import UserError
 from cl.nn.finite import describe_non_finite, measurable, non_finite
 
 MAX_KEYS = 3  # in an error message
 
 
-def load_init_from(backbone: Backbone, config: BackboneConfig, crop_size: int, channels: int) -> str:
+def load_init_from(backbone: Backbone, config: BackboneConfig, crop_size: Size, channels: int) -> str:
     """Load all weights of `backbone` from the source that `--init_from` names, or raise UserError; describe them."""
     source = config.init_from or ""
     if source == "torchvision" or source.startswith("timm/"):
@@ -77,9 +78,9 @@ def _finite(match: BackboneMatch, expected: Mapping[str, Tensor], given: str) ->
     return weights
 
 
-def check_features(backbone: Backbone, size: int, channels: int, given: str) -> None:
+def check_features(backbone: Backbone, size: Size, channels: int, given: str) -> None:
     """UserError unless features of random images are finite: finite weights can be so large that they overflow."""
-    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, channels, *sides(size), generator=torch.Generator().manual_seed(0))
     training = backbone.training
     with torch.no_grad():
         features = backbone.eval()(images)
@@ -125,7 +126,7 @@ def _stem_shape(weights: Mapping[str, Tensor]) -> list[int]:
     return list(weights["conv1.weight"].shape) if "conv1.weight" in weights else []
 
 
-def _download(source: str, config: BackboneConfig, crop_size: int, channels: int) -> dict[str, Tensor]:
+def _download(source: str, config: BackboneConfig, crop_size: Size, channels: int) -> dict[str, Tensor]:
     """torchvision's or timm's weights, downloaded unless they are in the user's cache."""
     if source == "torchvision" and config.timm_name is not None:
         raise UserError(f"--init_from: got torchvision with {config.encoder}, expected {config.encoder}")

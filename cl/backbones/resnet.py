@@ -7,6 +7,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from cl.backbones.backbone import Backbone
 from cl.config.backbone import BackboneConfig
+from cl.config.views import Size
 
 LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
@@ -17,7 +18,7 @@ LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
 class ResNetBackbone(ResNet, Backbone):
     """Images [B, C, H, W] -> features [B, num_features]. Weights have torchvision's names and initialisation."""
 
-    def __init__(self, config: BackboneConfig, crop_size: int, channels: int) -> None:
+    def __init__(self, config: BackboneConfig, crop_size: Size, channels: int) -> None:
         block, layers = LAYERS[config.encoder]
         self.stage_width = config.width
         super().__init__(block, layers, zero_init_residual=config.zero_init_residual)

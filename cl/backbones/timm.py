@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cl.backbones.backbone import Backbone
 from cl.config.backbone import BackboneConfig, EncoderConfig
+from cl.config.views import Size, in_pixels, sides
 from cl.errors import UserError
 
 MODEL_ERRORS = (AssertionError, ArithmeticError, RuntimeError, ValueError)  # raised by networks for unsupported sizes
@@ -17,7 +18,7 @@ OPTIONS = {"patch_size": "patch_size", "drop_path": "drop_path_rate"}  # flag ->
 WHAT = {"patch_size": "patches", "drop_path": "residual branches"}
 
 
-def timm_backbone(config: BackboneConfig, crop_size: int, channels: int, other_sizes: Mapping[str, int]) -> Backbone:
+def timm_backbone(config: BackboneConfig, crop_size: Size, channels: int, other_sizes: Mapping[str, Size]) -> Backbone:
     """Build timm's network for views of `crop_size` pixels, and check that it accepts `other_sizes` (by flag) too."""
     name = config.timm_name or ""
     flag = "crop_size"
@@ -35,7 +36,7 @@ def timm_backbone(config: BackboneConfig, crop_size: int, channels: int, other_s
     except MODEL_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"--{flag}: got views of {size} pixels, expected a size that timm/{name} accepts ({reason})"
+            f"--{flag}: got views of {in_pixels(size)}, expected a size that timm/{name} accepts ({reason})"
         ) from None
     if config.drop_path and not any(vars(module).get("drop_prob") for module in net.modules()):
         raise _without_option("drop_path", config)
@@ -73,7 +74,7 @@ def check_name(name: str, flag: str) -> None:
 
 
 def create(
-    name: str, crop_size: int, channels: int, pretrained: bool = False, options: Mapping[str, Any] = {}
+    name: str, crop_size: Size, channels: int, pretrained: bool = False, options: Mapping[str, Any] = {}
 ) -> nn.Module:
     """Create timm's network; one with a fixed image size gets `crop_size`, and accepts other sizes if it can."""
     import timm
@@ -108,10 +109,10 @@ def freeze_patches(network: nn.Module) -> None:
         embedding.proj.requires_grad_(False)
 
 
-def _count_features(net: nn.Module, name: str, size: int, channels: int) -> int:
+def _count_features(net: nn.Module, name: str, size: Size, channels: int) -> int:
     """The number of features that the network returns for an image of `size` pixels."""
     with torch.no_grad():
-        features = net(torch.zeros(1, channels, size, size))
+        features = net(torch.zeros(1, channels, *sides(size)))
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise UserError(f"encoder: got timm/{name}, which has no pooled features; expected a network that has them")
     return features.shape[1]

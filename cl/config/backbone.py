@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from cl.config.flags import Config, Flag
+from cl.config.views import Size, sides
 from cl.errors import UserError
 
 RESNETS = ("resnet18", "resnet50")
@@ -104,5 +105,5 @@ class BackboneConfig(EncoderConfig):
         """Whether the backbone's batch norms use and record the statistics of their batches."""
         return self.renew_statistics == "always" or (self.renew_statistics == "learning" and not frozen)
 
-    def small_stem(self, crop_size: int) -> bool:
-        return self.stem == "small" or (self.stem == "auto" and crop_size <= SMALL_IMAGE)
+    def small_stem(self, crop_size: Size) -> bool:
+        return self.stem == "small" or (self.stem == "auto" and min(sides(crop_size)) <= SMALL_IMAGE)

@@ -46,6 +46,7 @@ class Field:
     kind: type  # int, float, str or bool
     optional: bool  # may be None
     many: bool  # a tuple of `kind`
+    pair: bool  # one of `kind`, or two: int | tuple[int, int]
     default: Any
     flag: Flag
 
@@ -59,7 +60,7 @@ class Field:
         flag = self.flag
         if flag.choices:
             return "one of " + ", ".join(flag.choices)
-        noun = _SEVERAL[self.kind] if self.many else _ONE[self.kind]
+        noun = _SEVERAL[self.kind] if self.many else _ONE[self.kind] + " or two" * self.pair
         bounds = [f"at least {flag.low:.10g}"] if flag.low > -math.inf else []
         bounds += [f"above {flag.above:.10g}"] if flag.above > -math.inf else []
         bounds += [f"at most {flag.high:.10g}"] if flag.high < math.inf else []
@@ -82,6 +83,7 @@ class Config:
         if unknown:
             raise UserError(f"{', '.join(unknown)}: no such field in {cls.__name__}; it has {', '.join(known)}")
         lists = {name: tuple(value) for name, value in values.items() if known[name].many and value is not None}
+        lists |= {name: tuple(value) for name, value in values.items() if known[name].pair and isinstance(value, list)}
         return cls(**{**values, **lists})
 
 
@@ -91,12 +93,19 @@ def fields_of(config: type[Config]) -> tuple[Field, ...]:
     fields = []
     for attribute in dataclasses.fields(config):
         annotation, flag = get_args(hints[attribute.name])
-        optional = get_origin(annotation) in (Union, types.UnionType)
-        inner = next(arg for arg in get_args(annotation) if arg is not types.NoneType) if optional else annotation
-        many = get_origin(inner) is tuple
-        kind = get_args(inner)[0] if many else inner
-        default = None if attribute.default is dataclasses.MISSING else attribute.default
-        fields.append(Field(attribute.name, kind=kind, optional=optional, many=many, default=default, flag=flag))
+        several = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+        first, *others = (kind for kind in several if kind is not types.NoneType)
+        many = get_origin(first) is tuple
+        field = Field(
+            attribute.name,
+            kind=get_args(first)[0] if many else first,
+            optional=types.NoneType in several,
+            many=many,
+            pair=bool(others),
+            default=None if attribute.default is dataclasses.MISSING else attribute.default,
+            flag=flag,
+        )
+        fields.append(field)
     return tuple(fields)
 
 
@@ -104,8 +113,8 @@ def check(field: Field, value: Any) -> None:
     """Raise UserError unless `value` has the field's type and lies in its range."""
     if value is None and field.optional:
         return
-    values = value if field.many and isinstance(value, tuple) else (value,)
-    if not all(_is_valid(field, item) for item in values):
+    values = value if (field.many or field.pair) and isinstance(value, tuple) else (value,)
+    if (field.pair and len(values) not in (1, 2)) or not all(_is_valid(field, item) for item in values):
         raise UserError(f"{field.spelling}: got {as_typed(value)}, expected {field.expected}")
 
 
@@ -177,13 +186,16 @@ class _StoreWords(argparse.Action):
 def convert(field: Field, typed: str | list[str]) -> Any:
     """Convert typed words to the field's value; raise UserError if it is invalid."""
     words = typed if isinstance(typed, list) else [typed]
+    if field.pair and isinstance(typed, str):
+        words = typed.split() or [typed]
     if field.kind is str:
         words = [without_tilde(word, field.spelling) for word in words]
     try:
         values = tuple(_convert_word(field.kind, word) for word in words)
     except ValueError:
         raise UserError(f"{field.spelling}: got {' '.join(words)}, expected {field.expected}") from None
-    value = values if field.many else values[0]
+    is_one = len(values) == 1 or (len(values) == 2 and values[0] == values[1])
+    value = values[0] if is_one and not field.many else values
     check(field, value)
     return value
 

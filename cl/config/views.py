@@ -1,15 +1,35 @@
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from cl.config.flags import Config, Flag, as_typed
 from cl.errors import UserError
+
+Size = int | tuple[int, int]  # side of a square, or height and width
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def as_size(value: Any) -> Size:
+    """A size from JSON; TypeError or ValueError for anything else."""
+    if isinstance(value, list | tuple):
+        height, width = map(int, value)
+        return height, width
+    return int(value)
+
+
+def in_pixels(size: Size) -> str:
+    """A size in words."""
+    return f"{size} pixels" if isinstance(size, int) else f"{size[0]} x {size[1]} pixels"
 
 
 @dataclass(frozen=True)
 class ViewsConfig(Config):
     """Training views."""
 
-    crop_size: Annotated[int, Flag("side of a view in pixels", low=4, high=4096)] = 224
+    crop_size: Annotated[Size, Flag("side of a view in pixels, or height and width", low=4, high=4096)] = 224
     min_scale: Annotated[float, Flag("smallest fraction of the image's area that a crop covers", above=0, high=1)] = (
         0.08
     )
@@ -45,7 +65,7 @@ class PretrainViewsConfig(ViewsConfig):
     n_crops: Annotated[int, Flag("full-size views per image", low=2, high=100)] = 2
     multicrop: Annotated[bool, Flag("add small crops as further views (SwAV)")] = False
     n_small_crops: Annotated[int, Flag("small crops per image under --multicrop", low=1, high=100)] = 6
-    small_crop_size: Annotated[int, Flag("side of a small crop in pixels", low=4, high=4096)] = 96
+    small_crop_size: Annotated[Size, Flag("side of a small crop in pixels, or height and width", low=4, high=4096)] = 96
     small_scale: Annotated[
         tuple[float, ...], Flag("smallest and largest fraction of the area that a small crop covers", above=0, high=1)
     ] = (0.05, 0.14)
@@ -53,7 +73,7 @@ class PretrainViewsConfig(ViewsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         sizes = [self.crop_size] * self.n_crops + [self.small_crop_size] * self.n_small_crops * self.multicrop
-        blurred = [size for view, size in enumerate(sizes) if self.of_view(view, self.gaussian_prob)]
+        blurred = [min(sides(size)) for view, size in enumerate(sizes) if self.of_view(view, self.gaussian_prob)]
         smallest = min(blurred, default=16)
         if smallest < 16:
             raise UserError(

@@ -9,6 +9,7 @@ from pytorch_lightning import LightningDataModule
 from cl.config.data import COLOURS, DataConfig
 from cl.config.programs import Pretrain
 from cl.config.run import DeviceConfig
+from cl.config.views import sides
 from cl.data.cache import SHORT_SIDE, cached
 from cl.data.decoding.decode import BrokenFile
 from cl.data.executors.base import Executor
@@ -179,7 +180,7 @@ class ImageData(LightningDataModule):
 
     def _check_settings(self) -> None:
         data = self.settings.data
-        largest = max(view.size for same_size in self.settings.views for view in same_size)
+        largest = max(max(sides(view.size)) for same_size in self.settings.views for view in same_size)
         if data.cache != "none" and largest > SHORT_SIDE:
             raise UserError(f"--cache: got {data.cache} with views of {largest} pixels, expected at most {SHORT_SIDE}")
         if data.resident == "on" and data.loader != "fast":

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cl.batch import Batch
+from cl.config.views import Size, sides
 from cl.data.executors.base import Executor
 from cl.data.executors.device import make_batch
 from cl.data.images import ImageSet
@@ -177,7 +178,7 @@ class DaliExecutor(Executor):
 
 
 def _geometry(rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Box, margin, resized size, window corner and flip of N views [N, 11]; and their edge factors [N, 2, S].
+    """Box, margin, resized size, window corner and flip of N views [N, 11]; and their edge factors [N, H + W].
 
     At the edge of a crop, torch's antialiasing averages over the pixels that exist; DALI's repeats the last pixel. So
     DALI gets a margin of zeros, and the edge factors (down and across) brighten the edge lines that the zeros darkened.
@@ -189,16 +190,20 @@ def _geometry(rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     distance = np.abs(pixel - scale[:, :, None] / 2)  # to the centre of the first output pixel
     weights = np.maximum(0.0, 1 - distance / scale[:, :, None])
     factor = weights.sum(axis=2) / weights[:, :, pixel > 0].sum(axis=2)  # [N, 2]; by symmetry also for the last pixel
-    line = np.arange(rows.size) + corner[:, :, None]  # [N, 2, S] in the resized image
-    is_edge = (line == 0) | (line == resized[:, :, None] - 1)
+    edges = []
+    for axis, side in enumerate(sides(rows.size)):
+        line = np.arange(side) + corner[:, axis, None]  # [N, side] in the resized image
+        is_edge = (line == 0) | (line == resized[:, axis, None] - 1)
+        edges.append(np.where(is_edge, factor[:, axis, None], 1.0))
     geometry = np.concatenate([box, margin, resized, corner, flip[:, None]], axis=1)
-    return geometry.astype(np.int32), np.where(is_edge, factor[:, :, None], 1.0).astype(np.float32)
+    return geometry.astype(np.int32), np.concatenate(edges, axis=1).astype(np.float32)
 
 
-def _view(image: Any, geometry: Any, edges: Any, size: int) -> Any:
+def _view(image: Any, geometry: Any, edges: Any, size: Size) -> Any:
     """DALI's graph of one view."""
     from nvidia.dali import fn, types
 
+    height, width = sides(size)
     in_pixels: Any = {"axes": (0, 1), "normalized_anchor": False, "normalized_shape": False}
     start = geometry[0:2]
     shape = geometry[2:4]
@@ -217,7 +222,7 @@ def _view(image: Any, geometry: Any, edges: Any, size: int) -> Any:
         antialias=True,
         dtype=types.FLOAT,
     )
-    window = fn.slice(view, corner, [size, size], **in_pixels)
-    window = window * fn.reshape(edges[0], shape=[size, 1, 1]) * fn.reshape(edges[1], shape=[1, size, 1])
+    window = fn.slice(view, corner, [height, width], **in_pixels)
+    window = window * fn.reshape(edges[:height], shape=[height, 1, 1]) * fn.reshape(edges[height:], shape=[1, width, 1])
     view = fn.flip(fn.cast(window, dtype=types.UINT8), horizontal=flip)  # the cast rounds
     return fn.transpose(view, perm=[2, 0, 1])

@@ -3,6 +3,7 @@
 Each row has its own parameters, so an operation gathers the rows that drew it, changes them and writes them back.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from cl.batch import Batch
 from cl.config.data import COLOURS
+from cl.config.views import sides
 from cl.data.views.rows import Colours, Rows
 from cl.data.views.spec import Norm
 
@@ -41,7 +43,7 @@ def make_batch(
 def augment(rows: Rows, pixels: Pixels, device: torch.device, norm: Norm) -> Tensor:
     """The network's input from all rows: float32 [N, C, S, S] on `device`."""
     count = len(rows.crops.flip)
-    step = max(1, CHUNK // (3 * rows.size**2)) if device.type == "cpu" else count
+    step = max(1, CHUNK // (3 * math.prod(sides(rows.size)))) if device.type == "cpu" else count
     chunks = []
     for begin in range(0, count, step):
         chunk = slice(begin, begin + step)
@@ -159,12 +161,11 @@ _JITTER = (_brightness, _contrast, _saturation, _hue)
 
 def _blurred(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     """Gaussian blur with reflected borders, each image with its own `sigma` [n, 1, 1, 1]."""
-    n, channels, side, _ = x.shape
+    n, channels, height, width = x.shape
     radius = kernel // 2
     offsets = torch.arange(-radius, radius + 1, device=x.device)
     weights = torch.exp(-0.5 * (offsets / sigma.view(n, 1)).square())
     weights = (weights / weights.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)  # [n C, kernel]
-    padded = side + 2 * radius
-    x = F.pad(x, [radius] * 4, mode="reflect").view(1, n * channels, padded, padded)
+    x = F.pad(x, [radius] * 4, mode="reflect").flatten(0, 1)[None]
     x = F.conv2d(x, weights[:, None, :, None], groups=n * channels)
-    return F.conv2d(x, weights[:, None, None, :], groups=n * channels).view(n, channels, side, side)
+    return F.conv2d(x, weights[:, None, None, :], groups=n * channels).view(n, channels, height, width)

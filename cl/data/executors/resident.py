@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cl.batch import Batch
+from cl.config.views import Size, sides
 from cl.data.executors.base import Executor
 from cl.data.executors.device import Pixels, make_batch, to_device
 from cl.data.images import ImageSet
@@ -60,8 +61,8 @@ class ResidentExecutor(Executor):
         return lambda chunk: crop_views(self.pixels[positions[chunk]], rows.crops.select(chunk), rows.size)
 
 
-def crop_views(images: Tensor, crops: Crops, size: int) -> Tensor:
-    """Crop, antialiased resize and flip each row: uint8 [N, C, H, W] -> float32 [N, C, size, size], integers 0 to 255.
+def crop_views(images: Tensor, crops: Crops, size: Size) -> Tensor:
+    """Crop, antialiased resize and flip each row: uint8 [N, C, H, W] -> float32 [N, C, *size], integers 0 to 255.
 
     A resize is linear along each side: one matrix product per side, with a matrix per row. It equals torch's uint8
     resize bit for bit: the weights are integer multiples of a power of two, and for reductions up to fourfold all sums
@@ -70,17 +71,18 @@ def crop_views(images: Tensor, crops: Crops, size: int) -> Tensor:
     """
     n, channels, height, width = images.shape
     # All images have the same size, so all rows have the same window of the resized box.
-    down_window, across_window = (slice(corner, corner + size) for corner in crops.corner[0].tolist())
+    ends = crops.corner[0] + sides(size)
+    down_window, across_window = map(slice, crops.corner[0].tolist(), ends.tolist())
     if images.is_floating_point():
         across = _flipped(_weights(crops, axis=1, side=width, device=images.device)[:, across_window], crops)
         down = _weights(crops, axis=0, side=height, device=images.device)[:, down_window]
-        x = (images.view(n, channels * height, width) @ across.float().mT).view(n, channels, height, size)
+        x = (images.view(n, channels * height, width) @ across.float().mT).view(n, channels, height, -1)
         return down.float()[:, None] @ x
     dtype = torch.float32 if (crops.box[:, 2:] <= 4 * crops.resized).all() else torch.float64
     across, unit = _as_integers(_weights(crops, axis=1, side=width, device=images.device), across_window)
     across = _flipped(across, crops)
     x = images.to(dtype).view(n, channels * height, width)
-    x = (x @ across.to(dtype).mT).mul_(unit).add_(0.5).floor_().view(n, channels, height, size)
+    x = (x @ across.to(dtype).mT).mul_(unit).add_(0.5).floor_().view(n, channels, height, -1)
     down, unit = _as_integers(_weights(crops, axis=0, side=height, device=images.device), down_window)
     return (down.to(dtype)[:, None] @ x).mul_(unit[:, None]).add_(0.5).floor_().to(torch.float32)
 

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from cl.batch import Batch
 from cl.config.data import COLOURS
+from cl.config.views import sides
 from cl.data.executors.base import Executor
 from cl.data.images import ImageSet
 from cl.data.sampler import SampleKey
@@ -60,12 +61,12 @@ def random_views(images: list[Tensor], planner: RandomViews, epoch: int, index: 
 
 
 def apply_view(image: Tensor, spec: ViewSpec, params: ViewParams, i: int, box: Ints) -> Tensor:
-    """Apply row `i` of `params` to `image` [C, H, W], as it is decoded, -> [C, size, size] float32 in [0, 1].
+    """Apply row `i` of `params` to `image` [C, H, W], as it is decoded, -> [C, *size] float32 in [0, 1].
 
     `box` [4] is the top, left, height and width of the crop (`draws.crop_boxes`).
     """
     top, left, height, width = box.tolist()
-    image = F.resized_crop(image, top, left, height, width, [spec.size, spec.size], antialias=True)
+    image = F.resized_crop(image, top, left, height, width, list(sides(spec.size)), antialias=True)
     if params.flip[i]:
         image = F.horizontal_flip(image)
     image = F.to_dtype(image, torch.float32, scale=True)
@@ -95,12 +96,18 @@ def _jitter(image: Tensor, spec: ViewSpec, params: ViewParams, i: int) -> Tensor
 
 
 def apply_eval(image: Tensor, spec: EvalSpec) -> Tensor:
-    """The evaluation view of `image` [C, H, W], as it is decoded, -> [C, size, size] float32 in [0, 1]."""
-    short = min(image.shape[1:])
+    """The evaluation view of `image` [C, H, W], as it is decoded, -> [C, *size] float32 in [0, 1]."""
+    height, width = sides(spec.resize)
+    rows, columns = image.shape[1:]
     # Keeps far more than the final crop takes, but stops a line of 1 x 1000 pixels from growing to 256 x 256000.
-    image = F.center_crop(image, [min(side, 4 * short) for side in image.shape[1:]])
-    image = F.resize(image, [spec.resize], antialias=True)
-    return F.to_dtype(F.center_crop(image, [spec.size, spec.size]), torch.float32, scale=True)
+    rows = min(rows, max(4 * columns * height // width, 1))
+    columns = min(columns, max(4 * rows * width // height, 1))
+    image = F.center_crop(image, [rows, columns])
+    resized = (
+        [height, height * columns // rows] if height * columns >= width * rows else [width * rows // columns, width]
+    )
+    image = F.resize(image, resized, antialias=True)
+    return F.to_dtype(F.center_crop(image, list(sides(spec.size))), torch.float32, scale=True)
 
 
 def normalize(view: Tensor, norm: Norm) -> Tensor:

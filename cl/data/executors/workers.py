@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl.batch import Batch
+from cl.config.views import Size, sides
 from cl.data.decoding.decode import LazyImage, dtype_of
 from cl.data.executors.base import Executor
 from cl.data.executors.device import make_batch
@@ -24,14 +25,15 @@ from cl.data.views.rows import Crops, Rows, ViewPlanner
 from cl.data.views.spec import Norm
 
 
-def crop_view(image: Tensor, crops: Crops, row: int, size: int) -> Tensor:
-    """Crop view `row` of `image` [C, H, W] -> [C, size, size] of its type, bit for bit torchvision's resize."""
+def crop_view(image: Tensor, crops: Crops, row: int, size: Size) -> Tensor:
+    """Crop view `row` of `image` [C, H, W] -> [C, *size] of its type, bit for bit torchvision's resize."""
     top, left, height, width = crops.box[row].tolist()
     y, x = crops.corner[row].tolist()
+    height_of_view, width_of_view = sides(size)
     box = image[None, :, top : top + height, left : left + width]
     box = box.contiguous(memory_format=torch.channels_last)  # worth the copy: a fifth less time overall
     resized = F.interpolate(box, crops.resized[row].tolist(), mode="bilinear", antialias=True)[0]
-    view = resized[:, y : y + size, x : x + size]
+    view = resized[:, y : y + height_of_view, x : x + width_of_view]
     return view.flip(-1) if crops.flip[row] else view
 
 
@@ -78,7 +80,7 @@ class WorkerExecutor(Executor):
     def shapes(self, images: int) -> list[tuple[int, ...]]:
         """The shape [V B, C, S, S] of the cropped views of each resolution."""
         resolutions = self.planner.resolutions
-        return [(one.views * images, len(self.norm[0]), one.size, one.size) for one in resolutions]
+        return [(one.views * images, len(self.norm[0]), *sides(one.size)) for one in resolutions]
 
     def to_batch(self, read: Any) -> Batch:
         views = [(rows, pixels.__getitem__) for rows, pixels in zip(read.rows, read.views, strict=True)]

@@ -30,10 +30,10 @@ def colour(pixels: Tensor, numbers: ColourNumbers, norm: Tensor, out: Tensor, un
         out: [N, C, S, S] of any floating-point type, contiguous or channels last.
         unblurred: float32 [M, C, S, S], in [0, 1].
     """
-    count, channels, side, _ = pixels.shape
+    count, channels, height, width = pixels.shape
     colour_kernel[(count,)](
         pixels, numbers.switches, numbers.factors, norm, out, unblurred,
-        side=side, channels=channels, step=out.stride(3), plane=out.stride(1), block=BLOCK,
+        area=height * width, channels=channels, step=out.stride(3), plane=out.stride(1), block=BLOCK,
         num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
 
@@ -41,10 +41,9 @@ def colour(pixels: Tensor, numbers: ColourNumbers, norm: Tensor, out: Tensor, un
 @triton.jit
 def colour_kernel(
     pixels, switches, factors, norm, out, unblurred,
-    side: tl.constexpr, channels: tl.constexpr, step: tl.constexpr, plane: tl.constexpr, block: tl.constexpr,
+    area: tl.constexpr, channels: tl.constexpr, step: tl.constexpr, plane: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
-    area: tl.constexpr = side * side
     pixels += row.to(tl.int64) * channels * area
     switches += row * 8
     factors += row * 5

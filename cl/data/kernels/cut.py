@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cl.config.views import Size, sides
 from cl.data.kernels.numbers import CropNumbers
 from cl.data.kernels.weights import Tables
 
@@ -12,26 +13,30 @@ BLOCK = 512  # output pixels of a program
 WARPS = 4
 
 
-def cut(images: Tensor, crops: CropNumbers, tables: Tables, size: int, channels: int) -> Tensor:
-    """Views uint8 [N, C, size, size] of `images`, uint8 pixels [C, H, W] of one image after another.
+def cut(images: Tensor, crops: CropNumbers, tables: Tables, size: Size, channels: int) -> Tensor:
+    """Views uint8 [N, C, *size] of `images`, uint8 pixels [C, H, W] of one image after another.
 
     Bit for bit those of torch's uint8 `interpolate` on the CPU: all sums are of integers below 2^30.
     """
     count = len(crops.offset)
-    out = torch.empty(count, channels, size, size, dtype=torch.uint8, device=images.device)
-    grid = (count, triton.cdiv(size * size, BLOCK))
-    cut_kernel[grid](images, *crops, *tables, out, side=size, channels=channels, block=BLOCK, num_warps=WARPS)
+    height, width = sides(size)
+    out = torch.empty(count, channels, height, width, dtype=torch.uint8, device=images.device)
+    grid = (count, triton.cdiv(height * width, BLOCK))
+    cut_kernel[grid](
+        images, *crops, *tables, out, area=height * width, side=width, channels=channels, block=BLOCK, num_warps=WARPS
+    )
     return out
 
 
 @triton.jit
 def cut_kernel(
-    images, offset, crops, heads, first, weights, out, side: tl.constexpr, channels: tl.constexpr, block: tl.constexpr
+    images, offset, crops, heads, first, weights, out,
+    area: tl.constexpr, side: tl.constexpr, channels: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Program (row, tile)."""
+    """Program (row, tile); `side` is the width of a view."""
     row = tl.program_id(0)
     pixel = tl.program_id(1) * block + tl.arange(0, block)
-    inside = pixel < side * side
+    inside = pixel < area
     crops += row * 7
     width = tl.load(crops)
     plane = tl.load(crops + 1)
@@ -62,4 +67,4 @@ def cut_kernel(
             blended = tl.minimum(tl.maximum(blended >> bits_across, 0), 255)
             total += blended * tl.load(weights_down + i, mask=inside, other=0).to(tl.int32)
         view = tl.minimum(tl.maximum(total >> bits_down, 0), 255).to(tl.uint8)
-        tl.store(out + (row.to(tl.int64) * channels + channel) * side * side + pixel, view, mask=inside)
+        tl.store(out + (row.to(tl.int64) * channels + channel) * area + pixel, view, mask=inside)

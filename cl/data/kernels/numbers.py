@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cl.config.views import sides
 from cl.data.views.draws import Ints
 from cl.data.views.rows import Colours, Crops, RandomViews, Rows, ViewPlanner
 
@@ -64,7 +65,7 @@ def crop_numbers(crops: Crops, begins: Ints, sizes: Ints, pairs: Pairs) -> list[
 def pairs_of(planner: ViewPlanner, sizes: Ints) -> Pairs:
     """All (length, resized) that views of images with heights and widths `sizes` [N, 2] can have, sorted."""
     if isinstance(planner, RandomViews):
-        resized = sorted({one.size for one in planner.resolutions})
+        resized = sorted({side for one in planner.resolutions for side in sides(one.size)})
         return tuple((length, size) for length in range(1, int(sizes.max()) + 1) for size in resized)
     distinct = np.unique(sizes, axis=0)
     (rows,) = planner.rows(0, np.arange(len(distinct)), distinct)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cl.config.views import Size, sides
 from cl.data.views.draws import Floats, Ints, ViewParams, crop_boxes, draw
 from cl.data.views.spec import EvalSpec, Views, ViewSpec
 
@@ -47,14 +48,14 @@ class Resolution(NamedTuple):
     """The views of one size."""
 
     views: int  # per image
-    size: int
+    size: Size
     kernel: int  # of the blur
 
 
 class Rows(NamedTuple):
     """V views of B images at one resolution: N = V B rows, first all images' first views, then their second views."""
 
-    size: int
+    size: Size
     kernel: int  # of the blur
     crops: Crops
     colours: Colours | None  # None: unchanged
@@ -106,14 +107,19 @@ class CentreView:
 
     def rows(self, epoch: int, index: Ints, sizes: Ints) -> tuple[Rows, ...]:
         """The rows of the only resolution, for images with heights and widths `sizes` [B, 2]."""
+        cover = np.array(sides(self.spec.resize))
         # Keeps far more than the window takes, but stops a line of 1 x 1000 pixels from growing to 256 x 256000.
-        box = np.minimum(sizes, 4 * sizes.min(axis=1, keepdims=True))
-        short = box.min(axis=1, keepdims=True)
-        resized = np.where(box == short, self.spec.resize, self.spec.resize * box // short)
+        box = np.minimum(sizes, np.maximum(4 * sizes[:, ::-1] * cover // cover[::-1], 1))
+        needs_width = (cover[1] * box[:, 0] > cover[0] * box[:, 1])[:, None]  # covered in width, it is so in height
+        resized = np.where(
+            needs_width == [False, True],
+            cover,
+            cover[::-1] * box // box[:, ::-1],
+        )
         crops = Crops(
             box=np.concatenate([_centred(sizes, box), box], axis=1),
             resized=resized,
-            corner=_centred(resized, np.full_like(resized, self.spec.size)),
+            corner=_centred(resized, np.broadcast_to(sides(self.spec.size), resized.shape)),
             flip=np.zeros(len(sizes), np.bool_),
         )
         return (Rows(size=self.spec.size, kernel=0, crops=crops, colours=None),)
@@ -130,7 +136,7 @@ def _centred(outer: Ints, inner: Ints) -> Ints:
 def _crops(spec: ViewSpec, params: ViewParams, sizes: Ints) -> Crops:
     return Crops(
         box=crop_boxes(params, spec, height=sizes[:, 0], width=sizes[:, 1]),
-        resized=np.full_like(sizes, spec.size),
+        resized=np.tile(sides(spec.size), (len(sizes), 1)),
         corner=np.zeros_like(sizes),
         flip=params.flip,
     )

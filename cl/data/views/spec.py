@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cl.config.views import PretrainViewsConfig, ViewsConfig
+from cl.config.views import PretrainViewsConfig, Size, ViewsConfig, sides
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per channel, of pixels in [0, 1]
 
@@ -11,9 +11,9 @@ Norm = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per channel, 
 class ViewSpec:
     """A random view: crop, flip, colour jitter, grey, blur, solarize, in this order (SimCLR's)."""
 
-    size: int
+    size: Size
     scale: tuple[float, float] = (0.08, 1.0)  # fraction of the area
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width : height
+    distortion: tuple[float, float] = (3 / 4, 4 / 3)  # width : height of a crop, where 1 has the shape of the view
     flip_prob: float = 0.5
     jitter_prob: float = 0.0
     brightness: float = 0.0
@@ -26,21 +26,34 @@ class ViewSpec:
     solarize_prob: float = 0.0
 
     @property
+    def ratio(self) -> tuple[float, float]:
+        """Smallest and largest width : height of a crop."""
+        height, width = sides(self.size)
+        return self.distortion[0] * (width / height), self.distortion[1] * (width / height)
+
+    @property
     def blur_kernel(self) -> int:
-        """A tenth of the side, odd: 23 at 224 pixels (SimCLR, appendix A)."""
-        return max(3, 2 * int(0.1 * self.size / 2) + 1)
+        """A tenth of the shorter side, odd: 23 at 224 pixels (SimCLR, appendix A)."""
+        return max(3, 2 * int(0.1 * min(sides(self.size)) / 2) + 1)
 
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """The deterministic view of evaluation: resize the short side, crop the centre."""
+    """The deterministic view of evaluation: resize an image until it just covers `resize`, crop the centre."""
 
-    size: int
+    size: Size
 
     @property
-    def resize(self) -> int:
+    def resize(self) -> Size:
         """256 for 224 as in the papers; small images are not cropped."""
-        return self.size if self.size <= 64 else round(self.size * 256 / 224)
+        height, width = sides(self.size)
+        if max(height, width) <= 64:
+            return self.size
+        return _margin(height) if height == width else (_margin(height), _margin(width))
+
+
+def _margin(side: int) -> int:
+    return round(side * 256 / 224)
 
 
 Views = tuple[tuple[ViewSpec, ...], ...]  # per resolution, the views in order
@@ -62,7 +75,7 @@ def pretrain_views(config: PretrainViewsConfig) -> Views:
     return full, tuple(_view(config, number, config.small_crop_size, (low, high)) for number in numbers)
 
 
-def _view(config: PretrainViewsConfig, number: int, size: int, scale: tuple[float, float]) -> ViewSpec:
+def _view(config: PretrainViewsConfig, number: int, size: Size, scale: tuple[float, float]) -> ViewSpec:
     return ViewSpec(
         size=size,
         scale=scale,

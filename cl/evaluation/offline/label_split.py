@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from cl.config.flags import as_typed
 from cl.config.programs import Linear
+from cl.config.views import Size, in_pixels
 from cl.data.datamodule import ImageData, LoaderSettings, step_dtype, view_dtype
 from cl.data.images import ImageSet, Splits, Subset, stratified
 from cl.data.loader import EvalLoader
@@ -31,7 +33,7 @@ def subset_of(images: ImageSet, chosen: Ints) -> ImageSet:
     return Subset(images.images, images.chosen[chosen]) if isinstance(images, Subset) else Subset(images, chosen)
 
 
-def labelled_splits(splits: Splits, config: Linear, norm: Norm | None, crop_size: int | None) -> Splits:
+def labelled_splits(splits: Splits, config: Linear, norm: Norm | None, crop_size: Size | None) -> Splits:
     """The labelled fraction of the images that linear evaluation trains on, normalised as for the backbone.
 
     `norm` and `crop_size` are those of the backbone's pretraining; None if they are unknown.
@@ -42,7 +44,8 @@ def labelled_splits(splits: Splits, config: Linear, norm: Norm | None, crop_size
             raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
     notes = list(splits.notes)
     if crop_size not in (None, config.views.crop_size):
-        notes.append(f"--crop_size {config.views.crop_size}, but the backbone was pretrained at {crop_size} pixels")
+        given = as_typed(config.views.crop_size)
+        notes.append(f"--crop_size {given}, but the backbone was pretrained at {in_pixels(crop_size)}")
     splits = replace(splits, norm=norm or splits.norm, notes=tuple(notes))
     return with_label_fraction(splits, config.linear.label_fraction, config.run.seed)
 

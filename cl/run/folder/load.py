@@ -18,6 +18,7 @@ from cl.backbones.weight_files import Weights, read_weights
 from cl.config.backbone import BackboneConfig
 from cl.config.data import COLOURS
 from cl.config.programs import Linear
+from cl.config.views import Size, as_size, in_pixels
 from cl.data.decoding.decode import channels_first, read_image
 from cl.data.decoding.modes import to_8_bits
 from cl.data.executors.torchvision import apply_eval, normalize
@@ -31,7 +32,7 @@ class Pretrained(NamedTuple):
 
     backbone: Backbone
     norm: Norm | None  # of the pretraining; None if unknown
-    crop_size: int | None  # of the pretraining views; None if unknown
+    crop_size: Size | None  # of the pretraining views; None if unknown
     report: str  # which weights matched, and what was assumed
 
 
@@ -67,7 +68,7 @@ def _load_without_card(weights: Weights, config: Linear) -> Pretrained:
     key = config.backbone.weights_key
     match, _ = choose_network(backbone.state_dict(), weights.tensors, key, weights.given)
     first = match.weights.get("conv1.weight")
-    assumed = f"assumed: the data set's normalisation, views of {size} pixels"
+    assumed = f"assumed: the data set's normalisation, views of {in_pixels(size)}"
     if assumed_config.timm_name is None and first is not None and first.ndim == 4 and first.shape[2] in (3, 7):
         stem = "small" if first.shape[2] == 3 else "large"
         backbone = build_backbone(replace(assumed_config, stem=stem, width=first.shape[0]), size, channels)
@@ -101,7 +102,7 @@ def make_card(metadata: Mapping[str, Any], metrics: Mapping[str, float | None]) 
     config = metadata["config"]
     (mean, std) = metadata["norm"]
     backbone = BackboneConfig.from_dict(config["backbone"])
-    size = int(config["views"]["crop_size"])
+    size = as_size(config["views"]["crop_size"])
     stem = "small" if backbone.small_stem(size) else "large"
     is_timm = backbone.timm_name is not None
     return Card(
@@ -128,7 +129,7 @@ class Transform:
     card: Card
 
     def __call__(self, image: Image.Image | str | Path) -> Tensor:
-        """A picture of any mode, or an image file, -> [C, crop_size, crop_size] float32, normalised; or BadImage."""
+        """A picture of any mode, or an image file, -> [C, *crop_size] float32, normalised; or BadImage."""
         channels = self.card.in_channels
         if isinstance(image, Image.Image) and channels > COLOURS:
             raise UserError(f"transform: got a picture, expected a TIFF or .npy file with {channels} channels")

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cl.batch import Batch
 from cl.cli import Resolved
+from cl.config.views import sides
 from cl.data.datamodule import HALF_DTYPES, ImageData
 from cl.data.resident_images import free_memory
 from cl.errors import NOT_FINITE, Stopped, UserError, format_bytes
@@ -36,11 +37,11 @@ def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: Im
     """Report size, FLOPs, memory and time, or the largest batch that fits, and save views of the first batch."""
     config = resolved.config
     device = plan.devices.device(0)
-    side = data.settings.views[0][0].size
-    flops = count_flops(module.backbone, torch.zeros(1, config.data.in_channels, side, side))
+    height, width = sides(data.settings.views[0][0].size)
+    flops = count_flops(module.backbone, torch.zeros(1, config.data.in_channels, height, width))
     rows = {
         "parameters": ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in count_parameters(module).items()),
-        "FLOPs": f"{flops / 1e9:.3g} billion per image of {side} x {side} pixels (backbone, forward, a multiply-add "
+        "FLOPs": f"{flops / 1e9:.3g} billion per image of {height} x {width} pixels (backbone, forward, a multiply-add "
         "counts as two)",
     }
     if sizes := state_sizes(module):

@@ -10,6 +10,7 @@ from cl.backbones.resnet import ResNetBackbone
 from cl.batch import Batch
 from cl.config.programs import Pretrain
 from cl.config.run import DeviceConfig
+from cl.config.views import sides
 from cl.data.datamodule import HALF_DTYPES, LoaderSettings
 from cl.errors import UserError
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
@@ -99,7 +100,7 @@ def example(config: Pretrain, settings: LoaderSettings) -> Batch:
     generator = torch.Generator(device).manual_seed(0)
     views = []
     for same_size in settings.views:
-        shape = len(same_size) * images, config.data.in_channels, same_size[0].size, same_size[0].size
+        shape = len(same_size) * images, config.data.in_channels, *sides(same_size[0].size)
         noise = torch.randn(shape, dtype=settings.step_dtype, device=device, generator=generator)
         views.append(noise.to(memory_format=layout).unflatten(0, (len(same_size), images)))
     index = settings.rank_slice.rank * images + torch.arange(images, device=device)
