@@ -102,3 +102,37 @@ def test_files_come_in_byte_order(names: list[str], folder: Path) -> None:
     listing = list_images(folder / "data", "--train_dir")
     assert list(listing.files) == sorted((f"{name}.jpg" for name in names), key=os.fsencode)
     assert len(listing.stamps) == 2 * len(names)
+
+
+def test_names_and_labels_are_mapped_from_an_index_that_a_later_start_finds(data: Path) -> None:
+    config = DataConfig(dataset="imagenet", train_dir="data")
+    first = load(config).train
+    assert isinstance(first, FileSet)
+    assert first.index is not None
+    written = first.index.stat().st_mtime_ns
+    again = load(config).train
+    assert isinstance(again, FileSet)
+    assert again.index == first.index
+    assert again.index.stat().st_mtime_ns == written
+    assert again.targets.tolist() == [0] * 4 + [1] * 4
+    assert [again.path(i) for i in range(8)] == [first.path(i) for i in range(8)]
+    (data / "ant/000.jpg").unlink()
+    changed = load(config).train
+    assert isinstance(changed, FileSet)
+    assert [path.name for path in first.index.parent.glob("index-*")] == [changed.index.name]  # type: ignore[union-attr]
+    assert first.path(0) == Path("data/ant/000.jpg")  # still mapped
+
+
+def test_images_without_labels_have_no_array_of_labels(data: Path) -> None:
+    flat = load(DataConfig(dataset="imagenet", train_dir="data/ant")).train
+    assert isinstance(flat, FileSet)
+    assert flat.targets.tolist() == [-1] * 4
+    assert flat.targets.strides == (0,)
+
+
+def test_without_a_cache_folder_names_and_labels_are_in_memory(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cache in ("/proc/no/such", "/dev/full"):
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        train = load(DataConfig(dataset="imagenet", train_dir="data")).train
+        assert isinstance(train, FileSet)
+        assert (train.index, len(train)) == (None, 8)

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from cl import distributed
 from cl.config.data import DataConfig
 from cl.config.methods import METHODS
+from cl.data.images import FileSet
+from cl.data.sources.index import open_index
+from cl.data.sources.listing import list_images
 from cl.data.sources.registry import load_on_all_ranks
 from cl.errors import UserError
 from cl.evaluation.features import gather_in_order
@@ -256,7 +259,11 @@ def test_rank_0_decides_and_goes_first(pools: dict[int, Ranks]) -> None:
 
 def refusal_where_rank_1_may_not_read_a_file(folder: str) -> str:
     bad = {"ant/000.jpg": "cannot be read: Permission denied"} if distributed.rank() == 1 else {}
-    with patch("cl.data.sources.folders.bad_files", return_value=bad), pytest.raises(UserError) as refusal:
+    with (
+        patch("cl.data.sources.registry.machine_name", return_value=f"node {distributed.rank()}"),
+        patch("cl.data.sources.folders.bad_files", return_value=bad),
+        pytest.raises(UserError) as refusal,
+    ):
         load_on_all_ranks(DataConfig(dataset="custom", train_dir=folder))
     return str(refusal.value)
 
@@ -265,6 +272,31 @@ def test_a_file_that_one_node_cannot_read_is_refused_on_all(pools: dict[int, Ran
     write_classes(tmp_path / "data", {"ant": 3})
     for message in pools[2].run(refusal_where_rank_1_may_not_read_a_file, str(tmp_path / "data")):
         assert "process 1 can read {'training': 2, 'validation': 0} images" in message
+
+
+def files_where_rank_0_alone_lists(folder: str, cache: str, keep: bool) -> tuple[list[str], list[int], int]:
+    """What each rank has of a folder, and how often it listed."""
+    with (
+        patch.dict("os.environ", XDG_CACHE_HOME=cache),
+        patch("cl.data.sources.folders.list_images", wraps=list_images) as listed,
+        patch("cl.data.sources.registry.open_index", wraps=open_index if keep else None) as opened,
+    ):
+        opened.side_effect = None if keep else FileNotFoundError
+        train = load_on_all_ranks(DataConfig(dataset="custom", train_dir=folder)).train
+    assert isinstance(train, FileSet)
+    return [str(train.path(i)) for i in range(len(train))], train.targets.tolist(), listed.call_count
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_one_process_of_a_machine_lists_and_the_others_map_its_result(
+    keep: bool, pools: dict[int, Ranks], tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "data", {"ant": 3, "bee": 2})
+    (tmp_path / "data/ant/bad.jpg").write_bytes(b"")
+    paths = [str(tmp_path / f"data/{name}.jpg") for name in ("ant/000", "ant/001", "ant/002", "bee/000", "bee/001")]
+    found = pools[2].run(files_where_rank_0_alone_lists, str(tmp_path / "data"), str(tmp_path / "cache"), keep)
+    # Without an index a process lists by itself.
+    assert found == [(paths, [0, 0, 0, 1, 1], 1), (paths, [0, 0, 0, 1, 1], 0 if keep else 1)]
 
 
 def failing_on_one() -> str:

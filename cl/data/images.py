@@ -98,8 +98,11 @@ class ArraySet:
 class FileSet:
     """Image files, decoded when they are read."""
 
-    def __init__(self, root: Path, files: Sequence[str], targets: Labels, channels: int) -> None:
+    def __init__(
+        self, root: Path, files: Sequence[str], targets: Labels, channels: int, index: Path | None = None
+    ) -> None:
         self.root = root
+        self.index = index  # the folder that names and targets are mapped from; None if they are in memory
         self.targets = targets
         self.channels = channels
         self._names = FileNames.of(files)

@@ -10,6 +10,7 @@ import numpy as np
 
 from cl.config.data import DataConfig
 from cl.data.images import FileSet, Splits, measure_norm
+from cl.data.sources.index import Index, mapped
 from cl.data.sources.listing import (
     Listing,
     check_labelled_alike,
@@ -20,6 +21,7 @@ from cl.data.sources.listing import (
     targets_of,
 )
 from cl.data.sources.manifest import bad_files
+from cl.data.sources.names import FileNames
 from cl.data.views.spec import Norm
 from cl.errors import UserError, mentioning
 
@@ -87,7 +89,8 @@ def _labelled(listing: Listing, classes: Sequence[str], channels: int) -> FileSe
     """The images of a listing, with labels of the smallest type that holds all."""
     kind = np.min_scalar_type(-max(1, len(classes)))
     targets = np.array(targets_of(listing, classes), kind)
-    return FileSet(root=listing.root, files=listing.files, targets=targets, channels=channels)
+    index = mapped(listing.root, Index(FileNames.of(listing.files), targets))
+    return FileSet(listing.root, index.names, index.targets, channels, index.folder)
 
 
 def _without_bad(listing: Listing, bad: Mapping[Path, str]) -> Listing:

@@ -1,16 +1,21 @@
 """The registry: the source of each data set's images, and the known mean and std of their pixels."""
 
+import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 from cl.config.data import DataConfig
-from cl.data.images import Splits, stratified
+from cl.data.images import FileSet, ImageSet, Splits, stratified
 from cl.data.sources.archives import archive
 from cl.data.sources.digits import digits
 from cl.data.sources.folders import folders
+from cl.data.sources.index import open_index
 from cl.data.splitting.hold_out import hold_out
 from cl.data.views.spec import Norm
-from cl.distributed import gather_dicts, rank_zero_first
+from cl.distributed import gather_dicts, rank, rank_zero_first, world_size
 from cl.errors import UserError
 
 Source = Callable[[DataConfig, Norm | None], Splits]  # norm: None if it has to be measured
@@ -26,10 +31,38 @@ NORMS: Mapping[str, Norm] = {  # of the training images' pixels, in colour
 }
 
 
+class SharedSet(NamedTuple):
+    """What another process needs to open a FileSet."""
+
+    root: Path
+    channels: int
+    folder: Path  # of its index
+
+
+class SharedSplits(NamedTuple):
+    """What another process of the machine needs to have the same splits, without looking at any file."""
+
+    train: SharedSet
+    val: SharedSet | None
+    classes: tuple[str, ...]
+    norm: Norm
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    bad: Mapping[Path, str]
+
+
 def load(config: DataConfig, norm: Norm | None = None) -> Splits:
     """Load the data set that the flags name; `norm` saves measuring it."""
+    return _divided(config, _read(config, norm))
+
+
+def _read(config: DataConfig, norm: Norm | None = None) -> Splits:
     known = NORMS.get(config.dataset) if config.in_channels == 3 else None
-    splits = SOURCES[source_of(config)](config, norm or known)
+    return SOURCES[source_of(config)](config, norm or known)
+
+
+def _divided(config: DataConfig, splits: Splits) -> Splits:
+    """What the flags make of the images of the source: --hold_out, --limit_eval."""
     if config.hold_out is not None:
         splits = hold_out(splits, config.hold_out)
     if config.limit_eval is not None and splits.val is not None:
@@ -39,7 +72,7 @@ def load(config: DataConfig, norm: Norm | None = None) -> Splits:
 
 def load_on_all_ranks(config: DataConfig) -> Splits:
     """`load` on every rank, on rank 0 first; UserError if a rank could not read the files that rank 0 read."""
-    splits = rank_zero_first(lambda: load(config))
+    splits = _divided(config, _read_once_per_machine(config) if world_size() > 1 else _read(config))
     counts = {"training": len(splits.train), "validation": len(splits.val or ())}
     of_ranks = gather_dicts({"counts": counts, "bad": sorted(map(str, splits.bad))})
     for number, found in enumerate(of_ranks):
@@ -49,6 +82,56 @@ def load_on_all_ranks(config: DataConfig) -> Splits:
                 "process 0, and the same files; all of them must be readable on every node"
             )
     return splits
+
+
+def _read_once_per_machine(config: DataConfig) -> Splits:
+    """The first process of each machine, rank 0 before the others, looks at the files; the rest map what it found."""
+    machines = [of_rank["machine"] for of_rank in gather_dicts({"machine": machine_name()})]
+    first = machines.index(machines[rank()])
+    splits = rank_zero_first(lambda: _read(config) if rank() == first else None)
+    shared = gather_dicts({"splits": _shared(splits)})[first]["splits"]
+    if splits is None and shared is not None:
+        splits = _opened(shared)
+    return splits if splits is not None else _read(config)
+
+
+def machine_name() -> str:
+    """The same for processes that see the same files: of one host, with the same mounts."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/mnt')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _shared(splits: Splits | None) -> SharedSplits | None:
+    """None for images that are not mapped from an index."""
+    if splits is None:
+        return None
+    train = _shared_set(splits.train)
+    val = _shared_set(splits.val)
+    if train is None or (val is None) != (splits.val is None):
+        return None
+    return SharedSplits(train, val, splits.classes, splits.norm, splits.notes, splits.left_out, splits.bad)
+
+
+def _shared_set(images: ImageSet | None) -> SharedSet | None:
+    if not isinstance(images, FileSet) or images.index is None:
+        return None
+    return SharedSet(images.root, images.channels, images.index)
+
+
+def _opened(shared: SharedSplits) -> Splits | None:
+    try:
+        train = _opened_set(shared.train)
+        val = _opened_set(shared.val) if shared.val is not None else None
+    except (OSError, ValueError):  # replaced by that of another run in the meantime
+        return None
+    return Splits(train, val, *shared[2:])
+
+
+def _opened_set(shared: SharedSet) -> FileSet:
+    index = open_index(shared.folder)
+    return FileSet(shared.root, index.names, index.targets, shared.channels, index.folder)
 
 
 def source_of(config: DataConfig) -> str:
