@@ -18,10 +18,11 @@ def main(argv: Sequence[str]) -> None:
     if resolved.config.run.seeds:
         sys.exit(run_each_seed(resolved, resolved.config.method.method, report))
     # Imports come late: --help and refusals must not wait for torch, nor a launcher of processes for Lightning.
+    from cl.run.folder.known_inputs import with_known_inputs
     from cl.run.start.devices import on_devices
     from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
 
-    resolved, devices = on_devices(resolved)
+    resolved, devices = on_devices(with_known_inputs(resolved))
     config = resolved.config
     if must_start_processes(config, devices):
         sys.exit(start_processes(devices))
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
 
     check_encoder(config.backbone)
     ranks = join_processes(config, devices)
-    splits = load_on_all_ranks(config.data)
+    splits = load_on_all_ranks(config.data, resolved.origins["mean"])
     data = ImageData(splits, pretrain_settings(config, ranks, local_device(devices)))
     torch.manual_seed(config.run.seed)
     plan = make_plan(f"{config.method.method} on {config.data.dataset}", config, data, devices)

@@ -18,10 +18,11 @@ def main(argv: Sequence[str]) -> None:
     if resolved.config.run.seeds:
         sys.exit(run_each_seed(resolved, "linear", report))
     # Imports come late: --help and refusals must not wait for torch, nor a launcher of processes for Lightning.
+    from cl.run.folder.known_inputs import with_known_inputs
     from cl.run.start.devices import on_devices
     from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
 
-    resolved, devices = on_devices(resolved)
+    resolved, devices = on_devices(with_known_inputs(resolved))
     config = resolved.config
     if must_start_processes(config, devices):
         sys.exit(start_processes(devices))
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
     ranks = join_processes(config, devices)
     pretrained = load_pretrained(config)
-    splits = labelled_splits(load_on_all_ranks(config.data), config, pretrained.norm, pretrained.crop_size)
+    splits = labelled_splits(load_on_all_ranks(config.data, resolved.origins["mean"]), config)
     data = evaluation_data(splits, config, ranks, local_device(devices))
     torch.manual_seed(config.run.seed)
     plan = make_plan(f"linear evaluation on {config.data.dataset}", config, data, devices)
@@ -60,8 +61,7 @@ def main(argv: Sequence[str]) -> None:
     loaded = snapshot(linear.backbone)
     if config.linear.protocol == "cached":
         result = evaluate_cached(linear, data, config)
-        images_per_second = result.images_per_second
-        log_cached(result, resolved, plan, start.folder)
+        images_per_second = log_cached(result, resolved, plan, start.folder)
     else:
         progress = Progress(start.folder)
         save = SaveLast(start.folder, config, data.splits)

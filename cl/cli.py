@@ -35,6 +35,7 @@ class Resolved(Generic[P]):
     argv: tuple[str, ...]
     auto_batch: bool = False  # --batch_size auto was typed: --dry_run searches for the largest batch
     resume: Resume | None = None  # the run to resume
+    notes: tuple[str, ...] = ()  # warnings for the banner
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

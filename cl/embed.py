@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cl.machine.home import is_writable, replace_missing_folders
 
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cl.backbones.card import Card
 from cl.cli import run
 from cl.config.data import COLOURS, DataConfig
-from cl.config.flags import typed_path
+from cl.config.flags import as_typed, convert, fields_of, typed_path
 from cl.config.run import DeviceConfig
-from cl.config.views import ViewsConfig
+from cl.config.views import Size, ViewsConfig, in_pixels
 from cl.data.datamodule import ImageData, LoaderSettings
 from cl.data.images import ArraySet, FileSet, Splits
 from cl.data.sampler import RankSlice
@@ -43,7 +44,10 @@ def main(argv: Sequence[str]) -> None:
     _check(args.folder, args.out, args.neighbours)
     limit_threads()
     device = choose_devices(DeviceConfig(accelerator=args.accelerator)).device(0)
-    backbone = load_backbone(args.run, "RUN", args.weights_key).to(device)
+    crop_size = _size(args.crop_size) if args.crop_size else None
+    backbone = load_backbone(
+        args.run, "RUN", args.weights_key, encoder=args.encoder, mean=args.mean, std=args.std, crop_size=crop_size
+    ).to(device)
     files, notes = _list(args.folder, backbone.card.in_channels)
     bad = bad_files(args.folder, files, backbone.card.in_channels)
     good = [name for name in files if name not in bad]
@@ -62,8 +66,21 @@ def main(argv: Sequence[str]) -> None:
     write_atomically(args.out, lambda file: np.savez(file, **arrays))
     contents = f"features {len(good)} x {features.shape[1]}, paths, {neighbours.shape[1]} neighbours of each"
     print(one_line(f"{args.out}: {contents}{_skipped(bad, len(files))}"))
+    if args.encoder or args.mean or args.crop_size:
+        print(one_line(_described(backbone.card)))
     for note in notes:
         print(one_line(note))
+
+
+def _size(words: list[str]) -> Size:
+    """A size as the flag of the programs would take it."""
+    return cast(Size, convert(next(field for field in fields_of(ViewsConfig) if field.name == "crop_size"), words))
+
+
+def _described(card: Card) -> str:
+    """What was done to each image, where no card of a run says it."""
+    norm = f"mean {as_typed(card.mean)}, std {as_typed(card.std)} ({card.norm_origin})"
+    return f"{norm}; the central {in_pixels(card.crop_size)} of {in_pixels(card.resize)}, {card.interpolation}"
 
 
 def _list(folder: Path, channels: int = COLOURS) -> tuple[list[str], list[str]]:
@@ -90,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="images, in any arrangement of subfolders")
     parser.add_argument("--out", type=typed_path, required=True, help="file to write; numpy.load reads it")
     parser.add_argument("--weights_key", metavar="KEY", help="which network of the checkpoint: teacher")
+    parser.add_argument("--encoder", help="the network of a file of another toolkit: timm/NAME, resnet18 or resnet50")
+    parser.add_argument("--mean", type=float, nargs="+", help="of each channel, for pixels from 0 to 1 [as known]")
+    parser.add_argument("--std", type=float, nargs="+", help="standard deviation of each channel [as known]")
+    parser.add_argument("--crop_size", nargs="+", metavar="INT", help="side of a view in pixels [as known, else 224]")
     parser.add_argument("--batch_size", type=int, default=256, help="images per batch [256]")
     parser.add_argument("--num_workers", type=int, help="loader processes; by default one core is left free")
     parser.add_argument("--accelerator", choices=("auto", "gpu", "cpu"), default="auto", help="hardware [auto]")
@@ -114,7 +135,15 @@ def features_of_images(backbone: LoadedBackbone, images: FileSet, config: DataCo
     unused = ArraySet(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), np.full(size, -1))  # nothing is trained
     splits = Splits(unused, images, (), (card.mean, card.std))
     views = linear_views(ViewsConfig(card.crop_size))
-    settings = LoaderSettings(config, views, seed=0, rank_slice=RankSlice(0, 1), device=device, reads_once=True)
+    settings = LoaderSettings(
+        config,
+        views,
+        seed=0,
+        rank_slice=RankSlice(0, 1),
+        device=device,
+        evaluated=card.view,
+        reads_once=True,
+    )
     data = ImageData(splits, settings)
     batches = data.eval_loader(images)
     hidden = not sys.stderr.isatty()

@@ -32,6 +32,7 @@ SEED_LINEAR = (
 ).split()
 RUN = ["--pretrained_feature_extractor", "run"]
 CUSTOM = ["custom", "resnet18", "--crop_size", "16", "--batch_size", "2", "--train_dir"]
+TINY = "timm/test_efficientnet"
 Case = tuple[str, list[str], list[str]]
 
 BY_ARGV: list[Case] = [  # program, flags, parts of the message
@@ -51,6 +52,12 @@ BY_ARGV: list[Case] = [  # program, flags, parts of the message
     (PRETRAIN, [*DIGITS, "--lamb", "0.1"], ["--lamb", "--method barlow_twins"]),
     (PRETRAIN, [*DIGITS, "--method", "barlow_twins", "--temperature", "0.1"], ["--temperature", "simclr"]),
     (PRETRAIN, [*DIGITS, "--method", "simsiam", "--supervised"], ["--supervised"]),
+    (PRETRAIN, [*DIGITS, "--mean", "0.5", "0.5", "0.5"], ["--std: not given, expected it too"]),
+    (PRETRAIN, [*DIGITS, "--std", "0.5", "0.5", "0.5"], ["--mean: not given, expected it too"]),
+    (PRETRAIN, [*DIGITS, "--mean", "0.5", "--std", "0.5"], ["--mean: got 0.5, expected 3 numbers, one per"]),
+    (PRETRAIN, [*DIGITS, "--mean", "123", "116", "103"], ["--mean: got 123 116 103", "at most 1"]),
+    (LINEAR, [*DIGITS, *RUN, "--std", "1", "1", "0"], ["--std: got 1 1 0", "above 0"]),
+    (LINEAR, ["custom", "resnet18", *RUN, "--eval_resize", "80"], ["--eval_resize: got 80, expected at least --crop"]),
     (PRETRAIN, [*DIGITS, "--temperature", "0"], ["--temperature: got 0", "above 0"]),
     (PRETRAIN, [*DIGITS, "--temperature", "nan"], ["--temperature: got nan"]),
     (PRETRAIN, [*DIGITS, "--lr", "inf"], ["--lr: got inf"]),
@@ -235,6 +242,9 @@ BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
     (LINEAR, [*DIGITS, EVALUATE, "GIVEN/huge.ckpt"], ["expected weights that give finite features"]),
     (PRETRAIN, [*DIGITS, "--init_from", "GIVEN/ours.ckpt"], ["has 4 outputs, expected --width 4"]),
     (PRETRAIN, [*DIGITS, "--init_from", "GIVEN/ours.ckpt", "--stem", "large"], ["expected --stem small"]),
+    (PRETRAIN, ["digits", "resnet50", "--init_from", "GIVEN/ours.ckpt"], ["of resnet50; ", "they are of resnet18"]),
+    (PRETRAIN, ["digits", TINY, "--crop_size", "32", "--init_from", "GIVEN/two.pth"], ["try another encoder"]),
+    (LINEAR, ["digits", TINY, "--crop_size", "32", EVALUATE, "GIVEN/two.pth"], ["try another encoder"]),
     (PRETRAIN, [*DIGITS, "--output_dir", "GIVEN/page"], ["--output_dir: got "]),
     (PRETRAIN, [*DIGITS, "--output_dir", "GIVEN/mine"], ["--output_dir: got ", "latest is a folder"]),
     (PRETRAIN, [*DIGITS, "--output_dir", "GIVEN", "--run_id", "run"], ["--run_id: got run, expected a new name"]),
@@ -375,7 +385,7 @@ def _write_runs(folder: Path) -> None:
             change, _ = CHANGES[name.removeprefix("run_")]
             change(saved)
         torch.save(saved, folder / name / "last.ckpt")
-        _write_config(folder / name, resolved)
+        _write_config(folder / name, resolved, splits)
     (folder / "run_half/last.ckpt").write_bytes(_half(folder / "run_half/last.ckpt"))
     (folder / "no_config/config.json").unlink()
     (folder / "odd_table/metrics.csv").write_text("epoch;step\n1;5\n")
@@ -384,7 +394,7 @@ def _write_runs(folder: Path) -> None:
         path.write_text(path.read_text().replace(old, new))
     (folder / "run_of_linear").mkdir()
     (folder / "run_of_linear/last.ckpt").write_bytes(b"")
-    _write_config(folder / "run_of_linear", parse(Linear, [*DIGITS, *RUN]))
+    _write_config(folder / "run_of_linear", parse(Linear, [*DIGITS, *RUN]), splits)
 
 
 def _half(file: Path) -> bytes:

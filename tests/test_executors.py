@@ -255,20 +255,29 @@ def test_solarize_matches_the_reference_away_from_its_threshold() -> None:
     torch.testing.assert_close(actual[~near_threshold], expected[~near_threshold], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("size", [224, 96, 32])
-@pytest.mark.parametrize("executor", [WorkerExecutor, dali])
-def test_evaluation_views_match_the_reference(files: FileSet, executor: Any, size: int) -> None:
-    planner = CentreView(EvalSpec(size))
+BICUBIC = EvalSpec(72, 77, "bicubic"), EvalSpec(9, 12, "bicubic")  # never by DALI
+BILINEAR = tuple(map(EvalSpec, (224, 96, 32, 8)))
+
+
+@pytest.mark.parametrize(
+    ("executor", "spec"),
+    [(WorkerExecutor, spec) for spec in (*BILINEAR, *BICUBIC)] + [(dali, spec) for spec in BILINEAR],
+)
+def test_evaluation_views_match_the_reference(files: FileSet, executor: Any, spec: EvalSpec) -> None:
+    planner = CentreView(spec)
     actual, expected = (
         batch_of(e(files, planner, PLAIN, CPU), files).views[0] for e in (executor, TorchvisionExecutor)
     )
     assert_close_in_levels(actual, expected, 0 if executor is WorkerExecutor else 1)
 
 
-@pytest.mark.parametrize("size", [8, 32, 96])
-@pytest.mark.parametrize("executor", [ResidentExecutor, WorkerExecutor, dali])
-def test_evaluation_views_of_small_images_match_the_reference(executor: Any, size: int) -> None:
-    images, planner = small_images(), CentreView(EvalSpec(size))
+@pytest.mark.parametrize(
+    ("executor", "spec"),
+    [(executor, spec) for executor in (ResidentExecutor, WorkerExecutor) for spec in (*BILINEAR[1:], *BICUBIC)]
+    + [(dali, spec) for spec in BILINEAR[1:]],
+)
+def test_evaluation_views_of_small_images_match_the_reference(executor: Any, spec: EvalSpec) -> None:
+    images, planner = small_images(), CentreView(spec)
     actual, expected = (
         batch_of(e(images, planner, PLAIN, CPU), images).views[0] for e in (executor, TorchvisionExecutor)
     )

@@ -106,6 +106,8 @@ def test_the_card_describes_the_backbone_and_its_training(photos: Path) -> None:
         "cl": cl.__version__,
         "format": 1,
         "patch_size": None,
+        "norm_origin": "measured on 70 training images",
+        "interpolation": "bilinear",
     }
 
 

@@ -27,6 +27,7 @@ WITH_OTHER_RULES = {  # fields with rules beyond type and range, which may refus
     "--pretrained_feature_extractor", "encoder", "--finetune", "--few_shot", "--seeds", "--resume_training_from",
     "--teacher_momentum_end", "--teacher_temperature_start", "--patch_size", "--drop_path", "--weights_key",
     "--hold_out", "--renew_statistics",
+    "--mean", "--std", "--eval_resize",
 }  # fmt: skip
 REQUIRED = ["--pretrained_feature_extractor", "somewhere"]
 

@@ -146,8 +146,9 @@ SHAPES = [(1, 1), (1, 300), (400, 2), (33, 57), (64, 85), (120, 160)]
         CentreView(EvalSpec(72)),  # resized to 82
         RandomViews(((ViewSpec((12, 24), (0.05, 1.0)),),), seed=1),
         CentreView(EvalSpec((24, 72))),
+        CentreView(EvalSpec(24, 26, "bicubic")),
     ],
-    ids=["crops", "centre", "window of the centre", "wide crops", "wide centre"],
+    ids=["crops", "centre", "window of the centre", "wide crops", "wide centre", "bicubic"],
 )
 def test_cut_is_torchs_resize_to_the_integer(planner: ViewPlanner) -> None:
     images = Mixed(SHAPES)
@@ -158,7 +159,7 @@ def test_cut_is_torchs_resize_to_the_integer(planner: ViewPlanner) -> None:
     for views, rows in zip(batch.views, planner.rows(1, np.arange(len(SHAPES)), sizes), strict=True):
         flat = views.flatten(0, 1).round()
         for row in range(len(flat)):
-            expected = crop_view(images.read(row % len(images)), rows.crops, row, rows.size)
+            expected = crop_view(images.read(row % len(images)), rows.crops, row, rows.size, rows.interpolation)
             assert torch.equal(flat[row], expected.float()), (row, SHAPES[row % len(images)])
 
 

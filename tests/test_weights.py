@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from cl.backbones import build_backbone
 from cl.backbones.loading import load_all_weights, load_init_from
 from cl.cli import parse
-from cl.config.backbone import BackboneConfig
+from cl.config.backbone import BackboneConfig, EncoderConfig
 from cl.config.programs import Linear
 from cl.errors import UserError
-from cl.run.folder.load import Pretrained, load_pretrained
+from cl.run.folder.load import Pretrained, inputs_of_file, load_pretrained
 from tests.conftest import TINY, Run
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
@@ -184,7 +184,7 @@ def test_a_checkpoint_of_another_toolkit_loads_every_key_and_is_reported(name: s
         f"; left over: {left_over}; assumed: the data set's normalisation, views of 224 pixels, a 3x3 stem"
         in pretrained.report
     )
-    assert (pretrained.norm, pretrained.crop_size) == (None, None)
+    assert inputs_of_file(str(tmp_path / "file.ckpt"), "--x", EncoderConfig("resnet18")) is None
 
 
 def test_lightlys_own_resnet_computes_what_it_does_in_lightly_or_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Self
 from cl.backbones import Backbone, build_backbone
 from cl.config.backbone import BackboneConfig
 from cl.config.views import Size, as_size
+from cl.data.views.spec import EvalSpec
 
 FORMAT = 1
 
@@ -31,6 +32,13 @@ class Card:
     cl: str  # version of this package that wrote the card
     format: int = FORMAT
     patch_size: int | None = None  # of a vision transformer, if it is not as its name says
+    norm_origin: str = ""  # who says mean and std
+    interpolation: str = "bilinear"  # of the resize in evaluation
+
+    @property
+    def view(self) -> EvalSpec:
+        """The view of evaluation."""
+        return EvalSpec(self.crop_size, self.resize, self.interpolation)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -27,22 +27,30 @@ def load_init_from(backbone: Backbone, config: BackboneConfig, crop_size: Size, 
         tensors: Mapping[str, Any] = _download(source, config, crop_size, channels)
         given = f"--init_from: got {source}"
         key = None
+        trained = None
     else:
         weights = read_weights(source, "--init_from")
         tensors = weights.tensors
         given = weights.given
         key = config.weights_key or weights.evaluated
-    report = load_all_weights(backbone, tensors, given, config.encoder, key)
+        trained = weights.encoder
+    report = load_all_weights(backbone, tensors, given, config.encoder, key, trained)
     check_features(backbone, crop_size, channels, given)
     return report
 
 
 def load_all_weights(
-    backbone: Backbone, tensors: Mapping[str, Any], given: str, encoder: str, key: str | None = None
+    backbone: Backbone,
+    tensors: Mapping[str, Any],
+    given: str,
+    encoder: str,
+    key: str | None = None,
+    trained: str | None = None,
 ) -> str:
     """Load all weights of `backbone` from the content of a file and describe the match.
 
-    `key` chooses among several networks. UserError, starting with `given`, if a weight is missing or not finite.
+    `key` chooses among several networks; `trained` is the encoder that they are of, where that is known. UserError,
+    starting with `given`, if a weight is missing or not finite.
     """
     expected = backbone.state_dict()
     match, paths = choose_network(expected, tensors, key, given)
@@ -50,7 +58,8 @@ def load_all_weights(
     misshapen = [name for name, value in match.weights.items() if value.shape != expected[name].shape]
     if missing or misshapen or match.extra:
         problems = _describe_problems(missing, misshapen, match.extra)
-        hint = "try another encoder" if missing or match.extra else _hint(match.weights, expected)
+        another = f"they are of {trained}" if trained not in (None, encoder) else "try another encoder"
+        hint = another if missing or match.extra else _hint(match.weights, expected)
         others = f"; taken: {match.path} of {', '.join(paths)} ({FLAG})" if len(paths) > 1 else ""
         raise UserError(
             f"{given}, expected all weights of {encoder}; {problems}; {hint}{others}; "

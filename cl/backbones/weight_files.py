@@ -2,9 +2,11 @@
 
 import argparse
 import collections
+import json
 import typing
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +47,7 @@ class Weights(NamedTuple):
     tensors: Mapping[str, Any]  # a state dict, or dicts that hold state dicts
     metadata: Mapping[str, Any]  # everything else
     evaluated: str | None = None  # of our checkpoints: the key of the network that is evaluated, a teacher's or not
+    encoder: str | None = None  # of our checkpoints and exports, as they say
 
 
 def read_weights(source: str, flag: str) -> Weights:
@@ -61,7 +64,8 @@ def read_weights(source: str, flag: str) -> Weights:
     given = f"{flag}: got {source}" + (f" ({file.name})" if path.is_dir() else "")
     try:
         if file.suffix == ".safetensors":
-            return Weights(file, given, *_read_safetensors(file))
+            tensors, metadata = _read_safetensors(file)
+            return Weights(file, given, tensors, metadata, encoder=_encoder_in(metadata))
         return _weights_of(_read_pickle(file), file, given)
     except Exception as error:  # torch raises all kinds of errors for other files: IndexError, EOFError, ...
         raise UserError(f"{flag}: got {source}; {file} cannot be read as weights ({type(error).__name__})") from None
@@ -72,7 +76,17 @@ def _weights_of(content: Mapping[str, Any], file: Path, given: str) -> Weights:
     if not isinstance(content.get("cl"), Mapping):
         return Weights(file, given, content, content)
     evaluated = str(content["cl"].get("evaluated", "backbone"))
-    return Weights(file, given, {"state_dict": dict(content["state_dict"])}, content, evaluated)
+    tensors = {"state_dict": dict(content["state_dict"])}
+    return Weights(file, given, tensors, content, evaluated, _encoder_in(content))
+
+
+def _encoder_in(metadata: Mapping[str, Any]) -> str | None:
+    """The encoder that a card or a checkpoint of ours names; None if there is none, or if it is damaged."""
+    with suppress(KeyError, TypeError, ValueError):
+        if "card" in metadata:
+            return str(json.loads(metadata["card"])["encoder"])
+        return str(metadata["cl"]["config"]["backbone"]["encoder"])
+    return None
 
 
 def _file_in(folder: Path) -> Path:

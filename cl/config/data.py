@@ -1,12 +1,13 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from cl.config.flags import Config, Flag
+from cl.config.flags import Config, Flag, as_typed
 from cl.errors import UserError
 from cl.machine.cores import cores_per_process
 
 DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom")
 COLOURS = 3  # channels; images of more are read by other decoders, as floats, and have no hue
+ASSUMED = "assumed to suit the weights, which do not say theirs"  # the origin of mean and std that nobody gives
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,17 @@ class DataConfig(Config):
     in_channels: Annotated[
         int, Flag("3 for colour, 1 for grey, 4 or more for TIFF and .npy files", low=1, high=1024)
     ] = 3
+    mean: Annotated[
+        tuple[float, ...] | None,
+        Flag(
+            "mean of each channel, of pixels from 0 to 1; by default as the weights' were, else the data set's",
+            low=0,
+            high=1,
+        ),
+    ] = None
+    std: Annotated[
+        tuple[float, ...] | None, Flag("standard deviation of each channel, with --mean", above=0, high=1)
+    ] = None
     limit_eval: Annotated[int | None, Flag("validate on this many images, a fixed stratified subset", low=1)] = None
     batch_size: Annotated[int, Flag("images per process and step", low=2)] = 256
     num_workers: Annotated[
@@ -86,6 +98,13 @@ class DataConfig(Config):
             raise UserError(f"--cache: got jpeg256 with --in_channels {self.in_channels}, expected raw256 or none")
         if self.hold_out is not None:
             self._check_hold_out(self.hold_out)
+        for name, values, other in (("mean", self.mean, self.std), ("std", self.std, self.mean)):
+            if values is None and other is not None:
+                raise UserError(f"--{name}: not given, expected it too: --mean and --std go together")
+            if values is not None and len(values) != self.in_channels:
+                raise UserError(
+                    f"--{name}: got {as_typed(values)}, expected {self.in_channels} numbers, one per input channel"
+                )
 
     def _check_hold_out(self, wanted: float) -> None:
         if wanted >= 1 and wanted != int(wanted):
@@ -96,6 +115,11 @@ class DataConfig(Config):
             raise UserError(
                 f"--hold_out: got {wanted:g} without --train_dir, expected both: {self.dataset} has validation images"
             )
+
+    @property
+    def norm(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and std of the flags, if they are set."""
+        return None if self.mean is None or self.std is None else (self.mean, self.std)
 
     def workers(self) -> int:
         """Loader processes; the default is at most eight: more are seldom needed, and each takes memory."""

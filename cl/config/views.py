@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from operator import ge
 from typing import Annotated, Any
 
 from cl.config.flags import Config, Flag, as_typed
@@ -34,6 +35,25 @@ class ViewsConfig(Config):
         0.08
     )
     flip_prob: Annotated[float, Flag("probability of a horizontal flip", low=0, high=1)] = 0.5
+    eval_resize: Annotated[
+        Size | None,
+        Flag(
+            "side in pixels, or height and width, that images just cover in evaluation, before the centre is cropped; "
+            "by default 8/7 of --crop_size, or no more than it up to 64 pixels",
+            low=4,
+            high=8192,
+        ),
+    ] = None
+    eval_interpolation: Annotated[str, Flag("of that resize", choices=("bilinear", "bicubic"))] = "bilinear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        covered = self.eval_resize is None or all(map(ge, sides(self.eval_resize), sides(self.crop_size)))
+        if not covered:
+            raise UserError(
+                f"--eval_resize: got {as_typed(self.eval_resize)}, expected at least --crop_size "
+                f"{as_typed(self.crop_size)}"
+            )
 
 
 @dataclass(frozen=True)

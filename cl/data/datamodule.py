@@ -30,7 +30,7 @@ from cl.data.resident_images import (
 )
 from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
-from cl.data.views.spec import EvalSpec, Views, pretrain_views
+from cl.data.views.spec import EvalSpec, Views, evaluation_view, pretrain_views
 from cl.data.worker_processes import PREFETCHED
 from cl.distributed import on_any_rank
 from cl.errors import UserError, mentioning
@@ -56,6 +56,7 @@ class LoaderSettings:
     batches_per_loss: int = 1  # how many of them the loader joins into one Batch
     dtype: torch.dtype = torch.float32  # of the views
     step_dtype: torch.dtype = torch.float32  # that the first layer of a training step casts the views to
+    evaluated: EvalSpec | None = None  # the view of evaluation; by default that of the size of the training views
     reads_once: bool = False  # whether each image is read once, so that keeping it gains nothing
 
     @property
@@ -67,6 +68,7 @@ def pretrain_settings(config: Pretrain, rank_slice: RankSlice, device: torch.dev
     return LoaderSettings(
         data=config.data,
         views=pretrain_views(config.views),
+        evaluated=evaluation_view(config.views),
         seed=config.run.seed,
         rank_slice=rank_slice,
         device=device,
@@ -167,7 +169,8 @@ class ImageData(LightningDataModule):
 
     def eval_loader(self, images: ImageSet) -> EvalLoader:
         """Evaluation views of any images."""
-        return self._sequential_loader(images, CentreView(EvalSpec(self.settings.views[0][0].size)))
+        spec = self.settings.evaluated or EvalSpec(self.settings.views[0][0].size)
+        return self._sequential_loader(images, CentreView(spec))
 
     def views_loader(self, images: ImageSet) -> EvalLoader:
         """Two training views of each image, the same ones every time."""
@@ -244,14 +247,15 @@ class ImageData(LightningDataModule):
         if data.loader == "torchvision":
             return TorchvisionExecutor(images, planner, norm, device)
         threads = min(max(1, data.workers()), cores_per_process())
+        by_dali = data.loader == "dali" and planner.interpolation == "bilinear"  # the only one matched to torch's
         if self.no_kernels:
-            if data.loader == "dali":
+            if by_dali:
                 return DaliExecutor(images, planner, norm, device, self._dali_device(), threads)
             kind = ResidentExecutor if self._stays(images) else WorkerExecutor
             return kind(images, planner, norm, device)
         from cl.data.executors.fused import FusedDali, FusedResident, FusedWorkers  # imports Triton
 
-        if data.loader == "dali":
+        if by_dali:
             return FusedDali(images, planner, norm, device, self._dali_device(), threads)
         fused = FusedResident if self._stays(images) else FusedWorkers
         return fused(images, planner, norm, device)

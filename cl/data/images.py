@@ -56,6 +56,7 @@ class Splits:
     val: ImageSet | None
     classes: tuple[str, ...]  # empty without labels
     norm: Norm
+    norm_origin: str = ""  # who says so
     notes: tuple[str, ...] = ()  # warnings for the user
     left_out: tuple[str, ...] = ()  # what was not taken of the folders, and why
     bad: Mapping[Path, str] = field(default_factory=dict)  # skipped files and the reason

@@ -48,7 +48,7 @@ class Extractor:
 
     def evaluation_views(self, row: Row, images: ImageSet, mirrors: bool) -> Tensor:
         """Features [N, V, F] of the evaluation view of each image and, with `mirrors`, of its mirror image (V = 2)."""
-        views = linear_views(ViewsConfig(row.crop_size))
+        views = linear_views(ViewsConfig(row.view.size))
         return self._kept(row, images, views, f"evaluation {mirrors}", lambda data: data.eval_loader, mirrors)
 
     def training_views(self, row: Row, images: ImageSet, views: Views) -> Tensor:
@@ -81,7 +81,13 @@ class Extractor:
         size = self.data.batch_size
         unused = ArraySet(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), np.full(size, -1))  # nothing is trained
         settings = LoaderSettings(
-            self.data, views, seed=0, rank_slice=RankSlice(0, 1), device=self.device, reads_once=True
+            self.data,
+            views,
+            seed=0,
+            rank_slice=RankSlice(0, 1),
+            device=self.device,
+            evaluated=row.view,
+            reads_once=True,
         )
         return ImageData(Splits(unused, images, (), row.norm), settings)
 
@@ -101,7 +107,7 @@ def _views_of(batches: Iterable[Batch], mirrors: bool) -> Iterator[Batch]:
 
 def row_key(row: Row) -> str:
     """A key of the network, its weights and the views that it takes."""
-    digest = hashlib.sha256(repr((row.network, row.crop_size, row.norm)).encode())
+    digest = hashlib.sha256(repr((row.network, row.view, row.norm)).encode())
     for name, tensor in row.network.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -38,7 +38,7 @@ def images_of(runs: Sequence[Run], config: DataConfig, use_labels: bool) -> Imag
     card = runs[0].backbone.card
     with mentioning([f"as in the config.json of {runs[0].name}"]):
         check_folders(config)
-    splits = load(config, (card.mean, card.std))
+    splits = load(replace(config, mean=card.mean, std=card.std))
     for run in runs if config.hold_out is not None else ():
         if same_held_out(run.folder, splits.held_out):
             continue

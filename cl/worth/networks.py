@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cl.backbones import Backbone, build_backbone
 from cl.backbones.loading import load_init_from
 from cl.config.backbone import is_path
-from cl.data.views.spec import Norm
+from cl.data.views.spec import EvalSpec, Norm
 from cl.errors import UserError
 from cl.worth.runs import Run
 
@@ -34,7 +34,7 @@ class Row:
 
     name: str
     network: nn.Module
-    crop_size: int
+    view: EvalSpec  # of evaluation
     norm: Norm
     run: Run | None = None  # None for what a run is compared with
     before: tuple[str, ...] = ()  # of a run: the rows that it is compared with; the last one is what one had
@@ -47,7 +47,7 @@ class Row:
 def rows_of(runs: Sequence[Run]) -> list[Row]:
     """Raw pixels, then what the runs started from, each once, then the runs."""
     first = runs[0].backbone.card
-    baselines = {RAW: Row(RAW, RawPixels(), first.crop_size, (first.mean, first.std))}
+    baselines = {RAW: Row(RAW, RawPixels(), first.view, (first.mean, first.std))}
     trained = []
     for run in runs:
         before = [RAW, _name(RANDOM, _architecture, run, runs)]
@@ -70,7 +70,7 @@ def pairs_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def _row(name: str, run: Run, network: Backbone) -> Row:
     card = run.backbone.card
-    return Row(name, network, card.crop_size, (card.mean, card.std))
+    return Row(name, network, card.view, (card.mean, card.std))
 
 
 def _name(short: str, key: Callable[[Run], Hashable], run: Run, runs: Sequence[Run]) -> str:
@@ -83,7 +83,7 @@ def _name(short: str, key: Callable[[Run], Hashable], run: Run, runs: Sequence[R
 
 def _architecture(run: Run) -> Hashable:
     card = run.backbone.card
-    return card.encoder, card.stem, card.width, card.in_channels, card.crop_size, card.patch_size, card.mean, card.std
+    return card.encoder, card.stem, card.width, card.in_channels, card.view, card.patch_size, card.mean, card.std
 
 
 def _start_key(run: Run) -> Hashable:

@@ -50,7 +50,7 @@ class FusedResident(Executor):
         index, target, *numbers = read.to(self.device).tensors()
         resolutions = self.planner.resolutions
         crops = list(map(CropNumbers._make, _parts(numbers[: 2 * len(resolutions)], 2)))
-        resize = _tables_on(self.device, self.pairs)
+        resize = _tables_on(self.device, self.pairs, self.planner.interpolation)
         pixels = [
             cut(self.images.pixels, crop, resize, one.size, channels=len(self.norm[0]))
             for one, crop in zip(resolutions, crops, strict=True)
@@ -115,8 +115,8 @@ def _batch(index: Tensor, target: Tensor, views: list[Tensor]) -> Batch:
 
 
 @cache
-def _tables_on(device: torch.device, pairs: Pairs) -> Tables:
-    return tables(pairs, device)
+def _tables_on(device: torch.device, pairs: Pairs, interpolation: str) -> Tables:
+    return tables(pairs, interpolation, device)
 
 
 @cache

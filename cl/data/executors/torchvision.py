@@ -106,7 +106,7 @@ def apply_eval(image: Tensor, spec: EvalSpec) -> Tensor:
     resized = (
         [height, height * columns // rows] if height * columns >= width * rows else [width * rows // columns, width]
     )
-    image = F.resize(image, resized, antialias=True)
+    image = F.resize(image, resized, F.InterpolationMode(spec.interpolation), antialias=True)
     return F.to_dtype(F.center_crop(image, list(sides(spec.size))), torch.float32, scale=True)
 
 

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cl.data.views.filters import FILTERS
+
 MAX_BITS = 22  # fractional bits of a weight; 255 times the sum of the weights stays below 2^30
 LARGEST = 2**15  # weights are 16-bit integers
 
@@ -28,30 +30,33 @@ class Tables(NamedTuple):
     weights: Tensor  # int16
 
 
-def table(length: int, resized: int) -> Table:
-    """The weights of a resize from `length` to `resized` pixels (torch's bilinear `interpolate` with antialiasing).
+def table(length: int, resized: int, interpolation: str = "bilinear") -> Table:
+    """The weights of a resize from `length` to `resized` pixels (torch's `interpolate` with antialiasing).
 
-    Pillow's and torch's triangle filter, as wide as an output pixel where that is larger than an input pixel. Torch
+    The filter is as wide as an output pixel where that is larger than an input pixel, as Pillow's and torch's. Torch
     rounds the weights to 16-bit integers, with as many fractional bits as the largest weight leaves.
     """
     scale = length / resized
-    support = max(scale, 1.0)
+    resize = FILTERS[interpolation]
+    width = max(scale, 1.0)
+    support = resize.support * width
     centre = scale * (np.arange(resized) + 0.5)
     first = np.maximum(np.trunc(centre - support + 0.5), 0)
     last = np.minimum(np.trunc(centre + support + 0.5), length)
     pixel = first[:, None] + np.arange(int((last - first).max()))  # [R, taps]
-    weights = np.maximum(1 - np.abs((pixel - centre[:, None] + 0.5) / support), 0) * (pixel < last[:, None])
+    weights = resize.weights((pixel - centre[:, None] + 0.5) / width) * (pixel < last[:, None])
     weights /= weights.sum(axis=1, keepdims=True)
     bits = next(n for n in range(MAX_BITS + 1) if n == MAX_BITS or 0.5 + weights.max() * 2 ** (n + 1) >= LARGEST)
-    return Table(bits, first.astype(np.int32), (weights * 2**bits + 0.5).astype(np.int16))
+    integers = weights * 2**bits + np.copysign(0.5, weights)
+    return Table(bits, first.astype(np.int32), integers.astype(np.int16))
 
 
-def tables(pairs: Sequence[tuple[int, int]], device: torch.device) -> Tables:
+def tables(pairs: Sequence[tuple[int, int]], interpolation: str, device: torch.device) -> Tables:
     """The tables of all (length, resized) in `pairs` on `device`."""
     heads = []
     begin = 0
     first_weight = 0
-    found = [table(*pair) for pair in pairs]
+    found = [table(*pair, interpolation) for pair in pairs]
     for (length, resized), (bits, _, weights) in zip(pairs, found, strict=True):
         heads.append((begin, first_weight, weights.shape[1], bits, length))
         begin += resized

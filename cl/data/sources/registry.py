@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from cl.config.data import DataConfig
-from cl.data.images import FileSet, ImageSet, Splits, stratified
+from cl.config.data import ASSUMED, DataConfig
+from cl.data.images import NORM_IMAGES, FileSet, ImageSet, Splits, stratified
 from cl.data.sources.archives import archive
 from cl.data.sources.digits import digits
 from cl.data.sources.folders import folders
@@ -46,19 +46,24 @@ class SharedSplits(NamedTuple):
     val: SharedSet | None
     classes: tuple[str, ...]
     norm: Norm
+    norm_origin: str
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
     bad: Mapping[Path, str]
 
 
-def load(config: DataConfig, norm: Norm | None = None) -> Splits:
-    """Load the data set that the flags name; `norm` saves measuring it."""
-    return _divided(config, _read(config, norm))
+def load(config: DataConfig, norm_origin: str = "typed") -> Splits:
+    """Load the data set that the flags name; `norm_origin` says where their mean and std come from."""
+    return _divided(config, _read(config, norm_origin))
 
 
-def _read(config: DataConfig, norm: Norm | None = None) -> Splits:
+def _read(config: DataConfig, norm_origin: str) -> Splits:
     known = NORMS.get(config.dataset) if config.in_channels == 3 else None
-    return SOURCES[source_of(config)](config, norm or known)
+    splits = SOURCES[source_of(config)](config, config.norm or known)
+    if config.norm is None:
+        of_data = f"of {config.dataset}" if known or config.dataset == "digits" else measured(splits.train)
+        norm_origin = f"{of_data}; {norm_origin}" if norm_origin == ASSUMED else of_data
+    return replace(splits, norm_origin=norm_origin)
 
 
 def _divided(config: DataConfig, splits: Splits) -> Splits:
@@ -70,9 +75,15 @@ def _divided(config: DataConfig, splits: Splits) -> Splits:
     return splits
 
 
-def load_on_all_ranks(config: DataConfig) -> Splits:
+def measured(images: ImageSet) -> str:
+    """How `measure_norm` came by mean and std."""
+    return f"measured on {min(len(images), NORM_IMAGES)} training images"
+
+
+def load_on_all_ranks(config: DataConfig, norm_origin: str = "typed") -> Splits:
     """`load` on every rank, on rank 0 first; UserError if a rank could not read the files that rank 0 read."""
-    splits = _divided(config, _read_once_per_machine(config) if world_size() > 1 else _read(config))
+    splits = _read_once_per_machine(config, norm_origin) if world_size() > 1 else _read(config, norm_origin)
+    splits = _divided(config, splits)
     counts = {"training": len(splits.train), "validation": len(splits.val or ())}
     of_ranks = gather_dicts({"counts": counts, "bad": sorted(map(str, splits.bad))})
     for number, found in enumerate(of_ranks):
@@ -84,15 +95,15 @@ def load_on_all_ranks(config: DataConfig) -> Splits:
     return splits
 
 
-def _read_once_per_machine(config: DataConfig) -> Splits:
+def _read_once_per_machine(config: DataConfig, norm_origin: str) -> Splits:
     """The first process of each machine, rank 0 before the others, looks at the files; the rest map what it found."""
     machines = [of_rank["machine"] for of_rank in gather_dicts({"machine": machine_name()})]
     first = machines.index(machines[rank()])
-    splits = rank_zero_first(lambda: _read(config) if rank() == first else None)
+    splits = rank_zero_first(lambda: _read(config, norm_origin) if rank() == first else None)
     shared = gather_dicts({"splits": _shared(splits)})[first]["splits"]
     if splits is None and shared is not None:
         splits = _opened(shared)
-    return splits if splits is not None else _read(config)
+    return splits if splits is not None else _read(config, norm_origin)
 
 
 def machine_name() -> str:
@@ -111,7 +122,9 @@ def _shared(splits: Splits | None) -> SharedSplits | None:
     val = _shared_set(splits.val)
     if train is None or (val is None) != (splits.val is None):
         return None
-    return SharedSplits(train, val, splits.classes, splits.norm, splits.notes, splits.left_out, splits.bad)
+    return SharedSplits(
+        train, val, splits.classes, splits.norm, splits.norm_origin, splits.notes, splits.left_out, splits.bad
+    )
 
 
 def _shared_set(images: ImageSet | None) -> SharedSet | None:

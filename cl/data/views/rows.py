@@ -59,6 +59,7 @@ class Rows(NamedTuple):
     kernel: int  # of the blur
     crops: Crops
     colours: Colours | None  # None: unchanged
+    interpolation: str = "bilinear"  # of the resize
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class RandomViews:
 
     views: Views
     seed: int
+
+    @property
+    def interpolation(self) -> str:
+        return "bilinear"
 
     @property
     def resolutions(self) -> tuple[Resolution, ...]:
@@ -102,6 +107,10 @@ class CentreView:
     spec: EvalSpec
 
     @property
+    def interpolation(self) -> str:
+        return self.spec.interpolation
+
+    @property
     def resolutions(self) -> tuple[Resolution, ...]:
         return (Resolution(views=1, size=self.spec.size, kernel=0),)
 
@@ -122,7 +131,7 @@ class CentreView:
             corner=_centred(resized, np.broadcast_to(sides(self.spec.size), resized.shape)),
             flip=np.zeros(len(sizes), np.bool_),
         )
-        return (Rows(size=self.spec.size, kernel=0, crops=crops, colours=None),)
+        return (Rows(self.spec.size, kernel=0, crops=crops, colours=None, interpolation=self.spec.interpolation),)
 
 
 ViewPlanner = RandomViews | CentreView

@@ -42,10 +42,14 @@ class EvalSpec:
     """The deterministic view of evaluation: resize an image until it just covers `resize`, crop the centre."""
 
     size: Size
+    cover: Size | None = None  # in pixels, before the crop; None for the rule of `resize`
+    interpolation: str = "bilinear"  # or bicubic; antialiased
 
     @property
     def resize(self) -> Size:
         """256 for 224 as in the papers; small images are not cropped."""
+        if self.cover is not None:
+            return self.cover
         height, width = sides(self.size)
         if max(height, width) <= 64:
             return self.size
@@ -57,6 +61,10 @@ def _margin(side: int) -> int:
 
 
 Views = tuple[tuple[ViewSpec, ...], ...]  # per resolution, the views in order
+
+
+def evaluation_view(config: ViewsConfig) -> EvalSpec:
+    return EvalSpec(config.crop_size, config.eval_resize, config.eval_interpolation)
 
 
 def linear_views(config: ViewsConfig) -> Views:

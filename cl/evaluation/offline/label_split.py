@@ -5,16 +5,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cl.config.flags import as_typed
 from cl.config.programs import Linear
-from cl.config.views import Size, in_pixels
 from cl.data.datamodule import ImageData, LoaderSettings, step_dtype, view_dtype
 from cl.data.images import ImageSet, Splits, Subset, stratified
 from cl.data.loader import EvalLoader
 from cl.data.order.selection import class_counts, drawn_per_class
 from cl.data.sampler import RankSlice, TrainSampler
 from cl.data.views.draws import Ints, Labels
-from cl.data.views.spec import Norm, linear_views
+from cl.data.views.spec import evaluation_view, linear_views
 from cl.errors import UserError, mentioning
 
 HELD_OUT = 0.1  # of the training images choose the best point of a grid; the same images in every run
@@ -33,20 +31,12 @@ def subset_of(images: ImageSet, chosen: Ints) -> ImageSet:
     return Subset(images.images, images.chosen[chosen]) if isinstance(images, Subset) else Subset(images, chosen)
 
 
-def labelled_splits(splits: Splits, config: Linear, norm: Norm | None, crop_size: Size | None) -> Splits:
-    """The labelled fraction of the images that linear evaluation trains on, normalised as for the backbone.
-
-    `norm` and `crop_size` are those of the backbone's pretraining; None if they are unknown.
-    """
+def labelled_splits(splits: Splits, config: Linear) -> Splits:
+    """The labelled fraction of the images that linear evaluation trains on."""
     splits = splits.labelled()
     if not splits.classes:
         with mentioning(splits.left_out):
             raise UserError(f"dataset: got {config.data.dataset} without labels, expected class folders or --labels")
-    notes = list(splits.notes)
-    if crop_size not in (None, config.views.crop_size):
-        given = as_typed(config.views.crop_size)
-        notes.append(f"--crop_size {given}, but the backbone was pretrained at {in_pixels(crop_size)}")
-    splits = replace(splits, norm=norm or splits.norm, notes=tuple(notes))
     return with_label_fraction(splits, config.linear.label_fraction, config.run.seed)
 
 
@@ -90,6 +80,7 @@ def evaluation_data(splits: Splits, config: Linear, rank_slice: RankSlice, devic
     settings = LoaderSettings(
         data=config.data,
         views=linear_views(config.views),
+        evaluated=evaluation_view(config.views),
         seed=config.run.seed,
         rank_slice=rank_slice,
         device=device,

@@ -1,6 +1,6 @@
 """Load trained backbones: from our runs, with their card, or from files of other toolkits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -12,13 +12,14 @@ import cl
 from cl.backbones import Backbone, build_backbone
 from cl.backbones.card import Card
 from cl.backbones.choice import choose_network
+from cl.backbones.inputs import Inputs, timm_inputs, torchvision_inputs
 from cl.backbones.loading import check_features, load_all_weights
-from cl.backbones.timm import check_name
+from cl.backbones.timm import check_encoder, check_name
 from cl.backbones.weight_files import Weights, read_weights
-from cl.config.backbone import BackboneConfig
-from cl.config.data import COLOURS
+from cl.config.backbone import BackboneConfig, EncoderConfig
+from cl.config.data import COLOURS, DataConfig
 from cl.config.programs import Linear
-from cl.config.views import Size, as_size, in_pixels
+from cl.config.views import Size, ViewsConfig, as_size, in_pixels, sides
 from cl.data.decoding.decode import channels_first, read_image
 from cl.data.decoding.modes import to_8_bits
 from cl.data.executors.torchvision import apply_eval, normalize
@@ -28,11 +29,9 @@ from cl.run.folder.run_folder import SCHEMA
 
 
 class Pretrained(NamedTuple):
-    """A backbone, and what linear evaluation needs to know about its pretraining."""
+    """A backbone for linear evaluation."""
 
     backbone: Backbone
-    norm: Norm | None  # of the pretraining; None if unknown
-    crop_size: Size | None  # of the pretraining views; None if unknown
     report: str  # which weights matched, and what was assumed
 
 
@@ -41,42 +40,44 @@ def load_pretrained(config: Linear) -> Pretrained:
     named = config.linear.pretrained_feature_extractor
     encoder = config.backbone
     channels = config.data.in_channels
-    if encoder.timm_name is not None:
-        check_name(encoder.timm_name, "encoder")
+    size = config.views.crop_size
+    check_encoder(encoder)
     weights = read_weights(named or "", "--pretrained_feature_extractor")
     card = read_card(weights)
-    if card is None:
-        return _load_without_card(weights, config)
-    if encoder.encoder != card.encoder:
-        raise UserError(f"encoder: got {encoder.encoder}, expected {card.encoder}, as in {weights.file}")
-    if channels != card.in_channels:
-        raise UserError(f"--in_channels: got {channels}, expected {card.in_channels}, as in {weights.file}")
-    backbone = card.build({"crop_size": config.views.crop_size})
-    report = load_all_weights(
-        backbone, weights.tensors, weights.given, card.encoder, encoder.weights_key or weights.evaluated
-    )
-    check_features(backbone, config.views.crop_size, channels, weights.given)
-    return Pretrained(backbone, (card.mean, card.std), card.crop_size, report)
-
-
-def _load_without_card(weights: Weights, config: Linear) -> Pretrained:
-    """Infer a ResNet's stem and width from its first convolution; everything else is assumed."""
-    assumed_config = BackboneConfig(config.backbone.encoder)
-    size = config.views.crop_size
-    channels = config.data.in_channels
-    backbone = build_backbone(assumed_config, size, channels)
-    key = config.backbone.weights_key
-    match, _ = choose_network(backbone.state_dict(), weights.tensors, key, weights.given)
-    first = match.weights.get("conv1.weight")
-    assumed = f"assumed: the data set's normalisation, views of {in_pixels(size)}"
-    if assumed_config.timm_name is None and first is not None and first.ndim == 4 and first.shape[2] in (3, 7):
-        stem = "small" if first.shape[2] == 3 else "large"
-        backbone = build_backbone(replace(assumed_config, stem=stem, width=first.shape[0]), size, channels)
-        if stem == "small":
-            assumed += ", a 3x3 stem with padding 1 and no max-pool"
-    report = load_all_weights(backbone, weights.tensors, weights.given, assumed_config.encoder, key)
+    if card is not None:
+        _refuse_another_encoder(card, encoder.encoder, weights)
+        if channels != card.in_channels:
+            raise UserError(f"--in_channels: got {channels}, expected {card.in_channels}, as in {weights.file}")
+        backbone = card.build({"crop_size": size})
+        assumed = []
+    else:
+        built = _inferred(weights, encoder, size, channels)
+        backbone = build_backbone(built, size, channels)
+        assumed = [] if config.data.norm else ["the data set's normalisation", f"views of {in_pixels(size)}"]
+        if built.stem == "small":
+            assumed.append("a 3x3 stem with padding 1 and no max-pool")
+    key = encoder.weights_key or weights.evaluated
+    report = load_all_weights(backbone, weights.tensors, weights.given, encoder.encoder, key)
     check_features(backbone, size, channels, weights.given)
-    return Pretrained(backbone, norm=None, crop_size=None, report=f"{report}; {assumed}")
+    return Pretrained(backbone, f"{report}; assumed: {', '.join(assumed)}" if assumed else report)
+
+
+def _refuse_another_encoder(card: Card, encoder: str, weights: Weights) -> None:
+    if encoder != card.encoder:
+        raise UserError(f"encoder: got {encoder}, expected {card.encoder}, as in {weights.file}")
+
+
+def _inferred(weights: Weights, encoder: EncoderConfig, size: Size, channels: int) -> BackboneConfig:
+    """The network of a file without a card: a ResNet's stem and width are inferred from its first convolution."""
+    config = BackboneConfig(encoder.encoder)
+    if config.timm_name is not None:
+        return config
+    expected = build_backbone(config, size, channels).state_dict()
+    match, _ = choose_network(expected, weights.tensors, encoder.weights_key, weights.given)
+    first = match.weights.get("conv1.weight")
+    if first is None or first.ndim != 4 or first.shape[2] not in (3, 7):
+        return config
+    return replace(config, stem="small" if first.shape[2] == 3 else "large", width=first.shape[0])
 
 
 def read_card(weights: Weights) -> Card | None:
@@ -102,7 +103,10 @@ def make_card(metadata: Mapping[str, Any], metrics: Mapping[str, float | None]) 
     config = metadata["config"]
     (mean, std) = metadata["norm"]
     backbone = BackboneConfig.from_dict(config["backbone"])
-    size = as_size(config["views"]["crop_size"])
+    views = config["views"]
+    size = as_size(views["crop_size"])
+    cover = views.get("eval_resize")
+    view = EvalSpec(size, as_size(cover) if cover else None, views.get("eval_interpolation", "bilinear"))
     stem = "small" if backbone.small_stem(size) else "large"
     is_timm = backbone.timm_name is not None
     return Card(
@@ -111,7 +115,7 @@ def make_card(metadata: Mapping[str, Any], metrics: Mapping[str, float | None]) 
         width=None if is_timm else backbone.width,
         in_channels=int(config["data"]["in_channels"]),
         crop_size=size,
-        resize=EvalSpec(size).resize,
+        resize=view.resize,
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
         classes=tuple(metadata["classes"]),
@@ -119,7 +123,49 @@ def make_card(metadata: Mapping[str, Any], metrics: Mapping[str, float | None]) 
         metrics=metrics,
         cl=cl.__version__,
         patch_size=backbone.patch_size,
+        norm_origin=metadata.get("norm_origin", ""),
+        interpolation=view.interpolation,
     )
+
+
+def inputs_of_download(source: str, encoder: EncoderConfig) -> Inputs | None:
+    """What `--init_from torchvision` or `timm/NAME` says about its images."""
+    if source == "torchvision":
+        return torchvision_inputs(encoder.encoder) if encoder.timm_name is None else None
+    return _published_inputs(EncoderConfig(source), "--init_from")
+
+
+def inputs_of_file(source: str, flag: str, encoder: EncoderConfig) -> Inputs | None:
+    """What a run or a weight file says about its images, or what timm says about the network; None if nobody does."""
+    check_encoder(encoder)
+    weights = read_weights(source, flag)
+    if "card" not in weights.metadata and "cl" not in weights.metadata:
+        return _published_inputs(encoder)
+    try:
+        card = read_card(weights)
+    except UserError:  # it is refused where the weights are loaded, if they are to be evaluated
+        return None
+    return _inputs_of_card(card, source) if card else None
+
+
+def _inputs_of_card(card: Card, source: str) -> Inputs:
+    """What a card says about the images."""
+    rule = EvalSpec(card.crop_size).resize
+    return Inputs(
+        origin=": ".join(filter(None, (f"card of {source}", card.norm_origin))),
+        norm=(card.mean, card.std),
+        size=card.crop_size,
+        fraction=sides(card.crop_size)[0] / sides(card.resize)[0] if card.resize != rule else None,
+        interpolation=card.interpolation,
+    )
+
+
+def _published_inputs(encoder: EncoderConfig, flag: str = "encoder") -> Inputs | None:
+    """What timm says about a network of that name; a ResNet of torchvision may have been trained with anything."""
+    if encoder.timm_name is None:
+        return None
+    check_name(encoder.timm_name, flag)
+    return timm_inputs(encoder.timm_name)
 
 
 @dataclass(frozen=True)
@@ -137,7 +183,7 @@ class Transform:
             pixels = channels_first(to_8_bits(image, channels))
         else:
             pixels = read_image(Path(image), channels)
-        return normalize(apply_eval(pixels, EvalSpec(self.card.crop_size)), (self.card.mean, self.card.std))
+        return normalize(apply_eval(pixels, self.card.view), (self.card.mean, self.card.std))
 
 
 class LoadedBackbone(Backbone):
@@ -147,15 +193,40 @@ class LoadedBackbone(Backbone):
     transform: Transform
 
 
-def load_backbone(path: str | Path, argument: str = "load_backbone", weights_key: str | None = None) -> LoadedBackbone:
+def load_backbone(
+    path: str | Path,
+    argument: str = "load_backbone",
+    weights_key: str | None = None,
+    *,
+    encoder: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop_size: Size | None = None,
+) -> LoadedBackbone:
     """Load the backbone of a run folder, a checkpoint or an export; UserError, which names `argument`, if it fails.
 
     `weights_key` chooses among the networks of a checkpoint: its teacher instead of the network that is evaluated.
+    `encoder` names the network of a file of other toolkits. `mean`, `std` and `crop_size` replace what the card, or
+    timm's configuration of that network, says about the images.
     """
     weights = read_weights(str(path), argument)
     card = read_card(weights)
+    channels = card.in_channels if card else len(mean or (0, 0, 0))
+    typed = DataConfig.from_dict({"in_channels": channels, "mean": mean, "std": std}).norm
+    if card is None and encoder is None:
+        raise UserError(
+            f"{argument}: got {path}, expected a run of main_contrastive.py; {weights.file} has no card, so its "
+            "encoder must be given: timm/NAME, resnet18 or resnet50"
+        )
     if card is None:
-        raise UserError(f"{argument}: got {path}, expected a run of main_contrastive.py; {weights.file} has no card")
+        card = _card_without(weights, EncoderConfig(encoder or "", weights_key), typed, crop_size)
+    _refuse_another_encoder(card, encoder or card.encoder, weights)
+    if crop_size is not None:
+        view = _inputs_of_card(card, str(path)).view(ViewsConfig(crop_size).crop_size)
+        card = replace(card, crop_size=view.size, resize=view.resize)
+    if typed is not None:
+        (new_mean, new_std) = typed
+        card = replace(card, mean=new_mean, std=new_std, norm_origin="typed")
     backbone = cast(LoadedBackbone, card.build().eval().requires_grad_(False))
     key = weights_key or weights.evaluated
     load_all_weights(backbone, weights.tensors, weights.given, card.encoder, key)
@@ -163,3 +234,33 @@ def load_backbone(path: str | Path, argument: str = "load_backbone", weights_key
     backbone.card = card
     backbone.transform = Transform(card)
     return backbone
+
+
+def _card_without(weights: Weights, encoder: EncoderConfig, typed: Norm | None, crop_size: Size | None) -> Card:
+    """A card for a file of another toolkit, which has none."""
+    known = _published_inputs(encoder) or (Inputs("typed", typed, None) if typed else None)
+    if known is None:
+        raise UserError(
+            f"--mean and --std: not given, expected both: {weights.file} does not say how the images of its "
+            f"{encoder.encoder} were normalised"
+        )
+    (mean, std) = typed or known.norm
+    view = known.view(crop_size or known.size or ViewsConfig().crop_size)
+    built = _inferred(weights, encoder, view.size, len(mean))
+    is_timm = built.timm_name is not None
+    return Card(
+        encoder=built.encoder,
+        stem=None if is_timm else "small" if built.small_stem(view.size) else "large",
+        width=None if is_timm else built.width,
+        in_channels=len(mean),
+        crop_size=view.size,
+        resize=view.resize,
+        mean=mean,
+        std=std,
+        classes=(),
+        method="",
+        metrics={},
+        cl=cl.__version__,
+        norm_origin=known.origin,
+        interpolation=view.interpolation,
+    )

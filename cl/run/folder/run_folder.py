@@ -16,6 +16,7 @@ from cl.cli import Resolved
 from cl.config.backbone import is_path
 from cl.config.programs import Linear, Pretrain
 from cl.config.run import DRY_RUN, LATEST
+from cl.data.images import Splits
 from cl.errors import UserError
 from cl.run.folder.atomic_files import as_json, write_atomically
 
@@ -23,7 +24,7 @@ SCHEMA = 1  # of config.json and of the config inside checkpoints
 PACKAGES = ("torchvision", "pytorch-lightning", "numpy")
 
 
-def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
+def open_run_folder(resolved: Resolved[Any], kind: str, splits: Splits) -> Path:
     """Create `<output_dir>/<run id>` with its config.json.
 
     A resumed run keeps its folder; all dry runs share one folder and overwrite it.
@@ -42,7 +43,7 @@ def open_run_folder(resolved: Resolved[Any], kind: str) -> Path:
         else:
             folder = _new_folder(parent, name, fixed=run.run_id is not None)
         folder.mkdir(exist_ok=True)
-        _write_config(folder, resolved)
+        _write_config(folder, resolved, splits)
     except OSError as error:
         raise UserError(f"--output_dir: got {parent}, expected a writable folder ({error.strerror})") from None
     return folder
@@ -73,8 +74,8 @@ def point_latest(folder: Path) -> None:
     os.replace(temporary, folder.parent / LATEST)
 
 
-def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
-    """Write config.json: every value with its origin, the command, the commit and the versions."""
+def _write_config(folder: Path, resolved: Resolved[Any], splits: Splits) -> None:
+    """Write config.json: every value with its origin, the normalisation, the command, the commit and the versions."""
     path = folder / "config.json"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     launch: dict[str, Any] = {
@@ -93,6 +94,7 @@ def _write_config(folder: Path, resolved: Resolved[Any]) -> None:
             part: {name: {"value": value, "origin": resolved.origins[name]} for name, value in values.items()}
             for part, values in dataclasses.asdict(resolved.config).items()
         },
+        "normalisation": {"mean": splits.norm[0], "std": splits.norm[1], "origin": splits.norm_origin},
     }
     if isinstance(resolved.config, Linear):  # resolved now, because `latest` may point elsewhere later
         pretrained = resolved.config.linear.pretrained_feature_extractor

@@ -33,7 +33,7 @@ def banner(resolved: Resolved[Any], plan: Plan, start: StartingPoint, weights: s
     (mean, std) = plan.norm
     rows = {
         "images": _images(plan),
-        "normalised by": f"mean {_numbers(mean)}, std {_numbers(std)}",
+        "normalised by": f"mean {_numbers(mean)}, std {_numbers(std)} ({plan.norm_origin})",
         "batch": _batch(config, plan),
         "steps": f"{plan.budget.steps_per_epoch} an epoch, {plan.budget.steps} in all",
         "learning rate": _learning_rate(config, plan),
@@ -128,7 +128,7 @@ def _flags_by_origin(resolved: Resolved[Any]) -> dict[str, list[str]]:
 def banner_warnings(resolved: Resolved[Any], plan: Plan) -> Iterator[str]:
     """Settings that are allowed but probably not intended."""
     config = resolved.config
-    yield from plan.notes
+    yield from (*resolved.notes, *plan.notes)
     workers = config.data.workers()
     cores = cores_per_process()
     if workers > cores:

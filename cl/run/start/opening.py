@@ -23,10 +23,10 @@ def open_run(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, mo
 def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, module: TrainedModule) -> StartingPoint:
     resume = resolved.resume
     if resume is None or resolved.config.run.dry_run:
-        return StartingPoint(open_run_folder(resolved, kind))
+        return StartingPoint(open_run_folder(resolved, kind, data.splits))
     weights = module.state_dict().keys()
     start = find_resume_point(resume, resolved.config, data.splits, plan.budget.steps, weights)
-    open_run_folder(resolved, kind)
+    open_run_folder(resolved, kind, data.splits)
     remove_later_rows(start)
     return start
 

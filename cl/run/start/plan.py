@@ -21,6 +21,7 @@ class Plan:
     val_images: int
     classes: int
     norm: Norm
+    norm_origin: str
     notes: tuple[str, ...]  # warnings about the images
     budget: Budget
     warmup_steps: int
@@ -43,6 +44,7 @@ def make_plan(title: str, config: Pretrain | Linear, data: ImageData, devices: D
         val_images=len(splits.val or ()),
         classes=len(splits.classes),
         norm=splits.norm,
+        norm_origin=splits.norm_origin,
         notes=(*splits.left_out, *splits.notes),
         budget=budget,
         warmup_steps=Schedule.of(config.optim.grid[0], budget).warmup,

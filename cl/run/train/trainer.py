@@ -105,8 +105,8 @@ def build_loggers(resolved: Resolved[Any], folder: Path) -> list[Logger]:
     return loggers
 
 
-def log_cached(result: CachedResult, resolved: Resolved[Any], plan: Plan, folder: Path) -> None:
-    """Log the only row of an evaluation on cached features, to the logs that a training epoch goes to."""
+def log_cached(result: CachedResult, resolved: Resolved[Any], plan: Plan, folder: Path) -> float:
+    """Log the only row of an evaluation on cached features, as a training epoch; return its images per second."""
     position = {"epoch": plan.budget.epochs, "step": plan.budget.steps}
     for logger in build_loggers(resolved, folder):
         logger.log_metrics(position | result.row, plan.budget.steps)
@@ -114,6 +114,7 @@ def log_cached(result: CachedResult, resolved: Resolved[Any], plan: Plan, folder
     if rank() == 0:
         seconds = {"features_seconds": result.features_seconds, "heads_seconds": result.heads_seconds}
         Table(folder / "timing.csv").append({"images_per_second": result.images_per_second, **seconds})
+    return result.images_per_second
 
 
 def quiet_lightning() -> None:
