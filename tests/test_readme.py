@@ -27,6 +27,7 @@ def test_every_command_is_of_a_kind_that_is_run_by_a_test_or_ci() -> None:
         "python -m cl.selfcheck",
         "python -m cl.embed",
         "python -m cl.report",
+        "python -m cl.worth",
         "pip install ",
         "pytest",
         "git clone ",

@@ -171,6 +171,7 @@ REACHED_ELSEWHERE = {  # modules with refusals that the cases here do not reach,
     "cl/run/start/batch_search.py": "test_dry_run", "cl/run/start/dry_run.py": "test_dry_run",
     "cl/run/start/network.py": "test_graphs",
     "cl/run/folder/load.py": "test_export", "cl/run/start/seeds.py": "test_seeds",
+    "cl/worth/images.py": "test_worth", "cl/worth/networks.py": "test_worth", "cl/worth/runs.py": "test_worth",
     "cl/selfcheck.py": "test_home", "cl/distributed.py": "test_launchers",
     "cl/machine/launcher.py": "test_launchers", "cl/run/start/processes.py": "test_launchers",
 }  # fmt: skip

@@ -37,12 +37,17 @@ SCOPE = (
 )
 
 
+# On a CPU the memory of larger activations is given back to the system and zeroed again at every layer: of 128 images of
+# 224 pixels this took 4.9 s in batches of 64, more than the network itself, and 2.0 s in batches of 16.
+BATCH = {"cpu": 16, "cuda": 256}
+
+
 def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(argv)
     limit_threads()
     device = choose_devices(DeviceConfig(accelerator=args.accelerator)).device(0)
     runs = read_runs(args.runs)
-    data = loading(runs[0], args.num_workers, args.batch_size)
+    data = loading(runs[0], args.num_workers, args.batch_size or BATCH[device.type])
     images = images_of(runs, data, use_labels=not args.no_labels)
     rows = rows_of(runs)
     extractor = Extractor(data, device)
@@ -99,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "runs", nargs="+", metavar="RUN", help="run folder of main_contrastive.py; several of one data set"
     )
     parser.add_argument("--no_labels", action="store_true", help="compare without labels, even if the images have some")
-    parser.add_argument("--batch_size", type=int, default=64, help="images per batch [64]")
+    parser.add_argument("--batch_size", type=int, help="images per batch [16; 256 on a GPU]")
     parser.add_argument("--num_workers", type=int, help="loader processes; by default one core is left free")
     parser.add_argument("--accelerator", choices=("auto", "gpu", "cpu"), default="auto", help="hardware [auto]")
     return parser
