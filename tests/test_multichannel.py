@@ -245,8 +245,8 @@ def test_sixteen_bit_tiffs_train_evaluate_export_and_embed(
     del pictures
     plain(1).save(data / "wood" / "photograph.png")
     (data / "wood" / "rgb.tif").write_bytes(tiff(SIXTEEN[:, :, :3]))
-    folders = ["custom", "resnet18", "--train_dir", "data", "--val_dir", "data"]
-    flags = [*folders, "--in_channels", "4", "--crop_size", "32"]
+    images = ["custom", "resnet18", "--train_dir", "data", "--val_dir", "data"]
+    flags = [*images, "--in_channels", "4", "--crop_size", "32"]
     short = ["--batch_size", "8", "--epochs", "1", "--num_workers", "0"]
     code, out, err = run(PRETRAIN, *flags, *TINY, *short, "--asymmetric_augmentations", "--run_id", "many")
     assert (code, err) == (0, "")
