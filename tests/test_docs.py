@@ -53,7 +53,8 @@ def test_links_point_to_existing_files(page: str) -> None:
         assert (PAGES[page].parent / link).exists(), link
 
 
-@pytest.mark.parametrize("page", sorted(set(DOCS) - {"adding_a_method.md"}))  # run by test_adding_a_method
+# Those of two pages are run by test_adding_a_method and test_your_images.
+@pytest.mark.parametrize("page", sorted(set(DOCS) - {"adding_a_method.md", "your_images.md"}))
 def test_commands_run_as_written(page: str, run: Run, folder: Path) -> None:
     """In order, in one folder, each for one batch; benchmarks are skipped because they take too long."""
     for line in commands(page):
