@@ -37,8 +37,8 @@ SCOPE = (
 )
 
 
-# On a CPU the memory of larger activations is given back to the system and zeroed again at every layer: of 128 images of
-# 224 pixels this took 4.9 s in batches of 64, more than the network itself, and 2.0 s in batches of 16.
+# On a CPU the memory of larger activations is given back to the system and zeroed again at every layer: for 128 images
+# of 224 pixels this took 4.9 s in batches of 64, more than the network itself, and 2.0 s in batches of 16.
 BATCH = {"cpu": 16, "cuda": 256}
 
 
