@@ -203,9 +203,17 @@ def cl_resnet() -> dict[str, Tensor]:
 def test_torchvisions_weights_bring_what_torchvision_evaluates_them_with() -> None:
     resolved = with_known_inputs(parse(Pretrain, ["stl10", "resnet50", "--init_from", "torchvision"]))
     assert resolved.config.data.norm == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert resolved.origins["mean"] == "torchvision's weights of resnet50"
+    assert resolved.origins["mean"] == "torchvision's ResNet50_Weights.IMAGENET1K_V2"
     inputs = torchvision_inputs("resnet50")
+    assert inputs is not None
     assert [inputs.view(size).resize for size in (224, 448, 32)] == [232, 464, 32]
+
+
+def test_a_file_that_torchvision_publishes_is_known_by_its_name() -> None:
+    assert torchvision_inputs("resnet50", "weights.pth") is None
+    inputs = torchvision_inputs("resnet50", "resnet50-0676ba61.pth")
+    assert inputs is not None
+    assert (inputs.origin, inputs.view(224).resize) == ("torchvision's ResNet50_Weights.IMAGENET1K_V1", 256)
 
 
 def test_a_data_set_says_where_its_mean_and_std_come_from(photos: list[Path]) -> None:

@@ -47,13 +47,19 @@ def timm_inputs(name: str) -> Inputs | None:
     )
 
 
-def torchvision_inputs(encoder: str) -> Inputs:
-    """What torchvision evaluates its default weights of `encoder` with."""
+def torchvision_inputs(encoder: str, file: str = "") -> Inputs | None:
+    """What torchvision evaluates its default weights of `encoder` with, or those that it publishes as `file`."""
     from torchvision.models import get_model_weights
 
-    transform = get_model_weights(encoder)["DEFAULT"].transforms()
+    published = get_model_weights(encoder)
+    weights = (
+        next((each for each in published if each.url.endswith(f"/{file}")), None) if file else published["DEFAULT"]
+    )
+    if weights is None:
+        return None
+    transform = weights.transforms()
     return Inputs(
-        origin=f"torchvision's weights of {encoder}",
+        origin=f"torchvision's {weights}",
         norm=(tuple(transform.mean), tuple(transform.std)),
         size=transform.crop_size[0],
         fraction=transform.crop_size[0] / transform.resize_size[0],

@@ -132,7 +132,9 @@ def inputs_of_download(source: str, encoder: EncoderConfig) -> Inputs | None:
     """What `--init_from torchvision` or `timm/NAME` says about its images."""
     if source == "torchvision":
         return torchvision_inputs(encoder.encoder) if encoder.timm_name is None else None
-    return _published_inputs(EncoderConfig(source), "--init_from")
+    name = source.removeprefix("timm/")
+    check_name(name, "--init_from")
+    return timm_inputs(name)
 
 
 def inputs_of_file(source: str, flag: str, encoder: EncoderConfig) -> Inputs | None:
@@ -140,7 +142,7 @@ def inputs_of_file(source: str, flag: str, encoder: EncoderConfig) -> Inputs | N
     check_encoder(encoder)
     weights = read_weights(source, flag)
     if "card" not in weights.metadata and "cl" not in weights.metadata:
-        return _published_inputs(encoder)
+        return _published_inputs(encoder, weights.file.name)
     try:
         card = read_card(weights)
     except UserError:  # it is refused where the weights are loaded, if they are to be evaluated
@@ -160,12 +162,10 @@ def _inputs_of_card(card: Card, source: str) -> Inputs:
     )
 
 
-def _published_inputs(encoder: EncoderConfig, flag: str = "encoder") -> Inputs | None:
-    """What timm says about a network of that name; a ResNet of torchvision may have been trained with anything."""
-    if encoder.timm_name is None:
-        return None
-    check_name(encoder.timm_name, flag)
-    return timm_inputs(encoder.timm_name)
+def _published_inputs(encoder: EncoderConfig, file: str) -> Inputs | None:
+    """What timm says about a network of that name, or torchvision about a file of that name."""
+    check_encoder(encoder)
+    return timm_inputs(encoder.timm_name) if encoder.timm_name else torchvision_inputs(encoder.encoder, file)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def load_backbone(
 
 def _card_without(weights: Weights, encoder: EncoderConfig, typed: Norm | None, crop_size: Size | None) -> Card:
     """A card for a file of another toolkit, which has none."""
-    known = _published_inputs(encoder) or (Inputs("typed", typed, None) if typed else None)
+    known = _published_inputs(encoder, weights.file.name) or (Inputs("typed", typed, None) if typed else None)
     if known is None:
         raise UserError(
             f"--mean and --std: not given, expected both: {weights.file} does not say how the images of its "
