@@ -47,10 +47,12 @@ def drawn_per_class(targets: Labels, labels: Ints, counts: Ints, shares: Ints, *
 
 def _indices_of_ranks(targets: Labels, labels: Ints, counts: Ints, ranks: Sequence[Ints]) -> Ints:
     """Ascending indices of the images that have ranks `ranks[c]`, ascending, among those of the label `labels[c]`."""
+    found = [np.zeros(0, np.int64)]
+    if not any(map(len, ranks)):
+        return found[0]
     if counts.tolist() == [len(targets)]:
         return ranks[0]
     passed = np.zeros(len(labels), np.int64)  # images of each class before the part
-    found = [np.zeros(0, np.int64)]
     for begin in range(0, len(targets), AT_ONCE):
         part = targets[begin : begin + AT_ONCE]
         by_class = np.argsort(part, kind="stable")
