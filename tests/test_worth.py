@@ -181,8 +181,12 @@ def test_what_cannot_be_compared_is_refused_in_one_line(run: Run, folder: Path, 
     code, _, _ = run("main_contrastive.py", *PHOTOS, "--train_dir", "other", "--run_id", "elsewhere")
     assert code == 0
     pretrain(run, "moved")
+    pretrain(run, "continued", "--init_from", "trained_models/latest")  # which then points to the run itself
+    record = json.loads((folder / "trained_models/continued/config.json").read_text())
+    assert record["started_from"] == str(folder / "trained_models/moved")
+    (folder / "trained_models/moved").rename(folder / "trained_models/away")
     (folder / "empty").mkdir()
-    config = folder / "trained_models/moved/config.json"
+    config = folder / "trained_models/away/config.json"
     config.write_text(config.read_text().replace('"train"', '"nowhere"'))
     content = json.loads((folder / "trained_models/two/config.json").read_text())
     for name, change in (
@@ -203,7 +207,8 @@ def test_what_cannot_be_compared_is_refused_in_one_line(run: Run, folder: Path, 
         ([f"{given}two", f"{given}elsewhere"], "RUN: got elsewhere with --train_dir "),
         ([f"{given}two", f"{given}three"], "expected runs of the same images"),
         ([f"{given}three"], "with 40 labelled images of 2 classes to learn from and 3 to test on, expected at least"),
-        ([f"{given}moved"], "--train_dir: got nowhere, expected a folder of images; there is nothing at that path; as"),
+        ([f"{given}continued"], "RUN: got continued, expected the weights that it started from: --init_from: got /"),
+        ([f"{given}away"], "--train_dir: got nowhere, expected a folder of images; there is nothing at that path; as"),
     ):  # fmt: skip
         code, out, err = compare(*arguments)
         assert (code, out) == (2, ""), arguments
