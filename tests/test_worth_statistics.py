@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest
 
+from cl.evaluation.offline.few_labels import few_labels_answers
 from cl.worth.statistics import Interval, accuracy, mcnemar, over_images, over_images_and_draws, paired, wilson
 
 REPETITIONS = 400
@@ -93,3 +95,28 @@ def test_an_accuracy_has_an_interval_within_0_and_1_that_is_never_a_point() -> N
         assert interval.half_width > 0.02
     few = np.random.default_rng(0).random((10, 40)) < 0.98
     assert 0 <= accuracy(few).low < accuracy(few).value < accuracy(few).high <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_few_label_probes_of_two_halves_of_the_same_kind_are_called_different_in_2_to_7_percent() -> None:
+    """With the probes themselves: the halves of symmetric features are two networks that are exactly equally good."""
+    generator = np.random.default_rng(0)
+    means = np.tile(generator.standard_normal((5, 8)) * 0.75, 2)  # of five classes, the same in both halves
+
+    def draw(images: int) -> tuple[torch.Tensor, torch.Tensor]:
+        targets = np.arange(images) % 5
+        shared = np.tile(generator.standard_normal((images, 8)), 2)
+        features = means[targets] + 0.7 * shared + 0.7 * generator.standard_normal((images, 16))
+        return torch.from_numpy(features), torch.from_numpy(targets)
+
+    called = []
+    for _ in range(REPETITIONS):
+        (bank, labels), (queries, targets) = draw(300), draw(300)
+        first, second = (
+            few_labels_answers(bank[:, half], labels, queries[:, half], targets, 10)
+            for half in (slice(0, 8), slice(8, 16))
+        )
+        called.append(over_images_and_draws(paired(first, second)).excludes_zero)
+    print(f"{first.mean():.3f} right, called different in {np.mean(called):.3f}")
+    assert 0.02 <= np.mean(called) <= 0.07
