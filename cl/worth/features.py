@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from cl.data.images import ArraySet, ImageSet, Splits
 from cl.data.loader import EvalLoader
 from cl.data.sampler import RankSlice
 from cl.data.splitting.identity import content_key
-from cl.data.splitting.kept_arrays import kept
+from cl.data.splitting.kept_arrays import Arrays, kept
 from cl.data.views.spec import Views, linear_views
 from cl.evaluation.features import extract_features
 from cl.machine.home import cache_folder
@@ -49,35 +49,26 @@ class Extractor:
     def evaluation_views(self, row: Row, images: ImageSet, mirrors: bool) -> Tensor:
         """Features [N, V, F] of the evaluation view of each image and, with `mirrors`, of its mirror image (V = 2)."""
         views = linear_views(ViewsConfig(row.view.size))
-        return self._kept(row, images, views, f"evaluation {mirrors}", lambda data: data.eval_loader, mirrors)
+        path = kept_file("features", row_key(row), content_key(images), f"evaluation {mirrors}")
+
+        def compute() -> Arrays:
+            data, prepared = self._open(row, images, views)
+            return self._extract(row, data, data.eval_loader(prepared), mirrors)
+
+        return torch.from_numpy(kept(path, compute)["features"])
 
     def training_views(self, row: Row, images: ImageSet, views: Views) -> Tensor:
         """Features [N, 2, F] of two training views of each image: the same two for every network."""
-        return self._kept(row, images, views, repr(views), lambda data: data.views_loader)
+        path = kept_file("features", row_key(row), content_key(images), repr(views))
 
-    def _kept(
-        self,
-        row: Row,
-        images: ImageSet,
-        views: Views,
-        which: str,
-        loader: Callable[[ImageData], Callable[[ImageSet], EvalLoader]],
-        mirrors: bool = False,
-    ) -> Tensor:
-        def compute() -> dict[str, np.ndarray]:
-            data = self._open(row, images, views)
-            assert data.splits.val is not None
-            batches = loader(data)(data.splits.val)
-            features, _ = extract_features(
-                EachView(row.network.to(self.device)), _views_of(_shown(batches, row), mirrors), self.device
-            )
-            data.teardown("worth")
-            return {"features": features.cpu().numpy()}
+        def compute() -> Arrays:
+            data, prepared = self._open(row, images, views)
+            return self._extract(row, data, data.views_loader(prepared), mirrors=False)
 
-        path = kept_file("features", row_key(row), content_key(images), which)
         return torch.from_numpy(kept(path, compute)["features"])
 
-    def _open(self, row: Row, images: ImageSet, views: Views) -> ImageData:
+    def _open(self, row: Row, images: ImageSet, views: Views) -> tuple[ImageData, ImageSet]:
+        """Loaders, and `images` as they read them."""
         size = self.data.batch_size
         unused = ArraySet(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), np.full(size, -1))  # nothing is trained
         settings = LoaderSettings(
@@ -89,7 +80,14 @@ class Extractor:
             evaluated=row.view,
             reads_once=True,
         )
-        return ImageData(Splits(unused, images, (), row.norm), settings)
+        data = ImageData(Splits(unused, images, (), row.norm), settings)
+        return data, data.splits.val or images
+
+    def _extract(self, row: Row, data: ImageData, batches: EvalLoader, mirrors: bool) -> Arrays:
+        network = EachView(row.network.to(self.device))
+        features, _ = extract_features(network, _views_of(_shown(batches, row), mirrors), self.device)
+        data.teardown("worth")
+        return {"features": features.cpu().numpy()}
 
 
 def _shown(batches: EvalLoader, row: Row) -> Iterable[Batch]:

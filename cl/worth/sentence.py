@@ -13,8 +13,8 @@ from cl.worth.runs import Run
 from cl.worth.statistics import Interval
 from cl.worth.table import points
 
-# Share of the features' squared length that varies between images. On digits it is 0.02 to 0.3 for networks at random
-# initialisation and pretrained ones; features that are equal but for rounding have 1e-12.
+# Share of the squared length of features that varies between images. At random initialisation ResNet-18s have 0.1 on
+# digits and EfficientNet-Lite0 has 0.009 on photographs; trained, they have 0.5 to 0.7. Rounding alone gives 1e-12.
 CONSTANT = 1e-6
 
 
