@@ -111,6 +111,30 @@ def test_every_loader_skips_bad_files_and_lists_each_once_with_any_workers(run: 
     assert losses == pytest.approx([losses[0]] * 4, rel=0.01)
 
 
+def test_trusted_files_are_looked_at_when_they_are_needed(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next image takes the place of a broken one, whatever the loader and its workers; each is listed once."""
+    monkeypatch.setattr("cl.data.sources.folders.bad_files", lambda *_: pytest.fail("checked"))
+    losses = []
+    for loader, workers in (("fast", "0"), ("fast", "2"), ("torchvision", "0")):
+        name = f"{loader}-{workers}"
+        flags = ["--bad_images", "trust", "--loader", loader, "--num_workers", workers, "--run_id", name]
+        code, out, err = run(PRETRAIN, *FLAGS, *flags, "--last_batch_fill")
+        assert code == 0
+        assert f"{24 + len(GOOD) + len(BAD) - 1} for training" in out
+        assert "1 bad images are skipped, the first: data/odd/dangling.jpg" in out  # the listing says so
+        with (data.parent / f"trained_models/{name}/bad_images.csv").open() as file:
+            listed = list(csv.DictReader(file))
+        assert sorted(Path(row["file"]).name for row in listed) == sorted(BAD)
+        assert all(BAD[Path(row["file"]).name] in row["reason"] for row in listed)
+        assert err.count("; the next image takes its place (") == err.count("\n") == len(BAD) - 1
+        with (data.parent / f"trained_models/{name}/metrics.csv").open() as file:
+            losses += [float(row["loss"]) for row in csv.DictReader(file)]
+    assert losses[0] == losses[1]
+    assert losses == pytest.approx([losses[0]] * 3, rel=0.01)
+
+
 def test_names_that_are_not_utf8_are_escaped_and_do_not_end_a_run(run: Run, data: Path) -> None:
     (data / "odd").rename(data / os.fsdecode(b"class_\xff"))
     (data / "other" / os.fsdecode(b"a_\xfe.jpg")).write_bytes(b"")

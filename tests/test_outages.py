@@ -165,3 +165,12 @@ def test_a_file_that_breaks_between_the_check_and_the_first_step_is_named(
     code, out, err = run(PRETRAIN, *SHORT, "--train_dir", "data")
     assert (code, out) == (1, "")
     assert err == "stopped: data/ant/003.jpg: not an image\n"
+
+
+def test_an_outage_ends_a_run_that_trusts_its_files(data: Path, run: Run, fail: Fail) -> None:
+    """A file that may be read later is not replaced."""
+    (data / "ant/001.jpg").write_bytes(b"no image")
+    fail(errno.EIO, "003.jpg", 1000)
+    code, _, err = run(PRETRAIN, *SHORT, "--train_dir", "data", "--bad_images", "trust")
+    assert code == 1
+    assert "data/ant/003.jpg: [Errno 5]" in err

@@ -86,7 +86,14 @@ class DataConfig(Config):
             resume="free",
         ),
     ] = "auto"
-    bad_images: Annotated[str, Flag("what to do with files that do not decode", choices=("skip", "error"))] = "skip"
+    bad_images: Annotated[
+        str,
+        Flag(
+            "what to do with files that do not decode: skip or error after a first look at every file, which is "
+            "remembered; trust looks at training images when they are needed, and the next one takes a bad one's place",
+            choices=("skip", "error", "trust"),
+        ),
+    ] = "skip"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,7 +19,7 @@ from cl.data.executors.torchvision import TorchvisionExecutor
 from cl.data.executors.workers import WorkerExecutor
 from cl.data.images import FileSet, ImageSet, Splits, Subset, stratified_labelled
 from cl.data.kernels import obstacle
-from cl.data.loader import EvalLoader, TrainLoader
+from cl.data.loader import BrokenFiles, EvalLoader, TrainLoader, Unchecked
 from cl.data.resident_images import (
     DoesNotFit,
     device_bytes,
@@ -94,6 +94,7 @@ class ImageData(LightningDataModule):
         super().__init__()
         self.settings = settings
         self._loaders: list[TrainLoader | EvalLoader] = []
+        self.broken = BrokenFiles()
         with mentioning(splits.left_out):
             self.sampler = TrainSampler(
                 images=len(splits.train),
@@ -147,7 +148,8 @@ class ImageData(LightningDataModule):
         executor = self._executor(self.splits.train, RandomViews(self.settings.views, self.settings.seed))
         if not self.no_kernels:
             executor.dtype = self.settings.step_dtype  # rounded as autocast would
-        return self._tracked(TrainLoader(executor, self.sampler, self._workers(executor)))
+        unchecked = self._unchecked(self.splits.train)
+        return self._tracked(TrainLoader(executor, self.sampler, self._workers(executor), unchecked))
 
     def bytes_in_flight(self) -> int:
         """How much of the training batches may lie in shared memory at a time."""
@@ -179,7 +181,7 @@ class ImageData(LightningDataModule):
     def _sequential_loader(self, images: ImageSet, planner: ViewPlanner) -> EvalLoader:
         executor = self._executor(images, planner)
         sampler = EvalSampler(len(images), self.settings.data.batch_size, self.settings.rank_slice)
-        return self._tracked(EvalLoader(executor, sampler, self._workers(executor)))
+        return self._tracked(EvalLoader(executor, sampler, self._workers(executor), self._unchecked(images)))
 
     def _check_settings(self) -> None:
         data = self.settings.data
@@ -188,10 +190,23 @@ class ImageData(LightningDataModule):
             raise UserError(f"--cache: got {data.cache} with views of {largest} pixels, expected at most {SHORT_SIDE}")
         if data.resident == "on" and data.loader != "fast":
             raise UserError(f"--resident: got on with --loader {data.loader}, expected --loader fast")
+        if data.bad_images == "trust":
+            self._check_trust()
         if data.loader == "dali":
             check_dali()
             if data.dali_device == "gpu" and self.settings.device.type != "cuda":
                 raise UserError("--dali_device: got gpu, but the run is on the CPU; expected cpu")
+
+    def _check_trust(self) -> None:
+        data = self.settings.data
+        if data.loader == "dali":  # decodes where a broken file cannot be replaced
+            raise UserError("--bad_images: got trust with --loader dali, expected --loader fast or torchvision")
+        for flag, value, without in (("cache", data.cache, "none"), ("resident", data.resident, "auto")):
+            if value != without and value != "off":
+                raise UserError(
+                    f"--bad_images: got trust with --{flag} {value}, which reads every file at the start; "
+                    f"expected skip, or --{flag} {without}"
+                )
 
     def _prepare(self, images: ImageSet) -> ImageSet:
         """Cache the images or load them into memory, where the flags and the loader allow it."""
@@ -200,7 +215,8 @@ class ImageData(LightningDataModule):
         else:
             images = self._cached(images)
         data = self.settings.data
-        if data.loader != "fast" or data.resident == "off":
+        unchecked = data.bad_images == "trust" and not is_resident(images)
+        if data.loader != "fast" or data.resident == "off" or unchecked:
             return images
         images = load_into_memory(images)
         return images if is_resident(images) else self._onto_device(images)
@@ -262,6 +278,10 @@ class ImageData(LightningDataModule):
 
     def _dali_device(self) -> torch.device:
         return CPU if self.settings.data.dali_device == "cpu" else self.settings.device
+
+    def _unchecked(self, images: ImageSet) -> Unchecked | None:
+        trusted = self.settings.data.bad_images == "trust" and not is_resident(images)
+        return Unchecked(images, self.broken) if trusted else None
 
     def _workers(self, executor: Executor) -> int:
         return self.settings.data.workers() if executor.reads_files else 0

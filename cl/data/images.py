@@ -12,9 +12,11 @@ from torch import Tensor
 
 from cl.config.data import COLOURS
 from cl.data.decoding.decode import (
+    LASTING,
     BrokenFile,
     EncodedImage,
     LazyImage,
+    TooLittleMemory,
     as_ppm,
     lazy_image,
     portable_image,
@@ -141,8 +143,12 @@ def _errors_name(path: Path) -> Iterator[None]:
     """Turn an unreadable image into a BrokenFile that names the file."""
     try:
         yield
-    except (BadImage, OSError) as error:
-        raise BrokenFile(f"{path}: {error}") from None
+    except BadImage as error:
+        reason = "" if isinstance(error, TooLittleMemory) else str(error)
+        raise BrokenFile(f"{path}: {error}", str(path), reason) from None
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}" if error.errno in LASTING else ""
+        raise BrokenFile(f"{path}: {error}", str(path), reason) from None
 
 
 class Subset:
@@ -186,16 +192,21 @@ def _drawn(images: ImageSet, size: int, labels: Ints, counts: Ints) -> ImageSet:
     return Subset(images, drawn_per_class(images.targets, labels, counts, even_shares(counts, size), _SAMPLE))
 
 
-def measure_norm(images: ImageSet) -> Norm:
-    """Mean and std per channel in [0, 1], of at most 2000 images with equal weight.
+def measure_norm(images: ImageSet, trusted: bool = False) -> Norm:
+    """Mean and std per channel in [0, 1], of at most 2000 images with equal weight; `trusted` ones may be broken.
 
     Four decimals, or six for more than three channels: those of a satellite fill a tenth of 16 bits or less.
     """
     sample = stratified(images, NORM_IMAGES)
-    means = []
+    means: list[Tensor] = []
     mean_squares = []
     for i in range(len(sample)):
-        image = sample.read(i).flatten(1)
+        try:
+            image = sample.read(i).flatten(1)
+        except BrokenFile as broken:
+            if not trusted or not broken.reason or (i + 1 == len(sample) and not means):
+                raise
+            continue
         pixels = image.double() if image.is_floating_point() else image.double() / 255
         means.append(pixels.mean(dim=1))
         mean_squares.append(pixels.square().mean(dim=1))

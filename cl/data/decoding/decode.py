@@ -44,8 +44,10 @@ class TooLittleMemory(BadImage):
 class BrokenFile(Stopped):
     """The file was a usable image when it was checked; the text gives its path and the reason."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, path: str = "", reason: str = "") -> None:
         super().__init__(message, 1)
+        self.path = path
+        self.reason = reason  # why the file itself is bad; "" for an outage or a lack of memory
 
 
 def read_image(path: Path, channels: int = 3) -> Tensor:

@@ -20,7 +20,7 @@ from cl.data.sources.listing import (
     list_images,
     targets_of,
 )
-from cl.data.sources.manifest import bad_files
+from cl.data.sources.manifest import bad_files, check_file
 from cl.data.sources.names import FileNames
 from cl.data.views.spec import Norm
 from cl.errors import UserError, mentioning
@@ -32,8 +32,8 @@ def folders(config: DataConfig, norm: Norm | None) -> Splits:
     listings = {flag: _listing(config, flag) for flag in flags}
     bad = {
         listing.root / name: reason
-        for listing in listings.values()
-        for name, reason in bad_files(listing.root, listing.files, config.in_channels, listing.stamps).items()
+        for flag, listing in listings.items()
+        for name, reason in _bad_files(config, flag, listing).items()
     }
     left_out = [note for listing in listings.values() for note in listing.left_out]
     if bad and config.bad_images == "error":
@@ -65,7 +65,7 @@ def _splits(
         train=train_set,
         val=_labelled(val, classes, config.in_channels) if val is not None else None,
         classes=classes,
-        norm=norm or measure_norm(train_set),
+        norm=norm or measure_norm(train_set, trusted=config.bad_images == "trust"),
         notes=tuple(class_notes(train, val, classes)) if val is not None else (),
         left_out=left_out,
         bad=bad,
@@ -75,6 +75,15 @@ def _splits(
 def _listing(config: DataConfig, flag: str) -> Listing:
     labels = full_path(config, config.labels) if config.labels else None
     return list_images(full_path(config, vars(config)[flag]), f"--{flag}", labels, config.in_channels)
+
+
+def _bad_files(config: DataConfig, flag: str, listing: Listing) -> dict[str, str]:
+    """The files that are not usable images, and the reason; of trusted images those that are no files."""
+    if config.bad_images != "trust" or flag == "val_dir":  # each validation image counts once, so none is replaced
+        return bad_files(listing.root, listing.files, config.in_channels, listing.stamps)
+    missing = [name for name, size in zip(listing.files, listing.stamps[::2], strict=True) if size < 0]
+    checks = {name: check_file(listing.root / name, config.in_channels) for name in missing}
+    return {name: check.reason for name, check in checks.items() if check.reason}
 
 
 def _bad_images_refused(bad: Mapping[Path, str]) -> UserError:

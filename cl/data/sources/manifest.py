@@ -196,6 +196,16 @@ def _save(path: Path | None, root: Path, manifest: Manifest) -> None:
             temporary.unlink()
 
 
+def add_bad_image(path: Path, bad: str, reason: str) -> None:
+    """Add a file that was met while training to `bad_images.csv`, unless it is there."""
+    row = [csv_cell(bad), csv_cell(reason)]
+    with path.open("a+", newline="", errors="backslashreplace") as file:
+        file.seek(0)
+        rows = list(csv.reader(file))
+        if row not in rows:
+            csv.writer(file).writerows([row] if rows else [("file", "reason"), row])
+
+
 def write_bad_images(path: Path, bad: Mapping[Path, str]) -> None:
     """Write `bad_images.csv`: each skipped file once, with the reason; nothing if no file was skipped."""
     if not bad:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
 
 from cl.config.data import COLOURS
 from cl.data.decoding.formats import HEAD, PLUGINS, image_suffixes, is_image_name, kind_of
@@ -80,12 +81,12 @@ def _in_byte_order(names: Collection[str]) -> list[str]:
 
 
 def stamp(file: "Path | os.DirEntry[str]") -> tuple[int, int]:
-    """Size and modification time in ns, which identify a file's content; -1 if it cannot be looked up."""
+    """Size and modification time in ns, which identify a file's content; -1 for what is no file or cannot be found."""
     try:
         status = file.stat()
     except OSError:
         return -1, -1
-    return status.st_size, status.st_mtime_ns
+    return (status.st_size, status.st_mtime_ns) if S_ISREG(status.st_mode) else (-1, -1)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

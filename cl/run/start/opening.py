@@ -33,9 +33,10 @@ def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, modul
 
 def announce(resolved: Resolved[Any], plan: Plan, start: StartingPoint, data: ImageData, weights: str = "") -> None:
     """Print the banner and write bad_images.csv, on rank 0."""
+    data.broken.file = start.folder / "bad_images.csv"
     if rank() == 0:
         print(banner(resolved, plan, start, weights), flush=True)
-        write_bad_images(start.folder / "bad_images.csv", data.splits.bad)
+        write_bad_images(data.broken.file, data.splits.bad)
         write_held_out(start.folder, data.splits.held_out)
 
 
