@@ -22,9 +22,11 @@ class FileNames(Sequence[str]):
     def of(names: Sequence[str]) -> "FileNames":
         if isinstance(names, FileNames):
             return names
-        encoded = [os.fsencode(name) for name in names]
-        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        return FileNames(np.frombuffer(b"".join(encoded), np.uint8), lengths.cumsum())
+        text = np.frombuffer(os.fsencode("".join(names)), np.uint8)
+        ends = np.fromiter(map(len, names), np.int64, len(names)).cumsum()
+        if len(names) and ends[-1] != len(text):  # characters of several bytes
+            ends = np.fromiter((len(os.fsencode(name)) for name in names), np.int64, len(names)).cumsum()
+        return FileNames(text, ends)
 
     def __len__(self) -> int:
         return len(self.ends)
