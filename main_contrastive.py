@@ -23,8 +23,7 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
 
     resolved, devices = on_devices(with_known_inputs(resolved))
-    config = resolved.config
-    if must_start_processes(config, devices):
+    if must_start_processes(resolved.config, devices):
         sys.exit(start_processes(devices))
     import torch
 
@@ -41,9 +40,12 @@ def main(argv: Sequence[str]) -> None:
     from cl.run.train.pretraining import SaveResults, closing_text, collapse_alarm, measure_pretraining, pictures
     from cl.run.train.progress import Progress
     from cl.run.train.skipped_steps import SkipNonFinite
+    from cl.run.train.teaching import give_targets, with_teacher
     from cl.run.train.trainer import build_trainer
 
-    check_encoder(config.backbone)
+    check_encoder(resolved.config.backbone)
+    resolved, teacher = with_teacher(resolved)
+    config = resolved.config
     ranks = join_processes(config, devices)
     splits = load_on_all_ranks(config.data, resolved.origins["mean"])
     data = ImageData(splits, pretrain_settings(config, ranks, local_device(devices)))
@@ -52,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
     method = build_method(config, plan.classes, plan.budget)
     start = open_run(resolved, config.method.method, plan, data, method)
     announce(resolved, plan, start, data, method.initial_weights)
+    announce_rows(give_targets(method, teacher, data, config))
     if config.run.dry_run:
         return print(dry_run(resolved, plan, method, data, start.folder))
 
@@ -61,8 +64,7 @@ def main(argv: Sequence[str]) -> None:
     alarm = collapse_alarm(config, data, plan)
     measure = measure_pretraining(config, method, data, plan)
     skip = SkipNonFinite(save, config.online.max_skipped_steps)
-    results = SaveResults(save, progress)
-    callbacks = [measure, progress, alarm, skip, results, *pictures(config, data, start.folder)]
+    callbacks = [measure, progress, alarm, skip, SaveResults(save, progress), *pictures(config, data, start.folder)]
     trainer = build_trainer(resolved, plan, start.folder, save, callbacks)
     # After the trainer, which chooses deterministic kernels, and before it takes the network.
     announce_rows(replay_networks(method, config, devices, data.settings))

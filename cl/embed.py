@@ -23,8 +23,8 @@ from cl.config.data import COLOURS, DataConfig
 from cl.config.flags import as_typed, convert, fields_of, typed_path
 from cl.config.run import DeviceConfig
 from cl.config.views import Size, ViewsConfig, in_pixels
-from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.images import ArraySet, FileSet, Splits
+from cl.data.datamodule import LoaderSettings, evaluation_only
+from cl.data.images import FileSet
 from cl.data.sampler import RankSlice
 from cl.data.sources.listing import unlistable
 from cl.data.sources.manifest import bad_files
@@ -131,20 +131,9 @@ def _check(folder: Path, out: Path, neighbours: int) -> None:
 def features_of_images(backbone: LoadedBackbone, images: FileSet, config: DataConfig, device: torch.device) -> Tensor:
     """Features [N, F] of the evaluation views that the backbone's card describes."""
     card = backbone.card
-    size = config.batch_size
-    unused = ArraySet(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), np.full(size, -1))  # nothing is trained
-    splits = Splits(unused, images, (), (card.mean, card.std))
     views = linear_views(ViewsConfig(card.crop_size))
-    settings = LoaderSettings(
-        config,
-        views,
-        seed=0,
-        rank_slice=RankSlice(0, 1),
-        device=device,
-        evaluated=card.view,
-        reads_once=True,
-    )
-    data = ImageData(splits, settings)
+    settings = LoaderSettings(config, views, seed=0, rank_slice=RankSlice(0, 1), device=device, evaluated=card.view)
+    data = evaluation_only(images, (card.mean, card.std), settings)
     batches = data.eval_loader(images)
     hidden = not sys.stderr.isatty()
     progress = tqdm(batches, "embedding", total=len(batches), unit="batch", disable=hidden, leave=False)

@@ -97,6 +97,7 @@ def outcome(flags: list[str], images: int, dtype: torch.dtype, device: torch.dev
     config = parse(Pretrain, ["custom", *network[:1], "--proj_output_dim", "8", *network[1:]]).config
     torch.manual_seed(0)
     module = build_method(config, CLASSES, Budget(images, STEPS, STEPS)).to(device, dtype)
+    module.make_up_targets()
     wrapped: nn.Module = _Step(module)
     if world_size() > 1:
         if sync:

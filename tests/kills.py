@@ -34,6 +34,7 @@ from cl.config.methods import METHODS
 from cl.run.folder import checkpoint
 from tests.conftest import leave_out_pictures
 from tests.pictures import plain
+from tests.teachers import method_flags
 
 LOADERS = ("fast", "torchvision", "dali")
 FLAGS = ["custom", "resnet18", "--train_dir", "train", "--val_dir", "val", "--crop_size", "16", "--accelerator", "cpu"]
@@ -54,7 +55,7 @@ class Cell:
     @property
     def flags(self) -> list[str]:
         return [
-            *FLAGS, "--method", self.method, "--devices", str(self.processes), "--num_workers", str(self.workers),
+            *FLAGS, *method_flags(self.method), "--devices", str(self.processes), "--num_workers", str(self.workers),
             "--loader", self.loader,
         ]  # fmt: skip
 

@@ -148,6 +148,7 @@ BY_ARGV: list[Case] = [  # program, flags, parts of the message
     (PRETRAIN, [*DIGITS, "--crop_size", "8", "16", "8"], ["--crop_size: got 8 16 8", "an integer or two at least 4"]),
     (PRETRAIN, [*DIGITS, "--crop_size", "8", "3"], ["--crop_size: got 8 3", "at least 4"]),
     (PRETRAIN, ["stl10", "resnet18", "--crop_size", "96", "12"], ["--gaussian_prob: got 0.5 with views of 12 pixels"]),
+    (PRETRAIN, [*DIGITS, "--n_crops", "1"], ["--n_crops: got 1 with --method simclr", "expected at least 2"]),
     (PRETRAIN, [*DIGITS, "--in_channels", "2"], ["--in_channels: got 2", "1 or 3"]),
     (PRETRAIN, [*DIGITS, "--in_channels", "4", "--hue", "0.1"], ["--hue: got 0.1 with --in_channels 4", "expected 0"]),
     (PRETRAIN, [*DIGITS, "--in_channels", "4", "--grey_prob", "1"], ["--grey_prob: got 1 with --in_channels 4"]),

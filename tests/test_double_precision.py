@@ -14,6 +14,7 @@ from cl.config.methods import METHODS
 from tests.conftest import TINY, Run
 from tests.kills import write_images
 from tests.programs import run_program
+from tests.teachers import method_flags
 
 FLAGS = ["custom", "resnet18", "--train_dir", "train", "--val_dir", "val", "--crop_size", "32", "--width", "8"]
 FLAGS += ["--proj_hidden_dim", "16", "--proj_output_dim", "8", "--optimizer", "sgd", "--lr", "0.1", "--epochs", "3"]
@@ -32,7 +33,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def final_state(folder: Path, method: str, processes: int, flags: list[str] = FLAGS) -> dict[str, Tensor]:
     run_id = f"{method}-{flags[1].replace('/', '-')}-{processes}" + "-queue" * ("--queue_size" in flags)
     share = ["--batch_size", str(GLOBAL_BATCH // processes), "--devices", str(processes), "--run_id", run_id]
-    done = run_program(folder, "main_contrastive.py", *flags, "--method", method, *share, ranks=processes)
+    done = run_program(folder, "main_contrastive.py", *flags, *method_flags(method), *share, ranks=processes)
     assert (done.returncode, done.stderr) == (0, "")
     return torch.load(folder / f"trained_models/{run_id}/last.ckpt", weights_only=True)["state_dict"]
 

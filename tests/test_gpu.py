@@ -24,6 +24,7 @@ from cl.data.views.spec import ViewSpec
 from cl.losses import nt_xent_loss
 from tests.conftest import ROOT, Run
 from tests.pictures import plain
+from tests.teachers import method_flags
 from tests.test_executors import JITTER, batch_of, tiles
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -41,9 +42,9 @@ def losses(run: Run, name: str, *flags: str) -> list[float]:
 @pytest.mark.parametrize("method", METHODS)
 def test_half_precision_has_the_loss_of_float32(method: str, run: Run) -> None:
     """Only the first steps: later ones diverge."""
-    full = losses(run, "full", "--method", method, "--max_steps", "2")
+    full = losses(run, "full", *method_flags(method), "--max_steps", "2")
     for precision in ("16-mixed", "bf16-mixed"):
-        half = losses(run, precision, "--method", method, "--max_steps", "2", "--precision", precision)
+        half = losses(run, precision, *method_flags(method), "--max_steps", "2", "--precision", precision)
         assert half == pytest.approx(full, rel=0.05), precision
 
 
@@ -146,7 +147,7 @@ def test_a_steady_step_never_waits_for_the_gpu(
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(_TrainingEpochLoop, "advance", watched)
-    losses(run, "watched", "--method", method, "--precision", precision, "--graphs", graphs)
+    losses(run, "watched", *method_flags(method), "--precision", precision, "--graphs", graphs)
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed", "16-mixed"])
@@ -172,7 +173,7 @@ def test_a_bad_step_is_undone_as_if_it_had_been_skipped(
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
 @pytest.mark.parametrize("method", METHODS)
 def test_replayed_networks_have_the_losses_of_launched_ones(method: str, precision: str, run: Run) -> None:
-    flags = ["--method", method, "--precision", precision, "--max_steps", "4"]
+    flags = [*method_flags(method), "--precision", precision, "--max_steps", "4"]
     replayed, launched = (losses(run, graphs, *flags, "--graphs", graphs) for graphs in ("on", "off"))
     assert replayed == pytest.approx(launched, rel=1e-3)
 

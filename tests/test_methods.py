@@ -20,7 +20,9 @@ def build(method: str, *flags: str, encoder: str = "resnet18") -> ContrastiveMod
     narrow = TINY if encoder == "resnet18" else TINY[2:]  # without --width
     config = parse(Pretrain, ["digits", encoder, "--method", method, *narrow, "--proj_output_dim", "8", *flags]).config
     torch.manual_seed(0)
-    return build_method(config, classes=4, budget=Budget(16, 2, 10))
+    module = build_method(config, classes=4, budget=Budget(16, 2, 10))
+    module.make_up_targets()
+    return module
 
 
 def batch(labels: bool = True, small: int = 0) -> Batch:

@@ -16,13 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cl.config.methods import METHODS
 from cl.methods.base import ContrastiveModule
 from tests.conftest import ROOT, TINY, Run
+from tests.teachers import method_flags
 
 READS = ("item", "__bool__", "__float__", "__int__", "__index__", "tolist", "cpu", "numpy", "nonzero", "__array__")
 OURS = (str(ROOT / "cl"), "pytorch_lightning", "lightning_fabric")
 READER = "cl/run/train/late_flags.py"
 FLAGS = ["digits", "resnet18", *TINY, "--max_steps", "9", "--knn_every", "9"]
 RECIPES = {
-    **{method: ["--method", method] for method in METHODS},
+    **{method: method_flags(method) for method in METHODS},
     "swav, queue": ["--method", "swav", "--queue_size", "100", "--queue_start_epoch", "0"],  # used in the third step
     "decoupled": ["--decoupled"],
     "lars": ["--optimizer", "sgd", "--lars", "--clip_grad", "1"],

@@ -21,6 +21,7 @@ from cl.run.train.trainer import Position
 from tests.conftest import ROOT, Run
 from tests.kills import differences
 from tests.pictures import write_classes
+from tests.teachers import method_flags
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
 FLAGS = ["digits", "resnet18", "--width", "4", "--proj_hidden_dim", "16", "--batch_size", "256", "--knn_every", "2"]
@@ -55,7 +56,7 @@ def break_off(run: Run, monkeypatch: pytest.MonkeyPatch, step: int, *command: st
 def test_a_run_that_was_broken_off_ends_with_the_same_bits(
     method: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = [*FLAGS, "--method", method, "--max_steps", "18"]
+    flags = [*FLAGS, *method_flags(method), "--max_steps", "18"]
     assert run(PRETRAIN, *flags, "--run_id", "whole")[0] == 0
     steps = [1, *sorted(random.Random(method).sample(range(6, 18), 2))]  # the first one before any checkpoint
     for step in steps:

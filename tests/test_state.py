@@ -23,6 +23,7 @@ from tests import toy_queue
 from tests.conftest import TINY, Run
 from tests.kills import differences, same, state_of
 from tests.run_ranks import Ranks
+from tests.teachers import method_flags
 from tests.test_methods import batch, build, double
 from tests.test_resume import AUTO, break_off
 
@@ -201,7 +202,7 @@ MORE_STATE = {  # SwAV's queue is used from the third step on
 def test_a_run_that_is_killed_at_odd_steps_resumes_to_the_bit(
     method: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, toy: None
 ) -> None:
-    flags = [*SHORT, "--method", method, "--max_steps", "12", "--checkpoint_every_n_steps", "1", "--accumulate", "2"]
+    flags = [*SHORT, *method_flags(method), "--max_steps", "12", "--checkpoint_every_n_steps", "1", "--accumulate", "2"]
     flags += MORE_STATE.get(method, [])
     assert run(PRETRAIN, *flags, "--run_id", "alone")[0] == 0
     for step in (3, 7, 9):

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 from cl.backbones import Backbone, build_backbone
 from cl.config.backbone import BackboneConfig
@@ -34,6 +34,7 @@ class Card:
     patch_size: int | None = None  # of a vision transformer, if it is not as its name says
     norm_origin: str = ""  # who says mean and std
     interpolation: str = "bilinear"  # of the resize in evaluation
+    teacher: Mapping[str, str | None] | None = None  # of a distillation: source, SHA-256 of its file, licence
 
     @property
     def view(self) -> EvalSpec:
@@ -61,3 +62,14 @@ class Card:
         stem, width = self.stem or "auto", self.width or 64
         config = BackboneConfig(self.encoder, stem=stem, width=width, patch_size=self.patch_size)
         return build_backbone(config, self.crop_size, self.in_channels, other_sizes)
+
+
+def teacher_of(method: Mapping[str, Any]) -> dict[str, str | None] | None:
+    """What a card says of the teacher of a distillation."""
+    if method.get("distill_from") is None:
+        return None
+    return {
+        "source": method["distill_from"],
+        "sha256": method["distill_sha256"],
+        "licence": method["distill_licence"],
+    }

@@ -47,6 +47,14 @@ def timm_inputs(name: str) -> Inputs | None:
     )
 
 
+def licence_of(source: str) -> str | None:
+    """The licence of timm's weights of timm/NAME, where timm says it."""
+    from timm.models import get_pretrained_cfg
+
+    found = get_pretrained_cfg(source.removeprefix("timm/"))
+    return found.license if found is not None else None
+
+
 def torchvision_inputs(encoder: str, file: str = "") -> Inputs | None:
     """What torchvision evaluates its default weights of `encoder` with, or those that it publishes as `file`."""
     from torchvision.models import get_model_weights

@@ -54,7 +54,7 @@ def read_weights(source: str, flag: str) -> Weights:
     """Read a file, or a run folder's last checkpoint, else its export; UserError names `flag`."""
     path = Path(source)
     try:
-        file = _file_in(path) if path.is_dir() else path
+        file = file_of(source)
         exists = file.is_file()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -69,6 +69,12 @@ def read_weights(source: str, flag: str) -> Weights:
         return _weights_of(_read_pickle(file), file, given)
     except Exception as error:  # torch raises all kinds of errors for other files: IndexError, EOFError, ...
         raise UserError(f"{flag}: got {source}; {file} cannot be read as weights ({type(error).__name__})") from None
+
+
+def file_of(source: str) -> Path:
+    """The file of weights that a path, perhaps of a run folder, means."""
+    path = Path(source)
+    return _file_in(path) if path.is_dir() else path
 
 
 def _weights_of(content: Mapping[str, Any], file: Path, given: str) -> Weights:

@@ -52,6 +52,11 @@ class Pretrain:
                 f"--{name}: got {value:g} with --in_channels {self.data.in_channels}, expected 0: it is defined for "
                 "red, green and blue"
             )
+        if self.views.n_crops < self.method.least_views:
+            raise UserError(
+                f"--n_crops: got {self.views.n_crops} with --method {self.method.method}, expected at least "
+                f"{self.method.least_views}: it compares views of an image"
+            )
         if self.device.graphs == "on" and self.batches_per_loss > 1:
             raise UserError(
                 "--graphs: got on with --exact_negatives, expected auto or off: its second forward pass is no replay"

@@ -82,7 +82,7 @@ class PretrainViewsConfig(ViewsConfig):
     asymmetric_augmentations: Annotated[
         bool, Flag("different augmentations for the two views, as in BYOL and Barlow Twins")
     ] = False
-    n_crops: Annotated[int, Flag("full-size views per image", low=2, high=100)] = 2
+    n_crops: Annotated[int, Flag("full-size views per image", low=1, high=100)] = 2
     multicrop: Annotated[bool, Flag("add small crops as further views (SwAV)")] = False
     n_small_crops: Annotated[int, Flag("small crops per image under --multicrop", low=1, high=100)] = 6
     small_crop_size: Annotated[Size, Flag("side of a small crop in pixels, or height and width", low=4, high=4096)] = 96

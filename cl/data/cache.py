@@ -24,7 +24,6 @@ from torch import Tensor
 from cl.config.data import COLOURS
 from cl.data.decoding.decode import EncodedImage, LazyImage, as_ppm
 from cl.data.images import FileSet
-from cl.data.sources.walk import stamp
 from cl.data.views.draws import Ints
 from cl.data.worker_processes import each
 from cl.errors import UserError
@@ -43,7 +42,7 @@ def cached(images: FileSet, kind: str, folder: str | None, workers: int) -> "Cac
         raise UserError(f"--cache_dir: not given, and there is no home folder; expected a folder for the {kind} cache")
     key = hashlib.sha256(os.fsencode(images.root.resolve()) + f" {kind} {images.channels}".encode()).hexdigest()[:16]
     path = parent / f"{kind}-{key}"
-    metadata = {"version": VERSION, "files": len(images), "state": _digest_of_files(images)}
+    metadata = {"version": VERSION, "files": len(images), "state": images.fingerprint()}
     try:
         if _is_current(path, metadata):  # also in a folder where no lock can be written
             return CachedSet(path, kind, images.targets, images.channels)
@@ -56,15 +55,6 @@ def cached(images: FileSet, kind: str, folder: str | None, workers: int) -> "Cac
         raise UserError(
             f"--cache_dir: got {parent}, expected a folder where the {kind} cache can be written ({error.strerror})"
         ) from None
-
-
-def _digest_of_files(images: FileSet) -> str:
-    """Digest of the name, size and modification time of every file."""
-    digest = hashlib.sha256()
-    for i in range(len(images)):
-        path = images.path(i)
-        digest.update(os.fsencode(path.relative_to(images.root)) + f" {stamp(path)}\n".encode())
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -142,6 +132,7 @@ class CachedSet:
         self.kind = kind
         self.targets = targets
         self.channels = channels
+        self._about = (path / "about.json").read_text()
         self._index = np.load(path / "index.npy")
         self._pixels = np.memmap(path / "pixels", np.uint8, mode="c")  # "c": torch warns about read-only arrays
 
@@ -171,6 +162,9 @@ class CachedSet:
     def encoded(self, index: int) -> EncodedImage:
         data, height, width = self._bytes(index)
         return as_ppm(self.read(index)) if self.kind == "raw256" else EncodedImage(data.tobytes(), height, width)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.kind} {self._about}".encode()).hexdigest()
 
     def _bytes(self, index: int) -> tuple[np.ndarray, int, int]:
         offset, size, height, width = self._index[index].tolist()

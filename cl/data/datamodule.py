@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 
@@ -17,7 +18,7 @@ from cl.data.executors.dali import DaliExecutor, check_dali
 from cl.data.executors.resident import ResidentExecutor
 from cl.data.executors.torchvision import TorchvisionExecutor
 from cl.data.executors.workers import WorkerExecutor
-from cl.data.images import FileSet, ImageSet, Splits, Subset, stratified_labelled
+from cl.data.images import ArraySet, FileSet, ImageSet, Splits, Subset, stratified_labelled
 from cl.data.kernels import obstacle
 from cl.data.loader import BrokenFiles, EvalLoader, TrainLoader, Unchecked
 from cl.data.resident_images import (
@@ -30,7 +31,7 @@ from cl.data.resident_images import (
 )
 from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
-from cl.data.views.spec import EvalSpec, Views, evaluation_view, pretrain_views
+from cl.data.views.spec import EvalSpec, Norm, Views, evaluation_view, pretrain_views
 from cl.data.worker_processes import PREFETCHED
 from cl.distributed import on_any_rank
 from cl.errors import UserError, mentioning
@@ -176,7 +177,7 @@ class ImageData(LightningDataModule):
 
     def views_loader(self, images: ImageSet) -> EvalLoader:
         """Two training views of each image, the same ones every time."""
-        return self._sequential_loader(images, RandomViews((self.settings.views[0][:2],), self.settings.seed))
+        return self._sequential_loader(images, RandomViews(((2 * self.settings.views[0])[:2],), self.settings.seed))
 
     def _sequential_loader(self, images: ImageSet, planner: ViewPlanner) -> EvalLoader:
         executor = self._executor(images, planner)
@@ -294,6 +295,14 @@ class ImageData(LightningDataModule):
         """Stop all workers now: torch waits five seconds for each worker that garbage collection stops."""
         while self._loaders:
             self._loaders.pop().close()
+
+
+def evaluation_only(images: ImageSet, norm: Norm, settings: LoaderSettings) -> ImageData:
+    """`images` as the validation images of a data set of which nothing is trained, and each is read once."""
+    size = settings.data.batch_size * settings.rank_slice.world_size
+    unused = ArraySet(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), np.full(size, -1))
+    own = replace(settings, accumulate=1, batches_per_loss=1, reads_once=True)
+    return ImageData(Splits(unused, images, (), norm), own)
 
 
 def _name_of(device: torch.device) -> str:

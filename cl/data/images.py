@@ -1,5 +1,7 @@
 """Images by index, from files or from memory, and the splits of a data set."""
 
+import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +28,7 @@ from cl.data.decoding.decode import (
 from cl.data.decoding.modes import BadImage
 from cl.data.order.selection import class_counts, count_labelled, drawn_per_class, even_shares
 from cl.data.sources.names import FileNames
+from cl.data.sources.walk import stamp
 from cl.data.views.draws import Ints, Labels
 from cl.data.views.spec import Norm
 
@@ -48,6 +51,9 @@ class ImageSet(Protocol):
 
     def encoded(self, index: int) -> EncodedImage:
         """The encoded image, for another decoder."""
+
+    def fingerprint(self) -> str:
+        """What names these images in this order: the same on another day, another one if an image changes."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,12 @@ class ArraySet:
 
     def encoded(self, index: int) -> EncodedImage:
         return as_ppm(self.images[index])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.images.dtype} {list(self.images.shape)}".encode())
+        for image in self.images:
+            digest.update(image.contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def on(self, device: torch.device) -> Tensor:
         """All images on `device`, copied there once."""
@@ -137,6 +149,13 @@ class FileSet:
         with _errors_name(path):
             return portable_image(read_file(path), self.channels)
 
+    def fingerprint(self) -> str:
+        """Of the name, size and modification time of every file."""
+        digest = hashlib.sha256(f"{self.channels}\n".encode())
+        for i in range(len(self)):
+            digest.update(os.fsencode(self._names[i]) + f" {stamp(self.path(i))}\n".encode())
+        return digest.hexdigest()
+
 
 @contextmanager
 def _errors_name(path: Path) -> Iterator[None]:
@@ -170,6 +189,10 @@ class Subset:
 
     def encoded(self, index: int) -> EncodedImage:
         return self.images.encoded(int(self.chosen[index]))
+
+    def fingerprint(self) -> str:
+        chosen = self.chosen.astype(np.int64).tobytes()
+        return hashlib.sha256(self.images.fingerprint().encode() + chosen).hexdigest()
 
 
 def stratified(images: ImageSet, size: int) -> ImageSet:

@@ -76,6 +76,9 @@ class ResidentSet:
     def encoded(self, index: int) -> EncodedImage:
         return self.images.encoded(index)
 
+    def fingerprint(self) -> str:
+        return self.images.fingerprint()
+
 
 def on_device(images: ImageSet, device: torch.device) -> DeviceImages:
     """Where the images of a resident set lie."""

@@ -99,6 +99,9 @@ class ContrastiveModule(FreezingModule, Generic[M]):
         """Images [B, C, H, W] -> projections [B, D] by the evaluated network, for diagnostics."""
         return self.projector(self(images))
 
+    def make_up_targets(self) -> None:
+        """Make up what a program would give this method before its first step; for checks without a data set."""
+
     # What the base does for every method.
 
     @property

@@ -57,6 +57,11 @@ def nnclr_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
     )
 
 
+def distill_head(features: int, hidden: int, outputs: int) -> nn.Sequential:
+    """One hidden layer with batch norm from a student's features to a prediction of its teacher's."""
+    return nn.Sequential(*_layer(features, hidden), nn.Linear(hidden, outputs))
+
+
 def swav_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
     """One hidden layer with batch norm, and a bias at the end (arXiv 2006.09882, code)."""
     return nn.Sequential(*_layer(features, hidden), nn.Linear(hidden, outputs))

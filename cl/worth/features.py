@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -14,11 +13,10 @@ from tqdm import tqdm
 from cl.batch import Batch
 from cl.config.data import DataConfig
 from cl.config.views import ViewsConfig
-from cl.data.datamodule import ImageData, LoaderSettings
-from cl.data.images import ArraySet, ImageSet, Splits
+from cl.data.datamodule import ImageData, LoaderSettings, evaluation_only
+from cl.data.images import ImageSet
 from cl.data.loader import EvalLoader
 from cl.data.sampler import RankSlice
-from cl.data.splitting.identity import content_key
 from cl.data.splitting.kept_arrays import Arrays, kept
 from cl.data.views.spec import Views, linear_views
 from cl.evaluation.features import extract_features
@@ -49,7 +47,7 @@ class Extractor:
     def evaluation_views(self, row: Row, images: ImageSet, mirrors: bool) -> Tensor:
         """Features [N, V, F] of the evaluation view of each image and, with `mirrors`, of its mirror image (V = 2)."""
         views = linear_views(ViewsConfig(row.view.size))
-        path = kept_file("features", row_key(row), content_key(images), f"evaluation {mirrors}")
+        path = kept_file("features", row_key(row), images.fingerprint(), f"evaluation {mirrors}")
 
         def compute() -> Arrays:
             data, prepared = self._open(row, images, views)
@@ -59,7 +57,7 @@ class Extractor:
 
     def training_views(self, row: Row, images: ImageSet, views: Views) -> Tensor:
         """Features [N, 2, F] of two training views of each image: the same two for every network."""
-        path = kept_file("features", row_key(row), content_key(images), repr(views))
+        path = kept_file("features", row_key(row), images.fingerprint(), repr(views))
 
         def compute() -> Arrays:
             data, prepared = self._open(row, images, views)
@@ -69,18 +67,10 @@ class Extractor:
 
     def _open(self, row: Row, images: ImageSet, views: Views) -> tuple[ImageData, ImageSet]:
         """Loaders, and `images` as they read them."""
-        size = self.data.batch_size
-        unused = ArraySet(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), np.full(size, -1))  # nothing is trained
         settings = LoaderSettings(
-            self.data,
-            views,
-            seed=0,
-            rank_slice=RankSlice(0, 1),
-            device=self.device,
-            evaluated=row.view,
-            reads_once=True,
+            self.data, views, seed=0, rank_slice=RankSlice(0, 1), device=self.device, evaluated=row.view
         )
-        data = ImageData(Splits(unused, images, (), row.norm), settings)
+        data = evaluation_only(images, row.norm, settings)
         return data, data.splits.val or images
 
     def _extract(self, row: Row, data: ImageData, batches: EvalLoader, mirrors: bool) -> Arrays:

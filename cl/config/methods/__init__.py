@@ -4,6 +4,7 @@ from cl.config.methods.barlow_twins import BarlowTwinsConfig
 from cl.config.methods.base import METHODS, MethodConfig
 from cl.config.methods.byol import BYOLConfig
 from cl.config.methods.dino import DINOConfig
+from cl.config.methods.distill import DistillConfig
 from cl.config.methods.lejepa import LeJEPAConfig
 from cl.config.methods.moco_v2 import MoCoV2Config
 from cl.config.methods.moco_v3 import MoCoV3Config
@@ -30,4 +31,5 @@ METHODS |= {
     "moco_v2": MoCoV2Config,
     "swav": SwAVConfig,
     "dino": DINOConfig,
+    "distill": DistillConfig,
 }

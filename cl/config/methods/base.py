@@ -34,6 +34,7 @@ class MethodConfig(Config):
     uses_labels: ClassVar[bool] = False
     compares_images: ClassVar[bool] = True  # False: an image's loss does not depend on the other images of its batch
     supervised: ClassVar[str | None] = None  # the method that --supervised turns this one into
+    least_views: ClassVar[int] = 2  # full-size views of an image
     evaluated: ClassVar[str] = "backbone"  # the module that is evaluated and exported: the student or a teacher's
     preset: ClassVar[Preset] = {}  # on every data set
     dataset_presets: ClassVar[Mapping[str, Preset]] = {}  # on one data set; these win over `preset`

@@ -10,7 +10,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cl.data.images import ImageSet
-from cl.data.splitting.identity import content_key
 from cl.data.splitting.kept_arrays import kept
 from cl.machine.home import cache_folder
 
@@ -24,7 +23,7 @@ NEAR = 0.9
 def thumbnails(images: ImageSet) -> NDArray[np.float32]:
     """[N, D] thumbnails with mean 0 and length 1, kept in the user's cache; a constant image has length 0."""
     folder = cache_folder()
-    path = folder / f"thumbnails-{content_key(images)}.npz" if folder is not None else None
+    path = folder / f"thumbnails-{images.fingerprint()[:16]}.npz" if folder is not None else None
     return kept(path, lambda: {"thumbnails": _thumbnails(images)})["thumbnails"]
 
 

@@ -1,6 +1,6 @@
 """Load trained backbones: from our runs, with their card, or from files of other toolkits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -10,10 +10,10 @@ from torch import Tensor
 
 import cl
 from cl.backbones import Backbone, build_backbone
-from cl.backbones.card import Card
+from cl.backbones.card import Card, teacher_of
 from cl.backbones.choice import choose_network
 from cl.backbones.inputs import Inputs, timm_inputs, torchvision_inputs
-from cl.backbones.loading import check_features, load_all_weights
+from cl.backbones.loading import check_features, load_all_weights, load_init_from
 from cl.backbones.timm import check_encoder, check_name
 from cl.backbones.weight_files import Weights, read_weights
 from cl.config.backbone import BackboneConfig, EncoderConfig
@@ -68,16 +68,24 @@ def _refuse_another_encoder(card: Card, encoder: str, weights: Weights) -> None:
 
 
 def _inferred(weights: Weights, encoder: EncoderConfig, size: Size, channels: int) -> BackboneConfig:
-    """The network of a file without a card: a ResNet's stem and width are inferred from its first convolution."""
+    """The network of a file without a card: stem and width, or the patch size, as its first convolution is."""
     config = BackboneConfig(encoder.encoder)
-    if config.timm_name is not None:
-        return config
     expected = build_backbone(config, size, channels).state_dict()
     match, _ = choose_network(expected, weights.tensors, encoder.weights_key, weights.given)
+    if config.timm_name is not None:
+        return replace(config, patch_size=_patch_size(match.weights, expected))
     first = match.weights.get("conv1.weight")
     if first is None or first.ndim != 4 or first.shape[2] not in (3, 7):
         return config
     return replace(config, stem="small" if first.shape[2] == 3 else "large", width=first.shape[0])
+
+
+def _patch_size(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> int | None:
+    """The side of a vision transformer's patches, if it is another one than the network's name says."""
+    name = "patch_embed.proj.weight"
+    if name not in weights or name not in expected or weights[name].shape[2:] == expected[name].shape[2:]:
+        return None
+    return weights[name].shape[-1]
 
 
 def read_card(weights: Weights) -> Card | None:
@@ -123,6 +131,7 @@ def make_card(metadata: Mapping[str, Any], metrics: Mapping[str, float | None]) 
         metrics=metrics,
         cl=cl.__version__,
         patch_size=backbone.patch_size,
+        teacher=teacher_of(config["method"]),
         norm_origin=metadata.get("norm_origin", ""),
         interpolation=view.interpolation,
     )
@@ -227,12 +236,11 @@ def load_backbone(
     if typed is not None:
         (new_mean, new_std) = typed
         card = replace(card, mean=new_mean, std=new_std, norm_origin="typed")
-    backbone = cast(LoadedBackbone, card.build().eval().requires_grad_(False))
     key = weights_key or weights.evaluated
-    load_all_weights(backbone, weights.tensors, weights.given, card.encoder, key)
+    backbone = _loaded(
+        card, lambda network: load_all_weights(network, weights.tensors, weights.given, card.encoder, key)
+    )
     check_features(backbone, card.crop_size, card.in_channels, weights.given)
-    backbone.card = card
-    backbone.transform = Transform(card)
     return backbone
 
 
@@ -244,14 +252,35 @@ def _card_without(weights: Weights, encoder: EncoderConfig, typed: Norm | None, 
             f"--mean and --std: not given, expected both: {weights.file} does not say how the images of its "
             f"{encoder.encoder} were normalised"
         )
-    (mean, std) = typed or known.norm
     view = known.view(crop_size or known.size or ViewsConfig().crop_size)
-    built = _inferred(weights, encoder, view.size, len(mean))
+    norm = typed or known.norm
+    return _card_of(_inferred(weights, encoder, view.size, len(norm[0])), view, norm, known.origin)
+
+
+def load_published(source: str, argument: str, channels: int, crop_size: Size | None = None) -> LoadedBackbone:
+    """Download timm's weights of `source`, timm/NAME; UserError, which names `argument`, if it fails."""
+    name = source.removeprefix("timm/")
+    check_name(name, argument)
+    known = timm_inputs(name)
+    if known is None:
+        raise UserError(f"{argument}: got {source}, of which timm has no weights")
+    config = BackboneConfig(source, init_from=source)
+    view = known.view(crop_size or known.size or ViewsConfig().crop_size)
+    return _loaded(
+        _card_of(config, view, known.norm, known.origin),
+        lambda backbone: load_init_from(backbone, config, view.size, channels),
+    )
+
+
+def _card_of(built: BackboneConfig, view: EvalSpec, norm: Norm, norm_origin: str) -> Card:
+    """The card of a network that another toolkit trained."""
+    (mean, std) = norm
     is_timm = built.timm_name is not None
     return Card(
         encoder=built.encoder,
         stem=None if is_timm else "small" if built.small_stem(view.size) else "large",
         width=None if is_timm else built.width,
+        patch_size=built.patch_size,
         in_channels=len(mean),
         crop_size=view.size,
         resize=view.resize,
@@ -261,6 +290,14 @@ def _card_without(weights: Weights, encoder: EncoderConfig, typed: Norm | None, 
         method="",
         metrics={},
         cl=cl.__version__,
-        norm_origin=known.origin,
+        norm_origin=norm_origin,
         interpolation=view.interpolation,
     )
+
+
+def _loaded(card: Card, load: Callable[[Backbone], object]) -> LoadedBackbone:
+    backbone = cast(LoadedBackbone, card.build().eval().requires_grad_(False))
+    load(backbone)
+    backbone.card = card
+    backbone.transform = Transform(card)
+    return backbone
