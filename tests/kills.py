@@ -51,12 +51,13 @@ class Cell:
     processes: int
     workers: int
     loader: str
+    others: tuple[str, ...] = ()
 
     @property
     def flags(self) -> list[str]:
         return [
             *FLAGS, *method_flags(self.method), "--devices", str(self.processes), "--num_workers", str(self.workers),
-            "--loader", self.loader,
+            "--loader", self.loader, *self.others,
         ]  # fmt: skip
 
 
@@ -216,14 +217,39 @@ def matrix() -> Iterator[Cell]:
     yield from (Cell(*each) for each in product(METHODS, (1, 2), (0, 2), LOADERS))
 
 
+def elastic(folder: Path, kills: int, seed: int) -> tuple[int, list[str]]:
+    """A run with a teacher and a queue whose number of processes changes with each kill; what differs beyond 1e-8."""
+    flags = ["--precision", "64", "--batch_size"]
+    cells = {size: Cell("moco_v2", size, 0, "fast", (*flags, str(8 // size))) for size in (1, 2, 4)}
+    alone = Forked(folder, cells[1], "elastic-alone")
+    assert alone.wait(PATIENCE) == [0], alone.log.read_text()[-2000:]
+    chance = random.Random(seed)
+    for _ in range(kills):
+        life = Forked(folder, cells[chance.choice((1, 2, 4))], "elastic", die_while_saving=2)
+        codes = life.wait(PATIENCE)
+        life.kill()
+        if codes is not None and not any(codes):
+            break  # at its end
+    last = Forked(folder, cells[1], "elastic")
+    assert last.wait(PATIENCE) == [0], last.log.read_text()[-2000:]
+    found, expected = (
+        torch.load(folder / f"trained_models/{name}/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("elastic", "elastic-alone")
+    )
+    close = {name: torch.allclose(found[name], value, rtol=1e-8, atol=1e-10) for name, value in expected.items()}
+    return kills, [name for name, is_close in close.items() if not is_close]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("cell", nargs="*", help="method, processes, workers, loader; by default the whole matrix")
+    parser.add_argument("cell", nargs="*", help="method, processes, workers, loader, or elastic; by default all")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     cells = list(matrix())
-    if asked.cell:
+    if asked.cell == ["elastic"]:
+        cells = []
+    elif asked.cell:
         method, processes, workers, loader = asked.cell
         cells = [Cell(method, int(processes), int(workers), loader)]
     failed = False
@@ -237,6 +263,13 @@ def main() -> int:
             said = ", ".join(different[:3]) or "nothing"
             print(
                 f"| {cell.method} | {cell.processes} | {cell.workers} | {cell.loader} | {kills} | {said} |", flush=True
+            )
+            failed = failed or bool(different)
+        if not asked.cell or asked.cell == ["elastic"]:
+            kills, different = elastic(folder, asked.kills, asked.seed)
+            print(
+                f"| moco_v2 | 1, 2, 4 in turn | 0 | fast | {kills} | {', '.join(different[:3]) or 'nothing'} |",
+                flush=True,
             )
             failed = failed or bool(different)
     return int(failed)

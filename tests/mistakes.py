@@ -318,7 +318,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {  # of a r
     "images": (lambda saved: saved["cl"].update(images=9), "--train_dir: got images 1437, expected 9"),
     "classes": (lambda saved: saved["cl"].update(classes=()), "--train_dir: got classes "),
     "order": (lambda saved: saved["cl"].pop("order"), "whose images come in the order of an earlier version"),
-    "processes": (lambda saved: saved["cl"].update(processes=2), "--devices: got processes 1, expected 2"),
+    "processes": (lambda saved: saved["cl"].update(processes=2), "expected --batch_size "),
     "width": (lambda saved: saved["cl"]["config"]["backbone"].update(width=8), "--width: got 64 from config.json"),
     "stem": (lambda saved: saved["cl"]["config"]["backbone"].update(stem="large"), "--stem: got auto from config.json"),
     "weights": (lambda saved: None, "expected the weights of this version; "),

@@ -106,7 +106,10 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     ("typed", "said"),
     [
         (["--lr", "0.5"], "--lr: got 0.5, expected 0.001, with which the run in"),
-        (["--batch_size", "128"], "--batch_size: got 128, expected 256"),
+        (
+            ["--batch_size", "128"],
+            "--batch_size: got 128 on 1 process of 128 images, expected --batch_size 256: one loss",
+        ),
         (["--accumulate", "2"], "--accumulate: got 2, expected 1"),
         (["--method", "simsiam"], "--method: got simsiam, expected simclr"),
         (["--epochs", "40"], "--epochs: got 40, expected 4"),
@@ -126,13 +129,13 @@ def test_the_same_command_resumes_with_the_precision_that_auto_stood_for(broken:
     assert parse(Pretrain, argv).config.device.precision == "32"
 
 
-def test_another_number_of_processes_is_refused(run: Run, broken: Path) -> None:
+def test_another_number_of_images_per_loss_is_refused_with_the_batch_that_would_do(run: Run, broken: Path) -> None:
     saved = torch.load(broken / LAST, weights_only=True)
     saved["cl"]["processes"] = 2
     torch.save(saved, broken / LAST)
     code, _, err = run(PRETRAIN, "digits", "resnet18", "--resume_training_from", str(broken))
     assert (code, err.count("\n")) == (2, 1)
-    assert "--devices: got processes 1, expected 2 as in " in err
+    assert "--batch_size: got 256 on 1 process of 256 images, expected --batch_size 512: one loss sees 512" in err
 
 
 def test_a_run_that_began_with_the_former_order_of_images_is_refused_by_name(run: Run, broken: Path) -> None:

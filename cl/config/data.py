@@ -44,7 +44,7 @@ class DataConfig(Config):
         tuple[float, ...] | None, Flag("standard deviation of each channel, with --mean", above=0, high=1)
     ] = None
     limit_eval: Annotated[int | None, Flag("validate on this many images, a fixed stratified subset", low=1)] = None
-    batch_size: Annotated[int, Flag("images per process and step", low=2)] = 256
+    batch_size: Annotated[int, Flag("images per process and step", low=2, resume="free")] = 256
     num_workers: Annotated[
         int | None,
         Flag(

@@ -134,7 +134,9 @@ class PretrainOptimConfig(OptimConfig):
         float | None,
         Flag("weight decay at the last step, along half a cosine from --weight_decay; by default constant", low=0),
     ] = None
-    accumulate: Annotated[int, Flag("batches per optimizer step; the global batch grows with it", low=1)] = 1
+    accumulate: Annotated[
+        int, Flag("batches per optimizer step; the global batch grows with it", low=1, resume="free")
+    ] = 1
     exact_negatives: Annotated[
         bool, Flag("one loss over all batches of --accumulate, at the cost of a second forward pass instead of memory")
     ] = False

@@ -1,6 +1,6 @@
 """Weighted means over an epoch. Sums stay on the device: adding never waits for it, and a step costs one update."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -43,9 +43,7 @@ class EpochMeans:
 
     def compute(self, all_processes: bool = True) -> dict[str, float]:
         """The means so far, of all processes (each must call this) or of this one; names without weight are skipped."""
-        sums: dict[str, tuple[float, float]] = {}
-        for state in gather_dicts(self.state()) if all_processes else [self.state()]:
-            _add_state(sums, state)
+        sums = merged(gather_dicts(self.state()) if all_processes else [self.state()])
         return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
 
     def state(self) -> dict[str, tuple[float, float]]:
@@ -77,6 +75,14 @@ class EpochMeans:
         self._sums = {}
         self._starts = {}
         self._loaded = {}
+
+
+def merged(states: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    """The sums of several processes as those of one."""
+    sums: dict[str, tuple[float, float]] = {}
+    for state in states:
+        _add_state(sums, state)
+    return sums
 
 
 def _add_state(sums: dict[str, tuple[float, float]], state: Mapping[str, tuple[float, ...]]) -> None:

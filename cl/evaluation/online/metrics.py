@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from cl.distributed import gather_dicts, rank, stop_together
+from cl.distributed import gather_dicts, rank, stop_together, world_size
 from cl.errors import NOT_FINITE
 from cl.evaluation.features import Labelled
-from cl.evaluation.online.epoch_means import EpochMeans
+from cl.evaluation.online.epoch_means import EpochMeans, merged
 from cl.nn.finite import describe_non_finite, non_finite
 
 
@@ -70,7 +70,7 @@ class MeasuredModule(LightningModule):
         checkpoint["epoch_sums"] = gather_dicts(self.means.state())  # one per rank: the order of a sum changes its bits
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.means.load(checkpoint["epoch_sums"][rank()])
+        self.means.load(merged(checkpoint["epoch_sums"][rank() :: world_size()]))
 
     def prepare_gradients(self, optimizer: Optimizer) -> None:
         """Change gradients once per optimizer step, before they are checked for non-finite values."""

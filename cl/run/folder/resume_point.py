@@ -3,12 +3,14 @@
 import csv
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 
 from cl.config.flags import as_typed, fields_of
+from cl.config.methods import METHODS
 from cl.config.programs import Linear, Pretrain
 from cl.config.resume import FLAG, LAST, PREVIOUS, Resume
 from cl.data.images import Splits
@@ -25,6 +27,7 @@ class StartingPoint(NamedTuple):
     folder: Path
     checkpoint: Path | None = None
     step: int = 0
+    change: str = ""  # how the images of a step were shared out before, if otherwise
 
 
 class _Saved(NamedTuple):
@@ -37,13 +40,19 @@ class _Saved(NamedTuple):
 
 
 def find_resume_point(
-    resume: Resume, config: Pretrain | Linear, splits: Splits, steps: int, weights: Collection[str]
+    resume: Resume,
+    config: Pretrain | Linear,
+    splits: Splits,
+    steps: int,
+    weights: Collection[str],
+    depends_on_processes: str,
 ) -> StartingPoint:
     """The newest valid checkpoint with fewer than `steps` steps.
 
     A run that was killed after its last step but before its export and summary repeats the steps between its last two
     checkpoints, which gives the same bits. UserError if the checkpoint belongs to a run with another config, or if its
-    weights are not `weights`, the keys of the module's state dict.
+    weights are not `weights`, the keys of the module's state dict. `depends_on_processes` says what keeps the run from
+    going on with another number of processes; "" if nothing does.
     """
     _refuse_edited_tables(resume.folder)
     skipped = []
@@ -58,6 +67,8 @@ def find_resume_point(
             continue
         _refuse_other_order(saved.metadata, path)
         _refuse_other_data(saved.metadata, checkpoint_metadata(config, splits), path)
+        before, now = Shares.of(saved.metadata), Shares.of(checkpoint_metadata(config, splits))
+        _refuse_other_shares(before, now, depends_on_processes, path)
         _refuse_other_flags(saved.metadata["config"], config, path)
         _refuse_other_weights(saved.weights, weights, path)
         if saved.diverged:
@@ -66,7 +77,7 @@ def find_resume_point(
             continue
         if saved.step < steps:
             _warn_skipped(skipped, f"resuming from {path}")
-            return StartingPoint(resume.folder, path, saved.step)
+            return StartingPoint(resume.folder, path, saved.step, "" if before == now else f"{before} before")
         skipped.append(f"{path} has all {steps} steps, but the run did not finish")
     if diverged or not resume.auto:
         hint = "start a new run with a lower --lr" if diverged else "auto with --run_id starts a new run instead"
@@ -94,17 +105,70 @@ def _warn_skipped(skipped: Sequence[str], action: str) -> None:
         print(f"warning: {'; '.join([*skipped, action])}", file=sys.stderr, flush=True)
 
 
+@dataclass(frozen=True)
+class Shares:
+    """How the images of an optimizer step are shared out. A run depends on what one loss sees, not on who sees it."""
+
+    processes: int
+    batch: int  # images per process and batch
+    batches: int  # that share a loss
+    losses: int  # per optimizer step
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Self:
+        """Those of a run, from what its checkpoints say (`checkpoint_metadata`)."""
+        config = metadata["config"]
+        accumulate = config["optim"].get("accumulate", 1)
+        exact = config["optim"].get("exact_negatives", False)
+        joined = exact and METHODS[config["method"]["method"]].compares_images
+        batches = accumulate if joined else 1
+        return cls(metadata["processes"], config["data"]["batch_size"], batches, accumulate // batches)
+
+    @property
+    def images(self) -> int:
+        """That one loss sees."""
+        return self.processes * self.batch * self.batches
+
+    def __str__(self) -> str:
+        count = f"{self.processes} process" if self.processes == 1 else f"{self.processes} processes"
+        batches = self.batches * self.losses
+        return f"{count} of {self.batch} images" + (f" x {batches} batches" if batches > 1 else "")
+
+
+def _refuse_other_shares(before: Shares, now: Shares, depends_on_processes: str, path: Path) -> None:
+    """UserError unless each loss sees the images that it would have seen, and nothing depends on the processes."""
+    if now.losses != before.losses:
+        raise UserError(
+            f"--accumulate: got {now.losses}, expected {before.losses} as in {path}: a run resumes with as many "
+            "losses per optimizer step"
+        )
+    if now.images != before.images:
+        others = now.processes * now.batches
+        wanted = before.images // others
+        fits = before.images % others == 0 and wanted >= 2
+        flag, got = ("--batch_size", now.batch) if fits else ("--devices", now.processes)
+        expected = f"--batch_size {wanted}" if fits else f"a number of processes that divides {before.images}"
+        raise UserError(
+            f"{flag}: got {got} on {now}, expected {expected}: one loss sees {before.images} images, as in {path} with "
+            f"{before}"
+        )
+    if now.processes != before.processes and depends_on_processes:
+        raise UserError(
+            f"--devices: got {now.processes} processes, expected {before.processes} as in {path}: "
+            f"{depends_on_processes}"
+        )
+
+
 def _refuse_other_data(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
     """UserError if the images, the processes or the program differ from those of the run."""
     flags = {
-        "program": FLAG, "schema": FLAG, "processes": "--devices", "images": "--train_dir", "classes": "--train_dir",
-        "norm": "--train_dir",
+        "program": FLAG, "schema": FLAG, "images": "--train_dir", "classes": "--train_dir", "norm": "--train_dir",
     }  # fmt: skip
     for name, flag in flags.items():
         if saved.get(name) != current[name]:
             raise UserError(
                 f"{flag}: got {name} {current[name]}, expected {saved.get(name)} as in {path}; a run resumes with the "
-                "same images and processes"
+                "same images"
             )
 
 

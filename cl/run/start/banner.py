@@ -42,7 +42,8 @@ def banner(resolved: Resolved[Any], plan: Plan, start: StartingPoint, weights: s
         "run folder": str(start.folder),
     }
     if start.checkpoint:
-        rows["resumes"] = f"from {start.checkpoint.name}, after {start.step} of {plan.budget.steps} steps"
+        change = f"; {start.change}" if start.change else ""
+        rows["resumes"] = f"from {start.checkpoint.name}, after {start.step} of {plan.budget.steps} steps{change}"
     if weights:
         rows["weights"] = weights
     if isinstance(config, Pretrain):

@@ -4,6 +4,9 @@ import time
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from cl.backbones import Backbone
 from cl.backbones.resnet import ResNetBackbone
@@ -37,6 +40,16 @@ def prepare_network(module: TrainedModule, config: DeviceConfig, devices: Device
         module.to(memory_format=torch.channels_last)
     if config.compile:
         module.backbone.compile()
+
+
+def depends_on_processes(module: nn.Module, config: DeviceConfig) -> str:
+    """Why a run of this network with another number of processes would be another run; "" if it would be the same."""
+    modules = list(module.modules())
+    if any(vars(each).get("drop_prob") or (isinstance(each, _DropoutNd) and each.p) for each in modules):
+        return "dropout draws other numbers in each process"
+    if not config.sync_batchnorm and any(isinstance(each, _BatchNorm) for each in modules):
+        return "under --no_sync_batchnorm each process has statistics of its own"
+    return ""
 
 
 def _safe_in_channels_last(backbone: Backbone) -> bool:

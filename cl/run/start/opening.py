@@ -11,7 +11,7 @@ from cl.run.folder.held_out import write_held_out
 from cl.run.folder.resume_point import StartingPoint, find_resume_point, remove_later_rows
 from cl.run.folder.run_folder import open_run_folder
 from cl.run.start.banner import banner, row_lines
-from cl.run.start.network import TrainedModule
+from cl.run.start.network import TrainedModule, depends_on_processes
 from cl.run.start.plan import Plan
 
 
@@ -25,7 +25,8 @@ def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, modul
     if resume is None or resolved.config.run.dry_run:
         return StartingPoint(open_run_folder(resolved, kind, data.splits))
     weights = module.state_dict().keys()
-    start = find_resume_point(resume, resolved.config, data.splits, plan.budget.steps, weights)
+    fixed = depends_on_processes(module, resolved.config.device)
+    start = find_resume_point(resume, resolved.config, data.splits, plan.budget.steps, weights, fixed)
     open_run_folder(resolved, kind, data.splits)
     remove_later_rows(start)
     return start
