@@ -268,7 +268,7 @@ def main() -> int:
         if not asked.cell or asked.cell == ["elastic"]:
             kills, different = elastic(folder, asked.kills, asked.seed)
             print(
-                f"| moco_v2 | 1, 2, 4 in turn | 0 | fast | {kills} | {', '.join(different[:3]) or 'nothing'} |",
+                f"| moco_v2 | 1, 2 or 4 at a time | 0 | fast | {kills} | {', '.join(different[:3]) or 'nothing'} |",
                 flush=True,
             )
             failed = failed or bool(different)
