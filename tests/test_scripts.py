@@ -15,6 +15,7 @@ from cl.config.programs import Linear, Pretrain
 from tests.conftest import ROOT, Run
 from tests.mistakes import SEED_LINEAR, SEED_PRETRAIN
 from tests.pictures import write_classes
+from tests.teachers import teacher
 
 FOLDER = ROOT / "bash_files"
 LAUNCHERS = [FOLDER / "slurm.sbatch", FOLDER / "torchrun.sh"]
@@ -190,7 +191,8 @@ def test_every_script_runs_on_small_folders(run: Run, folder: Path) -> None:
     for dataset in sorted({script.parent.name for script in PRETRAIN}):
         for script in [script for script in PRETRAIN if script.parent.name == dataset]:
             narrow = ["--width", "4"] if "vit" not in script.stem else []
-            _, *argv = captured_command(folder, str(script), *SMALL, *narrow)
+            local = ["--distill_from", str(teacher())] if script.stem == "distill" else []  # nothing is downloaded
+            _, *argv = captured_command(folder, str(script), *SMALL, *narrow, *local)
             assert run("main_contrastive.py", *argv)[::2] == (0, ""), name_of(script)
         for script in [script for script in EVALUATE if script.parent.name == dataset]:
             _, *argv = captured_command(folder, str(script), *SMALL)
