@@ -21,6 +21,7 @@ from cl.data.splitting.kept_arrays import Arrays, kept
 from cl.data.views.spec import Views, linear_views
 from cl.evaluation.features import extract_features
 from cl.machine.home import cache_folder
+from cl.nn.digest import digest_of_weights
 from cl.worth.networks import Row
 
 VERSION = 1  # of what is kept
@@ -95,11 +96,7 @@ def _views_of(batches: Iterable[Batch], mirrors: bool) -> Iterator[Batch]:
 
 def row_key(row: Row) -> str:
     """A key of the network, its weights and the views that it takes."""
-    digest = hashlib.sha256(repr((row.network, row.view, row.norm)).encode())
-    for name, tensor in row.network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return repr((row.network, row.view, row.norm, digest_of_weights(row.network)))
 
 
 def kept_file(kind: str, *parts: str) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from cl.backbones.inputs import licence_of
@@ -30,6 +30,7 @@ from cl.machine.home import cache_folder
 from cl.methods import ContrastiveModule
 from cl.methods.distill import Distill
 from cl.methods.targets import FeatureTable, TeacherNetwork
+from cl.nn.digest import digest_of_weights
 from cl.run.folder.load import LoadedBackbone, load_backbone, load_published
 
 FLAG = "--distill_from"
@@ -39,7 +40,7 @@ VERSION = 1  # of what a file of features depends on
 @dataclass(frozen=True)
 class Teacher:
     network: LoadedBackbone
-    sha256: str  # of its file
+    sha256: str  # of its file; of its weights, if timm has downloaded them
     licence: str | None
 
 
@@ -74,7 +75,7 @@ def _load(method: DistillConfig, config: Pretrain) -> Teacher:
     channels = config.data.in_channels
     if source.startswith("timm/"):
         network = load_published(source, FLAG, channels, method.distill_size)
-        teacher = Teacher(network, _digest_of_weights(network), licence_of(source))
+        teacher = Teacher(network, digest_of_weights(network), licence_of(source))
     else:
         (mean, std) = config.data.norm or (None, None)
         network = load_backbone(
@@ -87,14 +88,6 @@ def _load(method: DistillConfig, config: Pretrain) -> Teacher:
             "--in_channels"
         )
     return teacher
-
-
-def _digest_of_weights(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def give_targets(
@@ -155,5 +148,5 @@ def _features(teacher: Teacher, data: ImageData, config: Pretrain) -> list[Featu
 def _key(teacher: Teacher, images: ImageSet) -> str:
     """What the features depend on: weights, view and images."""
     card = teacher.network.card
-    parts = [VERSION, _digest_of_weights(teacher.network), card.encoder, repr(card.view), card.mean, card.std]
+    parts = [VERSION, teacher.sha256, card.encoder, repr(card.view), card.mean, card.std]
     return hashlib.sha256(json.dumps([*parts, images.fingerprint()]).encode()).hexdigest()[:16]
