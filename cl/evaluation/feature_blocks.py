@@ -1,6 +1,5 @@
 """Features of all images of a data set: each block of images is computed once, by all processes, and kept in a file."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from cl.data.views.draws import Ints
 from cl.distributed import on_any_rank
+from cl.machine.kept_files import keep_file
 
 BLOCK = 8192  # images: what a killed run computes again, at most
 Features = NDArray[np.float32]
@@ -47,17 +47,7 @@ def _load(path: Path | None, images: int) -> Features | None:
 
 def _keep(path: Path, features: Features) -> Features:
     """Write a block and map it; all its writers write the same. Where nothing can be written, it stays in memory."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                np.save(file, features)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return np.load(path, mmap_mode="r")
-    except OSError:
+    if not keep_file(path, lambda file: np.save(file, features)):
         return features
+    block = _load(path, len(features))
+    return features if block is None else block

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from cl.errors import Stopped, UserError, csv_cell
 from cl.machine.children import MEMORY, end_with_parent
 from cl.machine.cores import usable_cores
 from cl.machine.home import cache_folder
+from cl.machine.kept_files import keep_file
 
 VERSION = 2  # of what counts as a usable image
 SERIAL_LIMIT = 500  # up to this many files, one process is faster than starting a pool
@@ -175,25 +176,17 @@ def _load(path: Path | None) -> Manifest:
 
 
 def _save(path: Path | None, root: Path, manifest: Manifest) -> None:
-    """Write a temporary file and rename it; a cache folder that is not writable does not stop the run."""
+    """Remember the results; a cache folder that is not writable does not stop the run."""
     if path is None:
         return
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                folder=np.frombuffer(os.fsencode(root.resolve()), np.uint8),
-                text=manifest.names.text,
-                ends=manifest.names.ends,
-                stamps=manifest.stamps,
-                reasons=np.frombuffer(json.dumps(manifest.reasons).encode(), np.uint8),
-            )
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
+    arrays = {
+        "folder": np.frombuffer(os.fsencode(root.resolve()), np.uint8),
+        "text": manifest.names.text,
+        "ends": manifest.names.ends,
+        "stamps": manifest.stamps,
+        "reasons": np.frombuffer(json.dumps(manifest.reasons).encode(), np.uint8),
+    }
+    keep_file(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def add_bad_image(path: Path, bad: str, reason: str) -> None:
