@@ -12,7 +12,7 @@ from cl.backbones.choice import FLAG, choose_network, describe_choice
 from cl.backbones.layouts import COUNTER, PLAIN, BackboneMatch, describe_content, describe_unused
 from cl.backbones.timm import MODEL_ERRORS, check_name, create
 from cl.backbones.weight_files import read_weights
-from cl.config.backbone import BackboneConfig
+from cl.config.backbone import BackboneConfig, is_path
 from cl.config.views import Size, sides
 from cl.errors import UserError
 from cl.nn.finite import describe_non_finite, measurable, non_finite
@@ -23,7 +23,7 @@ MAX_KEYS = 3  # in an error message
 def load_init_from(backbone: Backbone, config: BackboneConfig, crop_size: Size, channels: int) -> str:
     """Load all weights of `backbone` from the source that `--init_from` names, or raise UserError; describe them."""
     source = config.init_from or ""
-    if source == "torchvision" or source.startswith("timm/"):
+    if not is_path(source):
         tensors: Mapping[str, Any] = _download(source, config, crop_size, channels)
         given = f"--init_from: got {source}"
         key = None

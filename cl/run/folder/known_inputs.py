@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from cl.backbones.inputs import Inputs
 from cl.cli import Resolved
+from cl.config.backbone import is_path
 from cl.config.data import ASSUMED
 from cl.config.flags import Config, as_typed
 from cl.config.programs import Linear, Pretrain
@@ -25,7 +26,7 @@ def with_known_inputs(resolved: Resolved[P]) -> Resolved[P]:
     source = plain_values(resolved)[flag.removeprefix("--")]
     if source is None:
         return resolved
-    downloads = isinstance(config, Pretrain) and (source == "torchvision" or source.startswith("timm/"))
+    downloads = isinstance(config, Pretrain) and not is_path(source)
     found = inputs_of_download(source, config.backbone) if downloads else inputs_of_file(source, flag, config.backbone)
     if found is not None and len(found.norm[0]) == config.data.in_channels:
         return _filled(resolved, found)
