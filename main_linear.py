@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     if config.run.dry_run:
         return print(dry_run(resolved, plan, linear, data, start.folder))
 
-    prepare_network(linear, config.device, devices)
+    prepare_network(linear, config.device, devices, config.data.batch_size)
     loaded = snapshot(linear.backbone)
     if config.linear.protocol == "cached":
         result = evaluate_cached(linear, data, config)

@@ -48,7 +48,7 @@ def set_up(flags: list[str]) -> tuple[ImageData, Step]:
     data = ImageData(load(config.data), settings)
     budget = Budget.of(config.run, data.global_batch, data.steps_per_epoch)
     module = build_method(config, len(data.splits.classes), budget).to(DEVICE)
-    prepare_network(module, config.device, devices)
+    prepare_network(module, config.device, devices, config.data.batch_size)
     replay_networks(module, config, devices, settings)
     return data, Step(module, config.device.precision)
 

@@ -164,7 +164,7 @@ def test_a_compiled_backbone_keeps_its_names(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch, "compile", lambda function, **_: called.append(function) or function)
     module = build()
     names = list(module.state_dict())
-    prepare_network(module, DeviceConfig(compile=True), Devices("cpu", 1))
+    prepare_network(module, DeviceConfig(compile=True), Devices("cpu", 1), IMAGES)
     module.training_step(random_batch(), 0)
     assert len(called) == 1
     assert list(module.state_dict()) == names
@@ -174,7 +174,7 @@ def test_a_compiled_backbone_keeps_its_names(monkeypatch: pytest.MonkeyPatch) ->
 def test_narrow_networks_are_not_channels_last_on_a_cpu(width: str, last: bool) -> None:
     """There a strided 1x1 convolution of fewer than sixteen channels writes beyond its memory (oneDNN#6035)."""
     module = build("--width", width)
-    prepare_network(module, DeviceConfig(), Devices("cpu", 1))
+    prepare_network(module, DeviceConfig(), Devices("cpu", 1), IMAGES)
     assert module.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last) == last
 
 

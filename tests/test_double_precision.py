@@ -16,9 +16,10 @@ from tests.kills import write_images
 from tests.programs import run_program
 from tests.teachers import method_flags
 
-FLAGS = ["custom", "resnet18", "--train_dir", "train", "--val_dir", "val", "--crop_size", "32", "--width", "8"]
-FLAGS += ["--proj_hidden_dim", "16", "--proj_output_dim", "8", "--optimizer", "sgd", "--lr", "0.1", "--epochs", "3"]
-FLAGS += ["--precision", "64", "--accelerator", "cpu", "--num_workers", "0", "--no_zero_init_residual"]
+COMMON = ["--train_dir", "train", "--val_dir", "val", "--crop_size", "32", "--optimizer", "sgd", "--lr", "0.1"]
+COMMON += ["--proj_hidden_dim", "16", "--proj_output_dim", "8", "--epochs", "3", "--precision", "64"]
+COMMON += ["--accelerator", "cpu", "--num_workers", "0"]
+FLAGS = ["custom", "resnet18", "--width", "8", "--no_zero_init_residual", *COMMON]
 GLOBAL_BATCH = 96  # all images: one step per epoch
 DEFAULT_RUN = ("byol", "vicreg")  # the others are slow tests
 
@@ -31,8 +32,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def final_state(folder: Path, method: str, processes: int, flags: list[str] = FLAGS) -> dict[str, Tensor]:
+    batches = 2 if "--accumulate" in flags else 1
     run_id = f"{method}-{flags[1].replace('/', '-')}-{processes}" + "-queue" * ("--queue_size" in flags)
-    share = ["--batch_size", str(GLOBAL_BATCH // processes), "--devices", str(processes), "--run_id", run_id]
+    run_id += "-exact" * (batches - 1)
+    share = ["--batch_size", str(GLOBAL_BATCH // batches // processes), "--devices", str(processes), "--run_id", run_id]
     done = run_program(folder, "main_contrastive.py", *flags, *method_flags(method), *share, ranks=processes)
     assert (done.returncode, done.stderr) == (0, "")
     return torch.load(folder / f"trained_models/{run_id}/last.ckpt", weights_only=True)["state_dict"]
@@ -54,10 +57,18 @@ def test_so_do_those_of_swav_with_a_queue_that_is_used_in_the_last_step(images: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["nnclr", "swav"])
+def test_so_do_those_with_exact_negatives_and_a_queue(images: Path, method: str) -> None:
+    flags = [*FLAGS, "--accumulate", "2", "--exact_negatives", "--queue_size", "100"]  # no multiple of a batch
+    if method == "swav":
+        flags += ["--queue_start_epoch", "0"]
+    one, *others = (final_state(images, method, processes, flags) for processes in (1, 2, 3))
+    assert_equal_runs(one, *others)
+
+
+@pytest.mark.slow
 def test_so_do_those_of_a_vision_transformer_with_moco_v3(images: Path) -> None:
-    flags = ["custom", "timm/vit_tiny_patch16_224", *FLAGS[2:]]
-    for resnets_only in ("--width", "8", "--no_zero_init_residual"):
-        flags.remove(resnets_only)
+    flags = ["custom", "timm/vit_tiny_patch16_224", *COMMON]
     assert_equal_runs(*(final_state(images, "moco_v3", processes, flags) for processes in (1, 2, 3)))
 
 

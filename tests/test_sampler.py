@@ -72,6 +72,20 @@ def test_a_resumed_epoch_has_the_remaining_batches_of_the_epoch(
     assert epoch_of(*size, epoch, start=start) == [rank[start:] for rank in ranks]
 
 
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(sizes(), st.integers(2, 3))
+def test_parts_of_a_batch_are_the_same_images_whatever_the_number_of_processes(
+    size: tuple[int, int, int], parts: int
+) -> None:
+    images, batch, world = size
+    images *= parts
+    whole = TrainSampler(images, parts * batch * world, 0, RankSlice(0, 1), parts=parts)
+    ranks = [TrainSampler(images, parts * batch, 0, RankSlice(rank, world), parts=parts) for rank in range(world)]
+    for expected, *shares in zip(whole, *ranks, strict=True):
+        slices = [[share[k * batch : (k + 1) * batch] for share in shares] for k in range(parts)]
+        assert [pair for part in slices for share in part for pair in share] == expected
+
+
 def test_each_epoch_has_its_own_order_and_skips_different_images() -> None:
     orders = [epoch_of(103, 10, 1, epoch)[0] for epoch in range(5)]
     skipped = [frozenset(range(103)) - {i for indices in order for i in indices} for order in orders]

@@ -104,6 +104,7 @@ class ImageData(LightningDataModule):
                 rank_slice=settings.rank_slice,
                 fill=settings.data.last_batch_fill,
                 accumulate=settings.losses_per_step,
+                parts=settings.batches_per_loss,
             )
         self._check_settings()
         self.no_kernels = obstacle(settings.device)

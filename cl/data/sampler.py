@@ -25,16 +25,25 @@ class TrainSampler:
 
     No index repeats within an epoch, and every process has floor(N / (W B)) batches; the skipped images differ from
     epoch to epoch. With `fill` the last batch is filled up from the start of the permutation instead, so every index
-    appears at least once. The number of batches is a multiple of `accumulate`.
+    appears at least once. The number of batches is a multiple of `accumulate`. A batch may consist of `parts` that the
+    network sees one at a time: part k of all processes together does not depend on the number of processes.
     """
 
     def __init__(
-        self, images: int, batch_size: int, seed: int, rank_slice: RankSlice, fill: bool = False, accumulate: int = 1
+        self,
+        images: int,
+        batch_size: int,
+        seed: int,
+        rank_slice: RankSlice,
+        fill: bool = False,
+        accumulate: int = 1,
+        parts: int = 1,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
         self.rank_slice = rank_slice
+        self.parts = parts
         global_batch = batch_size * rank_slice.world_size * accumulate
         if global_batch > images:
             accumulated = f" with --accumulate {accumulate}" if accumulate > 1 else ""
@@ -51,10 +60,11 @@ class TrainSampler:
         return self.batches
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        step = self.batch_size * self.rank_slice.world_size
-        first = self.batch_size * self.rank_slice.rank
-        for begin in range(self.start * step + first, self.batches * step, step):
-            positions = np.arange(begin, begin + self.batch_size) % self.images  # beyond the last image with `fill`
+        global_batch = self.batch_size * self.rank_slice.world_size
+        slices = np.arange(global_batch).reshape(self.parts, self.rank_slice.world_size, -1)
+        own = slices[:, self.rank_slice.rank].ravel()
+        for batch in range(self.start, self.batches):
+            positions = (batch * global_batch + own) % self.images  # beyond the last image with `fill`
             order = permuted(positions, self.images, _ORDER, self.seed, self.epoch)
             yield [(self.epoch, index) for index in order.tolist()]
 

@@ -24,6 +24,7 @@ from cl.methods.rates import Parts, learning_groups
 from cl.methods.replicated import Replicated
 from cl.methods.scheduled import CosineRamp
 from cl.nn.batch_norm import frozen_statistics
+from cl.nn.drop_path import has_dropout
 from cl.nn.heads import linear_head
 from cl.nn.replays import Replays
 from cl.nn.seeding import seed_network
@@ -71,6 +72,7 @@ class ContrastiveModule(FreezingModule, Generic[M]):
         if decay < 1 and layers_of(self.backbone) is None:
             encoder = config.backbone.encoder
             raise UserError(f"--layer_decay: got {decay:g} with {encoder}, whose layers timm cannot name, expected 1")
+        self.has_dropout = has_dropout(self.backbone)
         self.initial_weights = ""  # a description, for the banner
         if config.backbone.init_from:  # before a teacher is copied
             self.initial_weights = load_init_from(
@@ -175,9 +177,10 @@ class ContrastiveModule(FreezingModule, Generic[M]):
             self.add_accuracy("online_linear/val", self.online_head(features), batch.target)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Randomness inside the network (dropout) depends only on seed, step and rank: a resumed run draws the same.
+        # Randomness inside the network depends only on seed, step and image: a resumed run draws the same. Drop path
+        # draws for the images of all processes; dropout for those of one, so there the rank is part of the seed.
         step_seed = (self.config.run.seed * 1_000_003 + self.trainer.current_epoch) * 1_000_003 + batch_idx
-        seed_network(self.device, (step_seed * 65_537 + rank()) % 2**63)
+        seed_network(self.device, (step_seed * 65_537 + rank() * self.has_dropout) % 2**63)
         self.step_index = self.trainer.global_step
 
     def on_after_backward(self) -> None:

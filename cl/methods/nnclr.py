@@ -35,8 +35,9 @@ class NNCLR(ContrastiveModule[NNCLRConfig]):
             info_nce_loss(self.queue.rows[nearest[g]], p[v], self.method.temperature)
             for g, v in view_pairs(batch.views)
         ]
-        self.queue.add(directions(z[0]))  # of one view: others would fill it with the same images
-        self.queue_labels.add(batch.target)
+        parts = self.config.batches_per_loss
+        self.queue.add(directions(z[0]), parts)  # of one view: others would fill it with the same images
+        self.queue_labels.add(batch.target, parts)
         counted = {"neighbours/same_class": self.of_same_class(nearest, batch.target)}
         return StepOutput(torch.stack(losses).mean(), features[0], counted=counted)
 

@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
-from cl.distributed import gather
+from cl.distributed import gather, world_size
 from cl.losses.precision import full_precision
 from cl.methods.replicated import Replicated
 
@@ -24,9 +25,10 @@ class Queue(Replicated):
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
         self._pending: list[Tensor] = []  # of the batches of this step, from all processes
 
-    def add(self, rows: Tensor) -> None:
-        """Keep this process's rows [B, ...] of a batch for `commit`."""
-        self._pending.append(gather(rows.detach()).to(self.rows.dtype))
+    def add(self, rows: Tensor, parts: int = 1) -> None:
+        """Keep this process's rows [B, ...] of a batch of `parts` for `commit`, in the order of the images."""
+        rows = rearrange(gather(rows.detach()), "(w p b) ... -> (p w b) ...", w=world_size(), p=parts)
+        self._pending.append(rows.to(self.rows.dtype))
 
     def commit(self, taken: Tensor) -> None:
         """Write the rows of the step, of which there are at most K; none of them where `taken` is 0."""

@@ -38,7 +38,8 @@ class SwAV(ContrastiveModule[SwAVConfig]):
         full_size = len(batch.views[0])
         assignments = self.assign(scores[:full_size].detach())
         if self.queue is not None and self.step_index >= self.queue_start:
-            self.queue.add(torch.stack([directions(view) for view in z[:full_size]], dim=1))
+            rows = torch.stack([directions(view) for view in z[:full_size]], dim=1)
+            self.queue.add(rows, self.config.batches_per_loss)
         return StepOutput(swav_loss(scores, assignments, self.method.temperature), features[0])
 
     @torch.no_grad()

@@ -46,13 +46,15 @@ def find_resume_point(
     steps: int,
     weights: Collection[str],
     depends_on_processes: str,
+    normalises: bool,
 ) -> StartingPoint:
     """The newest valid checkpoint with fewer than `steps` steps.
 
     A run that was killed after its last step but before its export and summary repeats the steps between its last two
     checkpoints, which gives the same bits. UserError if the checkpoint belongs to a run with another config, or if its
     weights are not `weights`, the keys of the module's state dict. `depends_on_processes` says what keeps the run from
-    going on with another number of processes; "" if nothing does.
+    going on with another number of processes; "" if nothing does. `normalises` says whether the backbone compares the
+    images of a batch, by batch norm.
     """
     _refuse_edited_tables(resume.folder)
     skipped = []
@@ -68,7 +70,7 @@ def find_resume_point(
         _refuse_other_order(saved.metadata, path)
         _refuse_other_data(saved.metadata, checkpoint_metadata(config, splits), path)
         before, now = Shares.of(saved.metadata), Shares.of(checkpoint_metadata(config, splits))
-        _refuse_other_shares(before, now, depends_on_processes, path)
+        _refuse_other_shares(before, now, depends_on_processes, normalises, path)
         _refuse_other_flags(saved.metadata["config"], config, path)
         _refuse_other_weights(saved.weights, weights, path)
         if saved.diverged:
@@ -135,12 +137,17 @@ class Shares:
         return f"{count} of {self.batch} images" + (f" x {batches} batches" if batches > 1 else "")
 
 
-def _refuse_other_shares(before: Shares, now: Shares, depends_on_processes: str, path: Path) -> None:
-    """UserError unless each loss sees the images that it would have seen, and nothing depends on the processes."""
+def _refuse_other_shares(before: Shares, now: Shares, depends_on_processes: str, normalises: bool, path: Path) -> None:
+    """UserError unless loss and batch norms see the images that they would have seen, on whatever processes."""
     if now.losses != before.losses:
         raise UserError(
             f"--accumulate: got {now.losses}, expected {before.losses} as in {path}: a run resumes with as many "
             "losses per optimizer step"
+        )
+    if normalises and now.batches != before.batches:
+        raise UserError(
+            f"--accumulate: got {now.batches}, expected {before.batches} as in {path}: the backbone normalises each "
+            "batch by itself"
         )
     if now.images != before.images:
         others = now.processes * now.batches

@@ -48,7 +48,7 @@ def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: Im
         rows["state"] = (
             ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items()) + ", in checkpoints too"
         )
-    prepare_network(module.to(device).train(), config.device, plan.devices)
+    prepare_network(module.to(device).train(), config.device, plan.devices, config.data.batch_size)
     if isinstance(module, ContrastiveModule):
         module.step_index = module.frozen_backbone_steps  # a step in which everything learns
     if isinstance(module, ContrastiveModule) and not resolved.auto_batch:  # which tries batches of other sizes

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from cl.backbones import Backbone
 from cl.backbones.resnet import ResNetBackbone
@@ -21,14 +20,15 @@ from cl.methods import ContrastiveModule
 from cl.methods.rehearsal import captured
 from cl.nn import cuda_graphs
 from cl.nn.batch_norm import synchronized
+from cl.nn.drop_path import has_dropout, with_global_drop_path
 from cl.nn.replays import CannotCapture, Capture, CaptureFailed
 from cl.run.start.devices import Devices, why_no_graphs
 
 TrainedModule = ContrastiveModule[Any] | LinearEvaluation
 
 
-def prepare_network(module: TrainedModule, config: DeviceConfig, devices: Devices) -> None:
-    """Change `module` in place, without renaming its weights."""
+def prepare_network(module: TrainedModule, config: DeviceConfig, devices: Devices, images: int) -> None:
+    """Change `module` in place, without renaming its weights, for batches of `images` images in each process."""
     if devices.accelerator == "gpu":  # float32 convolutions round their factors to TF32, matrix products do not
         torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.fp32_precision = "ieee"
@@ -36,6 +36,7 @@ def prepare_network(module: TrainedModule, config: DeviceConfig, devices: Device
         module.double()
     if devices.processes > 1 and config.sync_batchnorm:
         synchronized(module, devices.accelerator)
+    with_global_drop_path(module, images)
     if devices.accelerator == "gpu" or _safe_in_channels_last(module.backbone):
         module.to(memory_format=torch.channels_last)
     if config.compile:
@@ -44,10 +45,9 @@ def prepare_network(module: TrainedModule, config: DeviceConfig, devices: Device
 
 def depends_on_processes(module: nn.Module, config: DeviceConfig) -> str:
     """Why a run of this network with another number of processes would be another run; "" if it would be the same."""
-    modules = list(module.modules())
-    if any(vars(each).get("drop_prob") or (isinstance(each, _DropoutNd) and each.p) for each in modules):
+    if has_dropout(module):
         return "dropout draws other numbers in each process"
-    if not config.sync_batchnorm and any(isinstance(each, _BatchNorm) for each in modules):
+    if not config.sync_batchnorm and any(isinstance(each, _BatchNorm) for each in module.modules()):
         return "under --no_sync_batchnorm each process has statistics of its own"
     return ""
 

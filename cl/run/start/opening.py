@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from cl.cli import Resolved
 from cl.data.datamodule import ImageData
 from cl.data.sources.manifest import write_bad_images
@@ -26,7 +28,8 @@ def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, modul
         return StartingPoint(open_run_folder(resolved, kind, data.splits))
     weights = module.state_dict().keys()
     fixed = depends_on_processes(module, resolved.config.device)
-    start = find_resume_point(resume, resolved.config, data.splits, plan.budget.steps, weights, fixed)
+    normalises = any(isinstance(each, _BatchNorm) for each in module.backbone.modules())
+    start = find_resume_point(resume, resolved.config, data.splits, plan.budget.steps, weights, fixed, normalises)
     open_run_folder(resolved, kind, data.splits)
     remove_later_rows(start)
     return start
