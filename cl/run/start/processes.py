@@ -69,6 +69,8 @@ def join_processes(config: Pretrain | Linear, devices: Devices) -> RankSlice:
         torch.cuda.set_device(devices.local(int(os.environ["LOCAL_RANK"]) if several else 0))
     if not several:
         return RankSlice(0, devices.processes)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # an agent that is killed leaves its processes, and they would go on
+        end_with_parent(os.getppid())
     connect("nccl" if devices.accelerator == "gpu" else "gloo")
     return RankSlice(rank(), world_size())
 
