@@ -14,7 +14,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from cl.config.flags import Config, Field, add_flags, as_typed, convert, fields_of
 from cl.config.methods import DEFAULT, METHODS
-from cl.config.programs import Linear, Origins, Parts, Pretrain, config_parts, preset_layers, resolve_values
+from cl.config.programs import MOST_USED, Linear, Origins, Parts, Pretrain, config_parts, preset_layers, resolve_values
 from cl.config.resume import Resume, resume_of
 from cl.errors import INTERRUPTED, NOT_WRITTEN, LauncherError, Stopped, UserError, one_line
 from cl.machine.children import lost_worker
@@ -170,9 +170,12 @@ def _build_parser(program: type, parts: Parts, defaults: Mapping[str, str] = {})
     script = "main_contrastive.py" if program is Pretrain else "main_linear.py"
     parser = _Parser(prog=script, usage=f"{script} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False)
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own does not match -1e-3
+    fields = _fields_by_name(parts)
+    add_flags(parser, [fields[name] for name in MOST_USED[program]], "The flags that most people need", defaults)
     for name, part in parts.items():
         title = (part.__doc__ or name).split(". ")[0].rstrip(".")
-        add_flags(parser, part, title, defaults)
+        others = [field for field in fields_of(part) if field.name not in MOST_USED[program]]
+        add_flags(parser, others, title, defaults)
     parser.add_argument_group("help").add_argument(
         "-h",
         "--help",

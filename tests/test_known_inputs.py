@@ -116,7 +116,7 @@ def test_features_of_a_real_network_equal_those_of_timms_own_pipeline(
 def test_a_continued_run_keeps_what_its_weights_say_in_its_config_banner_card_and_evaluation(
     run: Run, photos: list[Path]
 ) -> None:
-    flags = ["--init_from", "invented.safetensors", "--run_id", "run", "--fast_dev_run"]
+    flags = ["--init_from", "invented.safetensors", "--run_id", "run", "--fast_dev_run", "--verbose"]
     code, out, err = run(PRETRAIN, *QUICK, *flags)
     assert (code, err) == (0, "")
     text = " ".join(out.split())

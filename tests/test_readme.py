@@ -18,6 +18,7 @@ from tests.pictures import plain, write_classes
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
 COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines() if line.strip()]
+VARYING = "  run folder", "  typed"  # lines of the banner that depend on the clock or --dry_run
 PROGRAMS = [line for line in COMMANDS if line.startswith("python main_")]
 
 
@@ -86,12 +87,13 @@ def test_the_shown_banner_is_that_of_the_program(tmp_path: Path) -> None:
     shown = next(block for language, block in BLOCKS if language == "text" and block.startswith("cl "))
     command = [sys.executable, str(ROOT / "main_contrastive.py"), "digits", "resnet18", "--dry_run"]
     out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    # These lines depend on the machine, the clock or --dry_run.
-    varying = ("  device", "  run folder", "  typed", "  default")
-    banner = shown[: shown.index("\n  default")].splitlines()
-    stable = [line for line in banner if not line.startswith(varying)]
+    banner = shown[: shown.index("\nepoch ")].splitlines()
+    assert len(banner) == 12
+    stable = [line for line in banner[1:] if not line.startswith(VARYING)]
     assert len(stable) > 8
-    assert stable == [line for line in out[: out.index("\n  default")].splitlines() if not line.startswith(varying)]
+    printed = out.splitlines()
+    assert printed[0].split(" [")[0] == banner[0].split(" [")[0]
+    assert stable == [line for line in printed[1:12] if not line.startswith(VARYING)]
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))

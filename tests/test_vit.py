@@ -105,7 +105,7 @@ def test_a_run_is_exported_to_timm_embedded_and_evaluated(
     name: str, run: Run, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = [*TINY_VIT, *CROPS, "--method", name, "--max_steps", "50", "--batch_size", "16", "--run_id", "vit"]
-    code, out, err = run(PRETRAIN, *flags)
+    code, out, err = run(PRETRAIN, *flags, "--verbose")
     assert (code, err) == (0, "")
     assert "transformer preset" in out
     assert re.search("collapse: std|partial collapse: |nothing learned: ", out)  # the verdict of the diagnostics

@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import math
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -138,10 +138,12 @@ def as_typed(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type[Config], title: str, defaults: Mapping[str, str]) -> None:
-    """Add a config's flags as one argparse group; `defaults` maps names to the default that --help shows."""
+def add_flags(
+    parser: argparse.ArgumentParser, fields: Iterable[Field], title: str, defaults: Mapping[str, str]
+) -> None:
+    """Add flags as one argparse group; `defaults` maps names to the default that --help shows."""
     group = parser.add_argument_group(title)
-    for field in fields_of(config):
+    for field in fields:
         flag = field.flag
         name = field.name
         text = (f"{flag.help} [{defaults[name]}]" if name in defaults else flag.help).replace("%", "%%")

@@ -103,6 +103,17 @@ class Linear:
         return self.linear.protocol == "standard" and len(self.optim.grid) > 1
 
 
+MOST_USED: Mapping[type, tuple[str, ...]] = {  # --help begins with them
+    Pretrain: (
+        "dataset", "encoder", "method", "data_folder", "train_dir", "val_dir", "crop_size", "batch_size", "epochs",
+        "lr", "init_from", "gpus",
+    ),
+    Linear: (
+        "dataset", "encoder", "pretrained_feature_extractor", "data_folder", "train_dir", "val_dir", "batch_size",
+        "epochs", "lr", "protocol", "few_shot", "gpus",
+    ),
+}  # fmt: skip
+
 Parts = Mapping[str, type[Config]]
 Origins = Mapping[str, str]  # field name -> "typed", "digits preset", "multicrop preset", "simclr preset", "default"
 

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -52,6 +53,8 @@ class Deliveries:
         persistent: bool = False,
         pin_memory: bool = False,
     ) -> None:
+        # torch counts cores that the process may not use, and its text names no flag; the banner warns instead.
+        warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
         self._workers = workers
         self._processes: list[BaseProcess] = []
         self._loader: DataLoader[Any] = DataLoader(

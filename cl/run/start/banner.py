@@ -1,7 +1,8 @@
 """The start banner: the plan of the run, the origin of each flag's value, and warnings."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import cl
@@ -17,6 +18,7 @@ from cl.run.folder.run_folder import plain_values
 from cl.run.start.memory import SHARED_MEMORY, free_bytes
 from cl.run.start.plan import Plan
 
+LINES = 12  # without warnings and --verbose
 WIDTH = 110  # columns
 NAME_WIDTH = 20
 REQUIRED_SWITCH = {  # flag -> the switch without which it has no effect
@@ -28,55 +30,93 @@ REQUIRED_SWITCH = {  # flag -> the switch without which it has no effect
 
 
 def banner(resolved: Resolved[Any], plan: Plan, start: StartingPoint, weights: str = "") -> str:
-    """What to check before a long run; `weights` describes the initial weights of the backbone."""
+    """What to check before a long run, in at most `LINES` lines; --verbose shows every value.
+
+    `weights` describes the initial weights of the backbone. What is assumed about them is shown in full, like warnings.
+    """
     config = resolved.config
-    (mean, std) = plan.norm
+    rows = _numbers_that_matter(config, plan, start)
+    by_origin = _flags_by_origin(resolved)
+    lines = [f"cl {cl.__version__}: {plan.title} [{plan.devices}]"]
+    if config.run.verbose:
+        lines += chain(*(row_lines(name, text) for name, text in (rows | _flag_rows(by_origin)).items()))
+    else:
+        graphs = plan.devices.accelerator == "gpu"  # a row about CUDA graphs follows
+        del by_origin["default"]
+        lines += _cut(rows, by_origin, LINES - len(lines) - graphs - bool(weights))
+    if weights:
+        lines += row_lines("weights", weights)
+    for text in banner_warnings(resolved, plan):
+        lines += row_lines("warning", text)
+    return "\n".join(lines)
+
+
+def _flag_rows(by_origin: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    return {origin: ", ".join(flags) for origin, flags in by_origin.items()}
+
+
+def _cut(rows: Mapping[str, str], by_origin: Mapping[str, Sequence[str]], most: int) -> list[str]:
+    """The rows and the flags in `most` lines, or one for each row: flags lose the ends of their lines, then others."""
+    flags = _flag_rows(by_origin)
+    if len(rows) + len(flags) > most:
+        presets = [f"{origin}: {text}" for origin, text in flags.items() if origin != "typed"]
+        flags = {"typed": flags["typed"], "presets": "; ".join(presets)}
+    rows = {**rows, **flags}
+    lines = {name: row_lines(name, text) for name, text in rows.items()}
+    while sum(map(len, lines.values())) > max(most, len(rows)):
+        cut = [name for name in flags if len(lines[name]) > 1] or list(rows)
+        longest = max(reversed(cut), key=lambda name: len(lines[name]))
+        lines[longest] = row_lines(longest, rows[longest], most=len(lines[longest]) - 1)
+    return list(chain(*lines.values()))
+
+
+def _numbers_that_matter(config: Pretrain | Linear, plan: Plan, start: StartingPoint) -> dict[str, str]:
+    """Rows of the banner that no flag alone decides."""
+    mean = _spaced(plan.norm[0])
+    std = _spaced(plan.norm[1])
     rows = {
-        "images": _images(plan),
-        "normalised by": f"mean {_numbers(mean)}, std {_numbers(std)} ({plan.norm_origin})",
-        "batch": _batch(config, plan),
-        "steps": f"{plan.budget.steps_per_epoch} an epoch, {plan.budget.steps} in all",
+        "images": _images(plan) + _knn_bank(config, plan),
+        "normalised by": f"mean {mean}, std {std} ({plan.norm_origin})",
+        "batch": f"{_batch(config, plan)}; steps: {plan.budget.steps_per_epoch} an epoch, {plan.budget.steps} in all",
         "learning rate": _learning_rate(config, plan),
-        "device": str(plan.devices),
         "loader": plan.loader,
         "run folder": str(start.folder),
     }
     if start.checkpoint:
         change = f"; {start.change}" if start.change else ""
         rows["resumes"] = f"from {start.checkpoint.name}, after {start.step} of {plan.budget.steps} steps{change}"
-    if weights:
-        rows["weights"] = weights
     if isinstance(config, Pretrain):
         rows |= config.method.banner_rows(other_views=_other_views(config, plan))
-    if isinstance(config, Pretrain) and plan.classes and plan.val_images:
-        rows["kNN bank"] = f"{plan.knn_bank} of {plan.labelled_images} labelled training images"
-    rows |= {origin: ", ".join(flags) for origin, flags in _flags_by_origin(resolved).items()}
-    lines = [f"cl {cl.__version__}: {plan.title}"]
-    for name, text in rows.items():
-        lines += row_lines(name, text)
-    for text in banner_warnings(resolved, plan):
-        lines += row_lines("warning", text)
-    return "\n".join(lines)
+    return rows
 
 
-def row_lines(name: str, text: str) -> list[str]:
-    """A name and its text, wrapped to the width of the banner."""
+def row_lines(name: str, text: str, most: int | None = None) -> list[str]:
+    """A name and its text, wrapped to the width of the banner; what `most` lines do not hold is left out."""
     return textwrap.wrap(
         one_line(text),
         WIDTH,
         initial_indent=f"  {name:<{NAME_WIDTH - 2}}  ",
         subsequent_indent=" " * (NAME_WIDTH + 2),
         break_on_hyphens=False,
+        max_lines=most,
+        placeholder=" ... (--verbose)",
     )
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _spaced(values: Sequence[float]) -> str:
     return " ".join(map(str, values))
 
 
 def _images(plan: Plan) -> str:
     labels = f"{plan.classes} classes" if plan.classes else "no labels"
     return f"{plan.train_images} for training, {plan.val_images or 'none'} for validation, {labels}"
+
+
+def _knn_bank(config: Pretrain | Linear, plan: Plan) -> str:
+    if not (isinstance(config, Pretrain) and plan.classes and plan.val_images):
+        return ""
+    uses = f"{plan.knn_bank} of {plan.labelled_images} labelled training images"
+    return f"; kNN among {uses}" if plan.knn_bank < plan.labelled_images else ""
 
 
 def _batch(config: Pretrain | Linear, plan: Plan) -> str:

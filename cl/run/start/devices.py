@@ -42,8 +42,10 @@ class Devices:
     def __str__(self) -> str:
         if self.accelerator == "cpu":
             return f"CPU, {torch.get_num_threads()} threads"
-        indices = range(self.devices) if isinstance(self.devices, int) else self.devices
-        return ", ".join(f"GPU {index} ({torch.cuda.get_device_name(index)})" for index in indices)
+        by_name: dict[str, list[str]] = {}
+        for index in range(self.devices) if isinstance(self.devices, int) else self.devices:
+            by_name.setdefault(torch.cuda.get_device_name(index), []).append(str(index))
+        return ", ".join(f"GPU {' '.join(indices)} ({name})" for name, indices in by_name.items())
 
 
 def on_devices(resolved: Resolved[P]) -> tuple[Resolved[P], Devices]:

@@ -123,4 +123,3 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for category in (UserWarning, FutureWarning, RuntimeWarning):
         warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
-    warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")  # the banner does
