@@ -2,18 +2,34 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 
+from cl import embed, report
 from cl.config.flags import fields_of
 from cl.config.methods import METHODS
 from cl.config.programs import Linear, Pretrain
 from tests.conftest import ROOT, Run
+from tests.pictures import plain, write_classes
 
 PAGES = {path.name: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
-DOCS = [name for name in PAGES if name != "README.md"]
+OTHER_TESTS = {"adding_a_method.md", "your_images.md"}  # run by tests of their own, as written
+NOT_RUN = {  # beginnings of commands that this file does not run, and why
+    "pip install ": "CI does",
+    "pytest": "CI does",
+    "python bench/": "takes minutes to hours and needs data; tests/test_bench.py runs parts",
+    "python -m cl.selfcheck": "takes a minute; tests/test_adding_a_method.py runs it",
+    "python -m cl.data.imagenet_val ": "needs ImageNet; tests/test_walk.py runs it on a few images",
+    "python -m cl.worth ": "tests/test_worth.py runs it, and CI on the quick start",
+    "bash bash_files/": "needs ImageNet; run up to the missing data below",
+}
+MODULES = {"cl.embed": embed.main, "cl.report": report.main}
+NARROW = ["--width", "4"]
 FOLDERS = Path("bench"), Path("cl"), Path("tests")  # some of their modules have their own flags
 
 
@@ -24,9 +40,13 @@ def program_flags() -> set[str]:
     return spellings | {f"--no_{name.removeprefix('--')}" for name in spellings} | {"--help"}
 
 
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page].read_text(), flags=re.M | re.S)
+
+
 def commands(page: str) -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", PAGES[page].read_text(), flags=re.S)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines() if line.strip()]
+    return [command for line in lines for command in line.split(" && ")]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -47,20 +67,54 @@ def test_every_message_on_the_troubleshooting_page_exists() -> None:
     assert [message for message in messages if message not in source and not (ROOT / message).exists()] == []
 
 
-@pytest.mark.parametrize("page", DOCS)
+@pytest.mark.parametrize("page", PAGES)
 def test_links_point_to_existing_files(page: str) -> None:
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", PAGES[page].read_text()):
         assert (PAGES[page].parent / link).exists(), link
 
 
-# Those of two pages are run by test_adding_a_method and test_your_images.
-@pytest.mark.parametrize("page", sorted(set(DOCS) - {"adding_a_method.md", "your_images.md"}))
-def test_commands_run_as_written(page: str, run: Run, folder: Path) -> None:
-    """In order, in one folder, each for one batch; benchmarks are skipped because they take too long."""
-    for line in commands(page):
+@pytest.mark.parametrize("page", sorted(set(PAGES) - OTHER_TESTS))
+def test_commands_run_as_written(
+    page: str, run: Run, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, in one folder, each for one batch of a narrow network; then the Python code."""
+    lines = [line for line in commands(page) if not line.startswith(tuple(NOT_RUN))]
+    if any("my_photos" in line for line in lines):
+        write_classes(folder / "my_photos", {"a": 70})
+    for line in lines:
+        if "trained_models/latest" in line and not Path("trained_models/latest").exists():
+            assert run("main_contrastive.py", "digits", "resnet18", *NARROW, "--fast_dev_run")[0] == 0
         _, program, *flags = shlex.split(line)
-        if program.startswith("bench/") or program == "-m":
-            continue
-        resumes = "--resume_training_from" in flags and flags[-1] != "auto"  # takes no other flags than its run
-        code, _, err = run(program, *flags, *([] if resumes else ["--fast_dev_run"]))
-        assert (code, err) == (0, ""), line
+        if program == "-m":
+            monkeypatch.setattr(sys, "argv", [line, *flags[1:]])
+            MODULES[flags[0]](flags[1:])
+            assert capsys.readouterr().err == "", line
+        else:
+            code, _, err = run(program, *flags, *shortened(program, flags))
+            assert (code, err) == (0, ""), line
+    for block in blocks(page, "python") if "load_backbone" in PAGES[page].read_text() else []:
+        plain(1).save(folder / "photo.jpg")
+        names: dict[str, Any] = {}
+        exec(block, names)
+        assert names["features"].shape == (1, names["backbone"].num_features)
+    if "--out features.npz" in " ".join(lines):
+        assert len(np.load(folder / "features.npz")["paths"]) == 70
+
+
+def shortened(program: str, flags: list[str]) -> list[str]:
+    """Flags that keep a command short."""
+    if {"--help", "--dry_run"} & set(flags):
+        return []
+    if "--resume_training_from" in flags and flags[-1] != "auto":  # takes no other flags than its run
+        return []
+    narrow = program == "main_contrastive.py" and "resnet18" in flags and "--width" not in flags
+    return ["--fast_dev_run", *(NARROW if narrow else [])]
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - OTHER_TESTS))
+def test_scripts_run_as_written_up_to_the_missing_data(page: str, tmp_path: Path) -> None:
+    for line in [line for line in commands(page) if line.startswith("bash bash_files/")]:
+        command = ["bash", "-c", f"{line} --data_folder /nowhere"]  # also where /datasets exists
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2, line
+        assert done.stderr.startswith("error: --data_folder: got /nowhere"), done.stderr
