@@ -18,12 +18,15 @@ from cl.config.programs import MOST_USED, Linear, Origins, Parts, Pretrain, conf
 from cl.config.resume import Resume, resume_of
 from cl.errors import INTERRUPTED, NOT_WRITTEN, LauncherError, Stopped, UserError, one_line
 from cl.machine.children import lost_worker
+from cl.machine.completion import COMPLETION, completion
 from cl.machine.home import replace_missing_folders
+from cl.machine.started_as import shown, version
 
 P = TypeVar("P", Pretrain, Linear)
 Words = str | list[str]  # a flag's value as typed; a list if the flag takes several
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 HELP = {"-h", "--help"}
+VERSION = "--version"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ def _lost_process(error: str) -> str:
 
 def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
     """Resolve `argv` to a config; raise UserError for every mistake that argv alone reveals."""
+    if VERSION in argv:
+        print(version())
+        sys.exit(0)
     resume = resume_of(argv)
     method = _method_name(argv, resume) if program is Pretrain else None
     parts = config_parts(program, method)
@@ -90,6 +96,9 @@ def parse(program: type[P], argv: Sequence[str]) -> Resolved[P]:
         sys.exit(0)
     parser = _build_parser(program, parts)
     fields = _fields_by_name(parts)
+    if any(word.startswith(COMPLETION) for word in argv):
+        print(completion(parser, {name: field.flag.choices for name, field in fields.items()}, argv))
+        sys.exit(0)
     _refuse_unknown_flags(argv, parser, parts)
     words = _words_by_field(parser, argv, fields)
     auto_batch = words.get("batch_size") == "auto"
@@ -167,8 +176,8 @@ def _method_name(argv: Sequence[str], resume: Resume | None) -> str:
 
 def _build_parser(program: type, parts: Parts, defaults: Mapping[str, str] = {}) -> _Parser:
     """A parser of all the program's flags; `defaults` maps field names to the default that --help shows."""
-    script = "main_contrastive.py" if program is Pretrain else "main_linear.py"
-    parser = _Parser(prog=script, usage=f"{script} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False)
+    name = shown("pretrain" if program is Pretrain else "linear")
+    parser = _Parser(prog=name, usage=f"{name} DATASET ENCODER [flags]", allow_abbrev=False, add_help=False)
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own does not match -1e-3
     fields = _fields_by_name(parts)
     add_flags(parser, [fields[name] for name in MOST_USED[program]], "The flags that most people need", defaults)
@@ -176,12 +185,12 @@ def _build_parser(program: type, parts: Parts, defaults: Mapping[str, str] = {})
         title = (part.__doc__ or name).split(". ")[0].rstrip(".")
         others = [field for field in fields_of(part) if field.name not in MOST_USED[program]]
         add_flags(parser, others, title, defaults)
-    parser.add_argument_group("help").add_argument(
-        "-h",
-        "--help",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="show all flags with their defaults for this data set and method",
+    about = parser.add_argument_group("help")
+    help_text = "show all flags with their defaults for this data set and method"
+    about.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS, help=help_text)
+    about.add_argument(VERSION, action="store_true", default=argparse.SUPPRESS, help="show the version")
+    about.add_argument(
+        COMPLETION, metavar="{bash,zsh,tcsh}", default=argparse.SUPPRESS, help="print what completes flags in a shell"
     )
     return parser
 

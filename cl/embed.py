@@ -33,6 +33,7 @@ from cl.data.views.spec import linear_views
 from cl.errors import UserError, mentioning, one_line
 from cl.evaluation.features import extract_features
 from cl.evaluation.neighbours import nearest_neighbours
+from cl.machine.started_as import argument_parser
 from cl.run.folder.atomic_files import write_atomically
 from cl.run.folder.load import LoadedBackbone, load_backbone
 from cl.run.start.devices import choose_devices, limit_threads
@@ -102,7 +103,7 @@ def _skipped(bad: Mapping[str, str], files: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cl.embed", description=__doc__)
+    parser = argument_parser("embed", __doc__ or "")
     parser.add_argument("run", help="run folder, or a checkpoint or backbone.safetensors in one")
     parser.add_argument("folder", type=Path, help="images, in any arrangement of subfolders")
     parser.add_argument("--out", type=typed_path, required=True, help="file to write; numpy.load reads it")

@@ -3,7 +3,6 @@
 One row per pretraining and way of evaluating it. Runs that differ only in their seed share a row.
 """
 
-import argparse
 import csv
 import json
 import math
@@ -17,6 +16,7 @@ from typing import Any
 from cl import cli
 from cl.config.flags import as_typed, typed_path
 from cl.errors import UserError, csv_cell, markdown_cell, one_line
+from cl.machine.started_as import argument_parser
 
 PRETRAINED = {"online": ("online_linear/val_top1",), "kNN": ("knn/val_top1",)}  # column -> metrics of summary.json
 EVALUATED = {"offline": ("offline_linear/val_top1", "finetuned/val_top1")}  # a run has one of them
@@ -275,7 +275,7 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m cl.report", description=(__doc__ or "").split("\n")[0])
+    parser = argument_parser("report", (__doc__ or "").split("\n")[0])
     parser.add_argument(
         "folders", nargs="*", type=Path, default=[Path("trained_models")], help="run folders, or folders of run folders"
     )

@@ -29,6 +29,7 @@ from cl.config.methods import METHODS
 from cl.config.programs import Pretrain
 from cl.distributed import connect, disconnect, global_mean, rank, world_size
 from cl.errors import UserError
+from cl.machine.started_as import argument_parser
 from cl.methods import ContrastiveModule, build_method
 from cl.nn.batch_norm import synchronized
 from cl.optim.schedules import Budget
@@ -185,7 +186,7 @@ def _temporary_folder() -> "tempfile.TemporaryDirectory[str]":
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cl.selfcheck", description=(__doc__ or "").split("\n")[0])
+    parser = argument_parser("selfcheck", (__doc__ or "").split("\n")[0])
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

@@ -38,6 +38,8 @@ Case = tuple[str, list[str], list[str]]
 BY_ARGV: list[Case] = [  # program, flags, parts of the message
     (PRETRAIN, [], ["dataset and encoder: not given"]),
     (PRETRAIN, ["digits"], ["encoder: not given"]),
+    (PRETRAIN, ["--print_completion", "fish"], ["--print_completion: got fish, expected bash or zsh or tcsh"]),
+    (LINEAR, [*DIGITS, "--print_completion"], ["--print_completion: got digits resnet18, expected bash"]),
     (LINEAR, ["digits"], ["encoder: not given"]),
     (PRETRAIN, ["digit", "resnet18"], ["dataset: got digit", "digits"]),
     (PRETRAIN, ["digits", "resnet19"], ["encoder: got resnet19", "resnet18"]),

@@ -174,6 +174,7 @@ REACHED_ELSEWHERE = {  # modules with refusals that the cases here do not reach,
     "cl/run/folder/load.py": "test_export", "cl/run/start/seeds.py": "test_seeds",
     "cl/worth/images.py": "test_worth", "cl/worth/networks.py": "test_worth", "cl/worth/runs.py": "test_worth",
     "cl/selfcheck.py": "test_home", "cl/distributed.py": "test_launchers",
+    "cl/machine/completion.py": "test_package",
     "cl/machine/launcher.py": "test_launchers", "cl/run/start/processes.py": "test_launchers",
 }  # fmt: skip
 

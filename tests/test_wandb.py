@@ -108,4 +108,6 @@ def test_a_run_trains_without_wandb_installed(run: Run, folder: Path, monkeypatc
     code, out, err = run(PRETRAIN, *QUICK)
     assert code == 0
     assert "warning: wandb is disabled for the rest of the run (ModuleNotFoundError" in err
+    assert err.endswith("; pip install 'contrastive-pretraining[wandb]')\n")
+    assert err.count("\n") == 1
     assert "run folder" in out

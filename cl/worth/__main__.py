@@ -19,6 +19,7 @@ from cl.cli import run
 from cl.config.run import DeviceConfig
 from cl.data.images import ImageSet
 from cl.evaluation.features import Labelled
+from cl.machine.started_as import argument_parser
 from cl.run.start.devices import choose_devices, limit_threads
 from cl.worth.columns import VERDICT, Evaluation, answers_of, differences_of, linear_config
 from cl.worth.features import Extractor
@@ -99,7 +100,7 @@ def _evaluation(row: Row, images: Images, bank: ImageSet, extractor: Extractor) 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cl.worth", description=(__doc__ or "").split("\n")[0])
+    parser = argument_parser("worth", (__doc__ or "").split("\n")[0])
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folder of main_contrastive.py; several of one data set"
     )

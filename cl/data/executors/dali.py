@@ -26,6 +26,7 @@ from cl.data.sampler import SampleKey
 from cl.data.views.rows import Rows, ViewPlanner
 from cl.data.views.spec import Norm
 from cl.errors import UserError
+from cl.machine.extras import how_to_install
 
 
 def check_dali() -> None:
@@ -35,7 +36,7 @@ def check_dali() -> None:
     except ImportError:
         raise UserError(
             "--loader: got dali, but DALI is not installed; expected --loader fast, or "
-            "pip install nvidia-dali-cuda130 (on CUDA 12 drivers nvidia-dali-cuda120)"
+            f"{how_to_install('dali')} (on CUDA 12 drivers: pip install nvidia-dali-cuda120)"
         ) from None
 
 

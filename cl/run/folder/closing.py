@@ -1,8 +1,6 @@
 """The end of a run: its results table, summary.json, and the next command."""
 
 import shlex
-import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from cl.cli import Resolved
 from cl.config.programs import Pretrain
 from cl.config.resume import SUMMARY
 from cl.evaluation.online.metrics import format_metric
+from cl.machine.started_as import command_of
 from cl.run.folder.atomic_files import as_json, write_or_stop
 
 EVALUATION_FLAGS = (  # copied to the next command, so that it uses the same images and devices
@@ -41,7 +40,7 @@ def closing_table(
 
 def worth_command(folder: Path) -> str:
     """How to compare the run with what one had before, to be run from the current working directory."""
-    return f"Was it worth it?\n\n{shlex.join([_python(), '-m', 'cl.worth', str(folder)])}"
+    return f"Was it worth it?\n\n{shlex.join([*command_of('worth'), str(folder)])}"
 
 
 def next_command(resolved: Resolved[Pretrain], folder: Path, labelled: bool) -> str:
@@ -55,8 +54,7 @@ def next_command(resolved: Resolved[Pretrain], folder: Path, labelled: bool) -> 
 def _linear_command(resolved: Resolved[Pretrain], folder: Path) -> str:
     config = resolved.config
     origins = resolved.origins
-    script = Path(sys.argv[0]).with_name("main_linear.py")
-    words = [_python(), str(script), config.data.dataset, config.backbone.encoder]
+    words = [*command_of("linear"), config.data.dataset, config.backbone.encoder]
     for part in (config.data, config.views, config.device, config.run):
         for name in EVALUATION_FLAGS:
             if name in vars(part) and origins[name] == "typed":
@@ -64,12 +62,3 @@ def _linear_command(resolved: Resolved[Pretrain], folder: Path) -> str:
                 values = value if isinstance(value, tuple) else (value,)
                 words += [f"--{name}", *map(str, values)]
     return shlex.join([*words, "--pretrained_feature_extractor", str(folder)])
-
-
-def _python() -> str:
-    """`python` or `python3` if it is this interpreter, else its full path."""
-    for name in ("python", "python3"):
-        path = shutil.which(name)
-        if path and Path(path).absolute() == Path(sys.executable).absolute():
-            return name
-    return sys.executable

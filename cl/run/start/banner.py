@@ -42,7 +42,6 @@ def banner(resolved: Resolved[Any], plan: Plan, start: StartingPoint, weights: s
         lines += chain(*(row_lines(name, text) for name, text in (rows | _flag_rows(by_origin)).items()))
     else:
         graphs = plan.devices.accelerator == "gpu"  # a row about CUDA graphs follows
-        del by_origin["default"]
         lines += _cut(rows, by_origin, LINES - len(lines) - graphs - bool(weights))
     if weights:
         lines += row_lines("weights", weights)
@@ -55,9 +54,19 @@ def _flag_rows(by_origin: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return {origin: ", ".join(flags) for origin, flags in by_origin.items()}
 
 
+def _not_in_other_rows(by_origin: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Without the defaults, and without mean and std that weights or data brought: the banner has a row for them."""
+    kept = {"typed": list(by_origin["typed"])}
+    for origin, flags in by_origin.items():
+        others = [flag for flag in flags if not flag.startswith(("mean ", "std "))]
+        if origin not in ("typed", "default") and others:
+            kept[origin] = others
+    return kept
+
+
 def _cut(rows: Mapping[str, str], by_origin: Mapping[str, Sequence[str]], most: int) -> list[str]:
     """The rows and the flags in `most` lines, or one for each row: flags lose the ends of their lines, then others."""
-    flags = _flag_rows(by_origin)
+    flags = _flag_rows(_not_in_other_rows(by_origin))
     if len(rows) + len(flags) > most:
         presets = [f"{origin}: {text}" for origin, text in flags.items() if origin != "typed"]
         flags = {"typed": flags["typed"], "presets": "; ".join(presets)}

@@ -11,6 +11,7 @@ from cl.config.flags import as_typed
 from cl.config.programs import Linear, Pretrain
 from cl.errors import UserError, one_line
 from cl.machine import launcher
+from cl.machine.started_as import shown, this_command
 from cl.run.start.signal_forwarding import forwarding_signals
 
 
@@ -31,7 +32,7 @@ def run_each_seed(
     for number, (seed, folder) in enumerate(zip(seeds, folders, strict=True), start=1):
         print(f"seed {seed}, run {number} of {len(seeds)}\n", flush=True)
         flags = [*without_seeds(resolved.argv), "--seed", str(seed), "--run_id", folder.name]
-        code = _run([sys.executable, sys.argv[0], *flags])
+        code = _run([*this_command(), *flags])
         if code:
             not_started = f"; not started: {as_typed(seeds[number:])}" if number < len(seeds) else ""
             print(f"seed {seed} ended with exit code {code}{not_started}", file=sys.stderr)
@@ -48,7 +49,7 @@ def _print_report(folders: Sequence[Path], report: Callable[[Sequence[Path]], st
         print(report(folders))
     except Exception as error:
         reason = one_line(f"{type(error).__name__}: {error}")
-        print(f"warning: the runs were not tabulated ({reason}); python -m cl.report tries again", file=sys.stderr)
+        print(f"warning: the runs were not tabulated ({reason}); {shown('report')} tries again", file=sys.stderr)
 
 
 def without_seeds(argv: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cl.config.run import RunConfig
 from cl.errors import one_line
+from cl.machine.extras import how_to_install
 from cl.run.train.loggers import RunLog
 
 TIMEOUT = 30  # seconds for wandb's server
@@ -38,10 +39,9 @@ class WandbLog(RunLog):
             return call()
         except Exception as error:  # wandb raises its own errors, network errors and those of its service
             self._run = None
-            print(
-                one_line(f"warning: wandb is disabled for the rest of the run ({type(error).__name__}: {error})"),
-                file=sys.stderr,
-            )
+            advice = f"; {how_to_install('wandb')}" if isinstance(error, ModuleNotFoundError) else ""
+            reason = one_line(f"{type(error).__name__}: {error}")
+            print(f"warning: wandb is disabled for the rest of the run ({reason}{advice})", file=sys.stderr)
             return None
 
 
