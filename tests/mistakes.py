@@ -16,6 +16,7 @@ from cl.run.folder.checkpoint import checkpoint_metadata
 from cl.run.folder.run_folder import _write_config
 from cl.run.start.devices import on_devices
 from tests.pictures import plain, write_classes
+from tests.shards import write_tar
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"
 DIGITS = ["digits", "resnet18"]
@@ -218,6 +219,11 @@ BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
     (PRETRAIN, [*CUSTOM, "GIVEN/flat", "--val_dir", "GIVEN/train"], ["--val_dir: got ", "training images have none"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", "GIVEN/bad"], ["--val_dir: got ", "none of its files can be"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/no_images"], ["--train_dir", "there are none"]),
+    (PRETRAIN, [*CUSTOM, "tar/GIVEN/x*.tar"], ["--train_dir: got tar/", "expected a glob that matches .tar files"]),
+    (PRETRAIN, [*CUSTOM, "tar/GIVEN"], ["--train_dir: got tar/", ", a folder, expected a glob such as tar/"]),
+    (PRETRAIN, [*CUSTOM, "tar/GIVEN/page.tar"], ["--train_dir: got ", "expected a shard; there is nothing at"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", "tar/GIVEN/half.tar"], ["--val_dir: got ", "it is truncated"]),
+    (PRETRAIN, [*CUSTOM, "GIVEN/train", "--label_column", "x"], ["--label_column: got x", "expected tar/GLOB"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/no_images_in_classes"], ["--train_dir", "in its 1 class folders", "there are none"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/train", "--in_channels", "4"], ["none of its", "JPEG, expected a TIFF or .npy file"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/bad"], ["--train_dir", "none of its files can be decoded"]),
@@ -350,6 +356,8 @@ def write_given(folder: Path) -> None:
     write_classes(folder / "train", {"a": 2, "b": 2})
     write_classes(folder / "other", {"a": 2, "z": 2})
     write_classes(folder / "single", {"a": 1, "b": 1})
+    write_tar(folder / "half.tar", [("1.jpg", bytes(5000))])
+    os.truncate(folder / "half.tar", 3000)
     os.mkfifo(folder / "pipe")
     (folder / "dangling").symlink_to(folder / "nowhere")
     _write_weights(folder)

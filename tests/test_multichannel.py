@@ -26,7 +26,7 @@ from cl.data.executors.workers import WorkerExecutor
 from cl.data.images import FileSet, measure_norm
 from cl.data.resident_images import load_into_memory
 from cl.data.sampler import RankSlice
-from cl.data.sources.folders import folders
+from cl.data.sources.labelling import places
 from cl.data.sources.manifest import bad_files
 from cl.data.views.rows import RandomViews
 from cl.data.views.spec import ViewSpec, linear_views
@@ -185,7 +185,7 @@ def files_of(root: Path, names: list[str]) -> FileSet:
 def test_an_evaluation_view_holds_the_values_of_the_file(flags: dict[str, str], data: Path) -> None:
     config = DataConfig("custom", train_dir=str(data), in_channels=4, batch_size=20, num_workers=0, **flags)
     settings = LoaderSettings(config, linear_views(ViewsConfig(32)), seed=0, rank_slice=RankSlice(0, 1))
-    module = ImageData(folders(config, PLAIN), settings)
+    module = ImageData(places(config, PLAIN), settings)
     (batch,) = module.eval_loader(module.splits.train)
     assert [batch.index[0].item(), batch.index[19].item()] == [0, 19]
     for position, seed in ((0, 0), (9, 9), (10, 100), (19, 109)):

@@ -279,7 +279,7 @@ def files_where_rank_0_alone_lists(folder: str, cache: str, keep: bool) -> tuple
     with (
         patch.dict("os.environ", XDG_CACHE_HOME=cache),
         patch("cl.data.sources.folders.list_images", wraps=list_images) as listed,
-        patch("cl.data.sources.registry.open_index", wraps=open_index if keep else None) as opened,
+        patch("cl.data.images.open_index", wraps=open_index if keep else None) as opened,
     ):
         opened.side_effect = None if keep else FileNotFoundError
         train = load_on_all_ranks(DataConfig(dataset="custom", train_dir=folder)).train

@@ -18,9 +18,16 @@ class DataConfig(Config):
     data_folder: Annotated[str | None, Flag("folder that --train_dir and --val_dir are relative to", resume="free")] = (
         None
     )
-    train_dir: Annotated[str | None, Flag("folder of training images, one folder per class", resume="free")] = None
-    val_dir: Annotated[str | None, Flag("folder of validation images, one folder per class", resume="free")] = None
+    train_dir: Annotated[
+        str | None, Flag("folder of training images, one folder per class; or tar/GLOB of shards", resume="free")
+    ] = None
+    val_dir: Annotated[
+        str | None, Flag("folder of validation images, one folder per class; or tar/GLOB of shards", resume="free")
+    ] = None
     labels: Annotated[str | None, Flag("CSV file of file names and labels, for a flat folder", resume="free")] = None
+    label_column: Annotated[
+        str | None, Flag("field of KEY.json that has the label; by default the text of KEY.cls", resume="free")
+    ] = None
     hold_out: Annotated[
         float | None,
         Flag(

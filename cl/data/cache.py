@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cl.config.data import COLOURS
 from cl.data.decoding.decode import EncodedImage, LazyImage, as_ppm
-from cl.data.images import FileSet
+from cl.data.images import EncodedSet
 from cl.data.views.draws import Ints
 from cl.data.worker_processes import each
 from cl.errors import UserError
@@ -35,7 +35,7 @@ WHITE = 2**16 - 1  # in images of more than three channels
 VERSION = 2  # of the pixels that are stored
 
 
-def cached(images: FileSet, kind: str, folder: str | None, workers: int) -> "CachedSet":
+def cached(images: EncodedSet, kind: str, folder: str | None, workers: int) -> "CachedSet":
     """Open the cache of `images`; build it first if it is missing or out of date."""
     parent = Path(folder) if folder is not None else cache_folder()
     if parent is None:
@@ -74,7 +74,7 @@ def _is_current(path: Path, metadata: dict[str, Any]) -> bool:
         return False
 
 
-def _write(images: FileSet, kind: str, path: Path, metadata: dict[str, Any], workers: int) -> None:
+def _write(images: EncodedSet, kind: str, path: Path, metadata: dict[str, Any], workers: int) -> None:
     for leftover in path.parent.glob(f"{path.name}.part*"):  # from a killed process: this one holds the lock
         shutil.rmtree(leftover)
     partial = path.with_name(f"{path.name}.part")
@@ -89,7 +89,7 @@ def _write(images: FileSet, kind: str, path: Path, metadata: dict[str, Any], wor
         raise
 
 
-def _write_images(images: FileSet, kind: str, folder: Path, workers: int) -> None:
+def _write_images(images: EncodedSet, kind: str, folder: Path, workers: int) -> None:
     """Write `pixels`, one image after another, and `index.npy` [N, 4]: offset, bytes, height, width."""
     index = []
     offset = 0
@@ -103,7 +103,7 @@ def _write_images(images: FileSet, kind: str, folder: Path, workers: int) -> Non
     np.save(folder / "index.npy", np.array(index, np.int64))
 
 
-def _shrunk(images: FileSet, kind: str, index: int) -> EncodedImage:
+def _shrunk(images: EncodedSet, kind: str, index: int) -> EncodedImage:
     """An image as the cache stores it: in 8 bits, or in 16 if it has more than three channels."""
     pixels = shrink(images.read(index)).permute(1, 2, 0).contiguous().numpy()
     height, width, channels = pixels.shape

@@ -18,7 +18,7 @@ from cl.data.executors.dali import DaliExecutor, check_dali
 from cl.data.executors.resident import ResidentExecutor
 from cl.data.executors.torchvision import TorchvisionExecutor
 from cl.data.executors.workers import WorkerExecutor
-from cl.data.images import ArraySet, FileSet, ImageSet, Splits, Subset, stratified_labelled
+from cl.data.images import ArraySet, EncodedSet, ImageSet, Splits, Subset, stratified_labelled
 from cl.data.kernels import obstacle
 from cl.data.loader import BrokenFiles, EvalLoader, TrainLoader, Unchecked
 from cl.data.resident_images import (
@@ -249,7 +249,7 @@ class ImageData(LightningDataModule):
 
     def _cached(self, images: ImageSet) -> ImageSet:
         data = self.settings.data
-        if data.cache == "none" or not isinstance(images, FileSet):
+        if data.cache == "none" or not isinstance(images, EncodedSet):
             return images
         return cached(images, data.cache, data.cache_dir, data.workers())
 

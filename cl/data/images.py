@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,13 +21,14 @@ from cl.data.decoding.decode import (
     LazyImage,
     TooLittleMemory,
     as_ppm,
+    decode,
     lazy_image,
     portable_image,
     read_file,
-    read_image,
 )
 from cl.data.decoding.modes import BadImage
 from cl.data.order.selection import class_counts, count_labelled, drawn_per_class, even_shares
+from cl.data.sources.index import open_index
 from cl.data.sources.names import FileNames
 from cl.data.sources.walk import stamp
 from cl.data.views.draws import Ints, Labels
@@ -110,8 +112,64 @@ class ArraySet:
         return self._on_device
 
 
-class FileSet:
-    """Image files, decoded when they are read."""
+class EncodedSet(ABC):
+    """Encoded images, decoded when they are read. A kind of place is a subclass."""
+
+    root: Path  # of all images, for messages
+    targets: Labels  # [N]
+    channels: int
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def path(self, index: int) -> Path:
+        """What names the image to a user."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """The same, in the folder or shard in which it lies."""
+
+    @abstractmethod
+    def data(self, index: int) -> bytes:
+        """The encoded image; OSError, or BrokenFile for more than one image, if it cannot be read."""
+
+    @abstractmethod
+    def fingerprint(self) -> str: ...
+
+    @abstractmethod
+    def shared(self) -> "Shared | None":
+        """What another process of the machine needs to open the same set; None if it has to look for itself."""
+
+    def read(self, index: int) -> Tensor:
+        with _errors_name(self.path(index)):
+            return decode(self.data(index), self.channels)
+
+    def open(self, index: int) -> LazyImage:
+        path = self.path(index)
+        with _errors_name(path):
+            image = lazy_image(self.data(index), self.channels)
+
+        def pixels() -> Tensor:
+            with _errors_name(path):
+                return image.pixels()
+
+        return image._replace(pixels=pixels)
+
+    def encoded(self, index: int) -> EncodedImage:
+        with _errors_name(self.path(index)):
+            return portable_image(self.data(index), self.channels)
+
+
+class Shared(Protocol):
+    """A set of images that other processes can open; small, and pickled."""
+
+    def open(self) -> EncodedSet:
+        """OSError or ValueError if its index is no longer there."""
+
+
+class FileSet(EncodedSet):
+    """Image files."""
 
     def __init__(
         self, root: Path, files: Sequence[str], targets: Labels, channels: int, index: Path | None = None
@@ -128,26 +186,11 @@ class FileSet:
     def path(self, index: int) -> Path:
         return self.root / self._names[index]
 
-    def read(self, index: int) -> Tensor:
-        path = self.path(index)
-        with _errors_name(path):
-            return read_image(path, self.channels)
+    def name(self, index: int) -> str:
+        return self._names[index]
 
-    def open(self, index: int) -> LazyImage:
-        path = self.path(index)
-        with _errors_name(path):
-            image = lazy_image(read_file(path), self.channels)
-
-        def pixels() -> Tensor:
-            with _errors_name(path):
-                return image.pixels()
-
-        return image._replace(pixels=pixels)
-
-    def encoded(self, index: int) -> EncodedImage:
-        path = self.path(index)
-        with _errors_name(path):
-            return portable_image(read_file(path), self.channels)
+    def data(self, index: int) -> bytes:
+        return read_file(self.path(index))
 
     def fingerprint(self) -> str:
         """Of the name, size and modification time of every file."""
@@ -155,6 +198,21 @@ class FileSet:
         for i in range(len(self)):
             digest.update(os.fsencode(self._names[i]) + f" {stamp(self.path(i))}\n".encode())
         return digest.hexdigest()
+
+    def shared(self) -> Shared | None:
+        return SharedFiles(self.root, self.channels, self.index) if self.index is not None else None
+
+
+class SharedFiles(NamedTuple):
+    """A FileSet with an index in the user's cache."""
+
+    root: Path
+    channels: int
+    folder: Path  # of the index
+
+    def open(self) -> FileSet:
+        index = open_index(self.folder)
+        return FileSet(self.root, index.names, index.targets, self.channels, index.folder)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from cl.config.data import DataConfig
 from cl.config.flags import as_typed
 from cl.config.methods import METHODS
 from cl.config.programs import Pretrain, config_parts
-from cl.data.sources.listing import full_path
+from cl.data.sources.places import full_path
 from cl.errors import UserError
 from cl.run.folder.load import LoadedBackbone, load_backbone
 
@@ -20,6 +20,7 @@ SAME = (
     "train_dir",
     "val_dir",
     "labels",
+    "label_column",
     "hold_out",
     "limit_eval",
     "in_channels",

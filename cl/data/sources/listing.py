@@ -1,11 +1,9 @@
 """Image folders: check that they exist, list their files and classes. No torch: a wrong folder is reported at once."""
 
 import csv
-import os
 import sys
 from array import array
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cl.config.data import COLOURS, DataConfig
+from cl.data.sources.places import FOLDER, full_path, prefix_of
 from cl.data.sources.walk import Found, add_files, left_out, walk
 from cl.errors import UserError, mentioning
 
@@ -35,6 +34,7 @@ class Listing:
 def check_folders(config: DataConfig) -> None:
     """Raise UserError unless every folder that the run would read exists and is not empty."""
     image_folders = {"train_dir": config.train_dir, "val_dir": config.val_dir}
+    _check_label_column(config)
     if config.dataset in BUILT_IN:
         paths = {"data_folder": config.data_folder, "labels": config.labels} | image_folders
         for flag, path in paths.items():
@@ -55,15 +55,19 @@ def check_folders(config: DataConfig) -> None:
     if config.train_dir is None:
         raise UserError(f"--train_dir: not given, expected the folder of {config.dataset}'s training images")
     for flag, folder in image_folders.items():
-        if folder is not None:
+        if folder is not None and prefix_of(config, folder) == FOLDER:  # others are opened by what knows them
             _check_folder(flag, full_path(config, folder))
     if config.labels is not None:
         _check_labels(full_path(config, config.labels))
 
 
-def full_path(config: DataConfig, path: str) -> Path:
-    """A path from the flags, below --data_folder if that is given."""
-    return Path(config.data_folder or "") / path
+def _check_label_column(config: DataConfig) -> None:
+    given = [path for path in (config.train_dir, config.val_dir) if path is not None]
+    if config.label_column is not None and all(prefix_of(config, path) == FOLDER for path in given):
+        raise UserError(
+            f"--label_column: got {config.label_column} with --train_dir {config.train_dir}, expected tar/GLOB: the "
+            "images of folders are labelled by class folders or --labels"
+        )
 
 
 def _check_labels(path: Path) -> None:
@@ -164,45 +168,3 @@ def _with_labels(listing: Listing, labels: Path, argument: str) -> Listing:
     missing = sum(name not in label_of for name in listing.files)
     notes = (f"{labels} has no row for {missing} images of {argument}: they are unlabelled",) if missing else ()
     return replace(listing, classes=classes, left_out=(*notes, *listing.left_out))
-
-
-def class_names(train: Listing) -> tuple[str, ...]:
-    """The classes in byte order, never natural order: label i is class i everywhere."""
-    return tuple(sorted({name for name in train.classes if name is not None}, key=os.fsencode))
-
-
-def targets_of(listing: Listing, classes: Sequence[str]) -> list[int]:
-    """The label of each file in the training set's class map, -1 without a label; an unknown class is an error."""
-    label_of = {name: label for label, name in enumerate(classes)}
-    unknown = sorted({name for name in listing.classes if name is not None and name not in label_of}, key=os.fsencode)
-    if unknown:
-        names = ", ".join([*unknown[:5], "..."] if len(unknown) > 5 else unknown)
-        raise UserError(
-            f"--val_dir: got {listing.root} with class {names}, "
-            f"expected only the {len(classes)} classes of the training images"
-        )
-    return [-1 if name is None else label_of[name] for name in listing.classes]
-
-
-def check_labelled_alike(val: Listing, classes: Sequence[str]) -> None:
-    """Raise UserError for validation images without labels beside labelled training images, or the reverse."""
-    labelled = any(name is not None for name in val.classes)
-    if classes and not labelled:
-        raise UserError(
-            f"--val_dir: got {val.root}, a flat folder without labels, expected the class folders of --train_dir: "
-            "without labels there is no accuracy; `python -m cl.data.imagenet_val` sorts ImageNet's validation images"
-        )
-    if labelled and not classes:
-        raise UserError(
-            f"--val_dir: got {val.root} with labels, expected a flat folder without: the training images have none"
-        )
-
-
-def class_notes(train: Listing, val: Listing, classes: Sequence[str]) -> list[str]:
-    """Warnings about classes without validation images, and about classes of a single training image."""
-    missing = [name for name in classes if name not in set(val.classes)]
-    notes = [f"no validation images of class {', '.join(missing)}"] if missing and any(val.classes) else []
-    single = [name for name, count in Counter(train.classes).items() if count == 1 and name is not None]
-    if single:
-        notes.append(f"only one training image of class {', '.join(single)}")
-    return notes

@@ -7,13 +7,13 @@ import os
 import stat
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -29,6 +29,7 @@ from cl.machine.cores import usable_cores
 from cl.machine.home import cache_folder
 from cl.machine.kept_files import keep_file
 
+T = TypeVar("T")
 VERSION = 2  # of what counts as a usable image
 SERIAL_LIMIT = 500  # up to this many files, one process is faster than starting a pool
 
@@ -51,26 +52,49 @@ def bad_files(root: Path, files: Sequence[str], channels: int, stamps: Sequence[
 
     `stamps` has size and modification time of each file, one after another; without, they are looked up.
     """
-    path = manifest_path(root, channels)
-    known = _load(path)
     stamps = stamps if stamps is not None else [number for name in files for number in stamp(root / name)]
     now = np.array(stamps, np.int64).reshape(-1, 2)
-    names = FileNames.of(files)
-    row = _unchanged(known, names, now)
+
+    def checks(rows: Sequence[int]) -> Iterator[Check]:
+        paths = [root / files[row] for row in rows]
+        return map_checks(partial(check_file, channels=channels), paths, paths[0].parent)
+
+    reasons = bad_rows(manifest_path(root, channels), root, FileNames.of(files), now, checks)
+    return {files[row]: reason for row, reason in reasons.items()}
+
+
+def bad_rows(
+    path: Path | None, root: Path, names: FileNames, stamps: Ints, checks: Callable[[Sequence[int]], Iterable[Check]]
+) -> dict[int, str]:
+    """The rows of images that are not usable, ascending, and the reason; of those in `path` with the same stamp, as
+    they are remembered, of the others by `checks`.
+
+    Args:
+        path: what is remembered; None for nothing.
+        root: where the images lie.
+        names: [N].
+        stamps: [N, 2] whatever changes with an image.
+        checks: from rows to the check of each.
+    """
+    known = _load(path)
+    row = _unchanged(known, names, stamps)
     new = np.flatnonzero(row < 0).tolist()
     known_bad = np.flatnonzero(np.isin(row, list(known.reasons))).tolist()
     reasons = {i: known.reasons[row[i]] for i in known_bad}
     unread: dict[int, str] = {}
     read = row >= 0
+    hidden = not sys.stderr.isatty()
     try:
-        for i, check in zip(new, _checks(root, [files[i] for i in new], channels), strict=True):
-            read[i] = check.was_read
-            if check.reason:
-                (reasons if check.was_read else unread)[i] = check.reason
+        with tqdm(desc=f"checking {root}", total=len(new), leave=False, unit="image", disable=hidden) as bar:
+            for i, check in zip(new, checks(new) if new else (), strict=True):
+                read[i] = check.was_read
+                if check.reason:
+                    (reasons if check.was_read else unread)[i] = check.reason
+                bar.update()
     finally:
         if new:
-            _save(path, root, _part(Manifest(names, now, reasons), np.flatnonzero(read)))
-    return {files[i]: reason for i, reason in sorted((reasons | unread).items())}
+            _save(path, root, _part(Manifest(names, stamps, reasons), np.flatnonzero(read)))
+    return dict(sorted((reasons | unread).items()))
 
 
 def _unchanged(known: Manifest, names: FileNames, stamps: Ints) -> Ints:
@@ -94,37 +118,38 @@ def _part(manifest: Manifest, rows: Ints) -> Manifest:
     return Manifest(names, manifest.stamps[rows], {position[row]: text for row, text in manifest.reasons.items()})
 
 
-def _checks(root: Path, names: Sequence[str], channels: int) -> Iterator[Check]:
-    """The check of each file in turn, with a progress bar."""
-    hidden = not sys.stderr.isatty()
-    with tqdm(desc=f"checking {root}", total=len(names), leave=False, unit="image", disable=hidden) as bar:
-        for check in _map_checks([root / name for name in names], channels):
-            yield check
-            bar.update()
-
-
-def _map_checks(paths: Sequence[Path], channels: int) -> Iterator[Check]:
-    check = partial(check_file, channels=channels)
-    if len(paths) <= SERIAL_LIMIT:
-        yield from map(check, paths)
+def map_checks(check: Callable[[T], Check], images: Sequence[T], where: Path) -> Iterator[Check]:
+    """The check of each image in turn, by several processes if there are many."""
+    if len(images) <= SERIAL_LIMIT:
+        yield from map(check, images)
         return
     with ProcessPoolExecutor(usable_cores(), initializer=end_with_parent, initargs=(os.getpid(),)) as pool:
         try:
-            yield from pool.map(check, paths, chunksize=64)
+            yield from pool.map(check, images, chunksize=64)
         except BrokenProcessPool:
-            raise Stopped(f"a process that checked the images of {paths[0].parent} was killed; {MEMORY}", 1) from None
+            raise Stopped(f"a process that checked the images of {where} was killed; {MEMORY}", 1) from None
 
 
 def check_file(path: Path, channels: int) -> Check:
     """Whether a file is a usable image; UserError if the disk or network does not answer."""
-    try:
+
+    def look() -> Check:
         status = patiently(path.stat)
         if not stat.S_ISREG(status.st_mode):
             return Check("not a regular file", was_read=False)  # reading a pipe would wait for ever
         if status.st_size > MAX_BYTES:
             return Check(f"a file of {status.st_size} bytes, more than {MAX_BYTES}", was_read=True)
+        read_image(path, channels)
+        return Check("", was_read=True)
+
+    return checked(path, look)
+
+
+def checked(path: Path, look: Callable[[], Check]) -> Check:
+    """What `look` says of the image at `path`, and what its errors mean."""
+    try:
         with _silent_libraries():
-            read_image(path, channels)
+            return look()
     except BadImage as bad:
         return Check(str(bad), was_read=not isinstance(bad, TooLittleMemory))
     except OSError as error:
@@ -134,7 +159,6 @@ def check_file(path: Path, channels: int) -> Check:
             f"{path}: cannot be read ({error.strerror or error}), which is no fault of the image; expected a disk or "
             "network that answers: start the run again when it does, or move the file away"
         ) from None
-    return Check("", was_read=True)
 
 
 @contextmanager

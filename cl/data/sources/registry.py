@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cl.config.data import ASSUMED, DataConfig
-from cl.data.images import NORM_IMAGES, FileSet, ImageSet, Splits, stratified
+from cl.data.images import NORM_IMAGES, EncodedSet, ImageSet, Shared, Splits, stratified
 from cl.data.sources.archives import archive
 from cl.data.sources.digits import digits
-from cl.data.sources.folders import folders
-from cl.data.sources.index import open_index
+from cl.data.sources.labelling import places
 from cl.data.splitting.hold_out import hold_out
 from cl.data.views.spec import Norm
 from cl.distributed import gather_dicts, rank, rank_zero_first, world_size
 from cl.errors import UserError
 
 Source = Callable[[DataConfig, Norm | None], Splits]  # norm: None if it has to be measured
-SOURCES: Mapping[str, Source] = {"digits": digits, "archive": archive, "folders": folders}
+SOURCES: Mapping[str, Source] = {"digits": digits, "archive": archive, "places": places}
 
 IMAGENET: Norm = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORMS: Mapping[str, Norm] = {  # of the training images' pixels, in colour
@@ -31,19 +30,11 @@ NORMS: Mapping[str, Norm] = {  # of the training images' pixels, in colour
 }
 
 
-class SharedSet(NamedTuple):
-    """What another process needs to open a FileSet."""
-
-    root: Path
-    channels: int
-    folder: Path  # of its index
-
-
 class SharedSplits(NamedTuple):
     """What another process of the machine needs to have the same splits, without looking at any file."""
 
-    train: SharedSet
-    val: SharedSet | None
+    train: Shared
+    val: Shared | None
     classes: tuple[str, ...]
     norm: Norm
     norm_origin: str
@@ -127,28 +118,21 @@ def _shared(splits: Splits | None) -> SharedSplits | None:
     )
 
 
-def _shared_set(images: ImageSet | None) -> SharedSet | None:
-    if not isinstance(images, FileSet) or images.index is None:
-        return None
-    return SharedSet(images.root, images.channels, images.index)
+def _shared_set(images: ImageSet | None) -> Shared | None:
+    return images.shared() if isinstance(images, EncodedSet) else None
 
 
 def _opened(shared: SharedSplits) -> Splits | None:
     try:
-        train = _opened_set(shared.train)
-        val = _opened_set(shared.val) if shared.val is not None else None
+        train = shared.train.open()
+        val = shared.val.open() if shared.val is not None else None
     except (OSError, ValueError):  # replaced by that of another run in the meantime
         return None
     return Splits(train, val, *shared[2:])
-
-
-def _opened_set(shared: SharedSet) -> FileSet:
-    index = open_index(shared.folder)
-    return FileSet(shared.root, index.names, index.targets, shared.channels, index.folder)
 
 
 def source_of(config: DataConfig) -> str:
     """The name of the source: one of SOURCES."""
     if config.dataset == "digits":
         return "digits"
-    return "archive" if config.train_dir is None else "folders"
+    return "archive" if config.train_dir is None else "places"

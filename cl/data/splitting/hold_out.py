@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cl.data.images import FileSet, ImageSet, Splits, Subset
+from cl.data.images import EncodedSet, ImageSet, Splits, Subset
 from cl.data.order.permutation import permuted
 from cl.data.splitting.near_duplicates import group_of, thumbnails
 from cl.data.views.draws import Ints
@@ -26,7 +26,7 @@ def hold_out(splits: Splits, wanted: float) -> Splits:
         )
     rest = np.setdiff1d(np.arange(len(train)), held)
     note = f"--hold_out {wanted:g} holds out {len(held)} of {len(train)} training images for validation"
-    names = tuple(str(train.path(int(row))) for row in held) if isinstance(train, FileSet) else ()
+    names = tuple(str(train.path(int(row))) for row in held) if isinstance(train, EncodedSet) else ()
     notes = (*splits.notes, note)
     return replace(splits, train=Subset(train, rest), val=Subset(train, held), notes=notes, held_out=names)
 

@@ -1,0 +1,282 @@
+"""`tar/GLOB`: images in tar files, read by their position, without unpacking."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from cl.config.data import DataConfig
+from cl.data.decoding.decode import MAX_BYTES, BrokenFile, decode, patiently
+from cl.data.images import EncodedSet, Shared
+from cl.data.sources.manifest import Check, bad_rows, checked, manifest_path, map_checks
+from cl.data.sources.names import FileNames
+from cl.data.sources.packed.checksums import damage
+from cl.data.sources.packed.members import Compressed
+from cl.data.sources.packed.patterns import compressed_shard, matching_shards
+from cl.data.sources.packed.shard_index import (
+    Scanning,
+    Shard,
+    ShardIndex,
+    UnusableShard,
+    indexed,
+    open_shard_index,
+)
+from cl.data.sources.places import Place
+from cl.data.views.draws import Ints, Labels
+from cl.errors import UserError, mentioning
+
+OPEN_FILES = 128  # shards that a process keeps open; the usual limit of open files is 1024
+
+
+def open_shards(path: str, argument: str, config: DataConfig) -> "Shards":
+    """The shards that a glob names, indexed."""
+    if config.labels is not None:
+        raise UserError(
+            f"--labels: got {config.labels} with {argument} tar/{path}, expected labels in the shards, as KEY.cls or "
+            "as the field of KEY.json that --label_column names"
+        )
+    shards = [_stamped(shard, argument) for shard in matching_shards(path, argument)]
+    try:
+        index = indexed(path, shards, Scanning(config.in_channels, config.label_column))
+    except UnusableShard as bad:
+        if isinstance(bad.reason, Compressed):
+            raise compressed_shard(argument, bad.path) from None
+        raise UserError(f"{argument}: got {bad.path}, expected a whole tar of images; {bad.reason}") from None
+    return _usable(Shards(path, index, config.in_channels), argument, config)
+
+
+def _usable(shards: "Shards", argument: str, config: DataConfig) -> "Shards":
+    with mentioning(shards.left_out):
+        if not len(shards.index.shard):
+            raise UserError(f"{argument}: got tar/{shards.root}, expected members such as KEY.jpg; there are none")
+        if config.label_column is not None and not shards.index.classes:
+            raise UserError(
+                f"--label_column: got {config.label_column}, expected a field of KEY.json in tar/{shards.root}; no "
+                "image has it"
+            )
+    return shards
+
+
+def _stamped(path: str, argument: str) -> Shard:
+    try:
+        status = patiently(Path(path).stat)
+    except OSError as error:
+        raise UserError(f"{argument}: got {path}, expected a readable shard ({error.strerror})") from None
+    return Shard(path, status.st_size, status.st_mtime_ns)
+
+
+class Shards(Place):
+    """The images of an index."""
+
+    def __init__(self, root: str, index: ShardIndex, channels: int) -> None:
+        self.root = Path(root)
+        self.index = index
+        self.counts = dict(index.counts)
+        self.left_out = tuple(_notes(root, index))
+        self._channels = channels
+
+    def path(self, row: int) -> Path:
+        return _path(self.index, row)
+
+    def bad(self, trusted: bool) -> dict[int, str]:
+        if trusted:
+            return {}
+        index = self.index
+
+        def checks(rows: Sequence[int]) -> Iterator[Check]:
+            return map_checks(
+                partial(check_member, channels=self._channels), [_member(index, row) for row in rows], self.root
+            )
+
+        return bad_rows(manifest_path(self.root, self._channels), self.root, index.names, _stamps(index), checks)
+
+    def damaged(self) -> Iterator[str]:
+        paths = [Path(shard.path) for shard in self.index.shards]
+        hidden = not sys.stderr.isatty()
+        for path in tqdm(paths, "verifying checksums", unit="shard", leave=False, disable=hidden):
+            reason = damage(path)
+            if reason:
+                yield f"{path}: {reason}"
+
+    def without(self, rows: Collection[int]) -> "Shards":
+        if not rows:
+            return self
+        kept = np.setdiff1d(np.arange(len(self.index.shard)), np.fromiter(rows, np.int64))
+        codes = self.index.codes[kept]
+        counts = np.bincount(codes.astype(np.int64) + 1, minlength=1)
+        names = (None, *self.index.classes)
+        index = self.index._replace(
+            names=FileNames.of([self.index.names[row] for row in kept.tolist()]),
+            shard=self.index.shard[kept],
+            offsets=self.index.offsets[kept],
+            lengths=self.index.lengths[kept],
+            codes=codes,
+            counts=tuple((names[i], int(counts[i])) for i in np.flatnonzero(counts)),
+            folder=None,
+        )
+        return Shards(str(self.root), index, self._channels)
+
+    def images(self, label_of: Mapping[str | None, int]) -> "ShardSet":
+        index = self.index
+        labels = [label_of.get(name, -1) for name in index.classes]  # -1: none of its images is left
+        if labels == list(range(len(labels))):
+            return ShardSet(self.root, index, index.codes, self._channels)
+        kind = np.min_scalar_type(-max(1, len(label_of)))
+        return ShardSet(self.root, index, np.array([*labels, -1], kind)[index.codes], self._channels)
+
+
+def _notes(root: str, index: ShardIndex) -> Iterator[str]:
+    for kind, count, first in index.left_out:
+        yield f"tar/{root}: {count} members {kind} are left out, the first: {first}"
+    missing = dict(index.counts).get(None, 0)
+    if missing and index.classes:
+        yield f"tar/{root}: {missing} of {len(index.shard)} images have no label"
+
+
+def _path(index: ShardIndex, row: int) -> Path:
+    return Path(index.shards[index.shard[row]].path, index.names[row].removeprefix("/"))
+
+
+def _stamps(index: ShardIndex) -> Ints:
+    """[N, 2] of each image: its shard, and its place in it."""
+    digests = [hashlib.sha256(os.fsencode(str(shard))).digest()[:8] for shard in index.shards]
+    of_shard = np.frombuffer(b"".join(digests), np.int64)
+    return np.stack([of_shard[index.shard], index.offsets], axis=1)
+
+
+class Member(NamedTuple):
+    """An image, and where it lies."""
+
+    path: Path
+    shard: Shard
+    offset: int
+    length: int
+
+
+def _member(index: ShardIndex, row: int) -> Member:
+    shard = index.shards[index.shard[row]]
+    return Member(_path(index, row), shard, int(index.offsets[row]), int(index.lengths[row]))
+
+
+def check_member(member: Member, channels: int) -> Check:
+    """Whether a member of a shard is a usable image."""
+
+    def look() -> Check:
+        if member.length > MAX_BYTES:
+            return Check(f"a member of {member.length} bytes, more than {MAX_BYTES}", was_read=True)
+        file = os.open(member.shard.path, os.O_RDONLY)
+        try:
+            decode(os.pread(file, member.length, member.offset), channels)
+        finally:
+            os.close(file)
+        return Check("", was_read=True)
+
+    return checked(member.path, look)
+
+
+class ShardSet(EncodedSet):
+    """Images in shards, read with `pread`, which needs no position: processes may share the open files."""
+
+    def __init__(self, root: Path, index: ShardIndex, targets: Labels, channels: int) -> None:
+        self.root = root
+        self.index = index
+        self.targets = targets
+        self.channels = channels
+        self._files: dict[int, int] = {}  # descriptors of open shards, the most recently used last
+
+    def __len__(self) -> int:
+        return len(self.index.shard)
+
+    def path(self, index: int) -> Path:
+        return _path(self.index, index)
+
+    def name(self, index: int) -> str:
+        return self.index.names[index]
+
+    def data(self, index: int) -> bytes:
+        shard = int(self.index.shard[index])
+        length = int(self.index.lengths[index])
+        data = patiently(lambda: self._pread(shard, length, int(self.index.offsets[index])))
+        if len(data) < length:
+            raise self._changed(shard)
+        return data
+
+    def _pread(self, shard: int, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._file(shard), length, offset)
+        except OSError:  # of a network: the next attempt opens the shard anew
+            file = self._files.pop(shard, None)
+            if file is not None:
+                os.close(file)
+            raise
+
+    def fingerprint(self) -> str:
+        """Of name, size and time of every shard, and of the images that are taken of it."""
+        digest = hashlib.sha256(f"{self.channels} {self.index.shards}\n".encode(errors="surrogateescape"))
+        for array in (self.index.shard, self.index.offsets, self.index.lengths):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def shared(self) -> Shared | None:
+        if self.index.folder is None:
+            return None
+        targets = None if self.targets is self.index.codes else self.targets
+        return SharedShards(self.root, self.index.folder, targets, self.channels)
+
+    def _file(self, shard: int) -> int:
+        """The descriptor of a shard, which is opened if it is not open; BrokenFile if it is another file by now."""
+        file = self._files.pop(shard, None)
+        if file is None:
+            file = self._opened(shard)
+        self._files[shard] = file
+        while len(self._files) > OPEN_FILES:
+            os.close(self._files.pop(next(iter(self._files))))
+        return file
+
+    def _opened(self, shard: int) -> int:
+        about = self.index.shards[shard]
+        try:
+            file = os.open(about.path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise self._changed(shard) from None
+        status = os.fstat(file)
+        if (status.st_size, status.st_mtime_ns) != about[1:]:
+            os.close(file)
+            raise self._changed(shard)
+        return file
+
+    def _changed(self, shard: int) -> BrokenFile:
+        path = self.index.shards[shard].path
+        return BrokenFile(f"{path}: the shard is missing or has changed since it was indexed", path)
+
+    def __getstate__(self) -> dict[str, object]:
+        """For other processes: descriptors mean nothing there, and a mapped index is opened again."""
+        folder = self.index.folder
+        targets = None if self.targets is self.index.codes else self.targets
+        return {**vars(self), "index": folder or self.index, "targets": targets, "_files": {}}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        if isinstance(self.index, Path):
+            self.index = open_shard_index(self.index)
+        if self.targets is None:
+            self.targets = self.index.codes
+
+
+class SharedShards(NamedTuple):
+    """A ShardSet with an index in the user's cache."""
+
+    root: Path
+    folder: Path
+    targets: Labels | None  # None: the codes of the index
+    channels: int
+
+    def open(self) -> ShardSet:
+        index = open_shard_index(self.folder)
+        return ShardSet(self.root, index, index.codes if self.targets is None else self.targets, self.channels)

@@ -1,0 +1,30 @@
+"""Shards for the tests, as other programs write them."""
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    """A tar of files with the given names and contents, in that order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def as_shards(folder: Path, out: Path, shards: int = 3) -> str:
+    """The class folders below `folder` as shards; the glob that names them."""
+    images = sorted(folder.glob("*/*.jpg"))
+    per_shard = -(-len(images) // shards)
+    for number in range(shards):
+        members = []
+        for image in images[number * per_shard : (number + 1) * per_shard]:
+            key = str(image.relative_to(folder).with_suffix(""))
+            members += [(f"{key}.jpg", image.read_bytes()), (f"{key}.cls", image.parent.name.encode())]
+        write_tar(out / f"{number:03d}.tar", members)
+    return f"tar/{out}/*.tar"
