@@ -1,4 +1,4 @@
-"""Compare finished runs: python -m cl.report [FOLDER ...] [--csv FILE] prints a Markdown table.
+"""Compare finished runs: python -m cl.report [FOLDER ...] [--csv FILE] [--html FILE] prints a Markdown table.
 
 One row per pretraining and way of evaluating it. Runs that differ only in their seed share a row.
 """
@@ -15,8 +15,10 @@ from typing import Any
 
 from cl import cli
 from cl.config.flags import as_typed, typed_path
+from cl.config.resume import SUMMARY
 from cl.errors import UserError, csv_cell, markdown_cell, one_line
 from cl.machine.started_as import argument_parser
+from cl.report_page.own_files import own_text
 
 PRETRAINED = {"online": ("online_linear/val_top1",), "kNN": ("knn/val_top1",)}  # column -> metrics of summary.json
 EVALUATED = {"offline": ("offline_linear/val_top1", "finetuned/val_top1")}  # a run has one of them
@@ -39,14 +41,14 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> "Run":
-        contents = json.loads((folder / "config.json").read_text())
+        contents = json.loads(own_text(folder, "config.json"))
         config = contents["config"]
         flags = {name: entry["value"] for part in config.values() for name, entry in part.items()}
         metrics = {}
         ended = 0.0
-        summary = folder / "summary.json"
+        summary = folder / SUMMARY
         if summary.exists():
-            metrics = {name: float(value) for name, value in json.loads(summary.read_text()).items()}
+            metrics = {name: float(value) for name, value in json.loads(own_text(folder, SUMMARY)).items()}
             ended = summary.stat().st_mtime
         evaluates = ""
         protocol: list[str] = []
@@ -124,7 +126,7 @@ class Row:
         for row in rows:
             if row.facts == self.facts:
                 shown |= {name for name, value in row.flags.items() if name in flags and value != flags[name]}
-        return ", ".join(f"{name} {_as_typed(value)}" for name, value in flags.items() if name in shown)
+        return ", ".join(f"{name} {value_as_typed(value)}" for name, value in flags.items() if name in shown)
 
     @property
     def percent(self) -> dict[str, list[float]]:
@@ -139,7 +141,7 @@ def _percent(runs: Sequence[Run], columns: Mapping[str, Sequence[str]]) -> dict[
     }
 
 
-def _as_typed(value: Any) -> str:
+def value_as_typed(value: Any) -> str:
     return as_typed(tuple(value) if isinstance(value, list) else value)
 
 
@@ -161,7 +163,7 @@ FACTS: dict[str, Callable[[Flags], str]] = {
     "data": lambda flags: flags["dataset"],
     "epochs": lambda flags: f"{flags['max_steps']} steps" if flags["max_steps"] else str(flags["epochs"]),
     "batch": _batch,
-    "T": lambda flags: _as_typed(flags.get("temperature", "")),
+    "T": lambda flags: value_as_typed(flags.get("temperature", "")),
     "head": lambda flags: "/".join(str(flags[name]) for name in HEADS if name in flags),
     "multi-crop": lambda flags: "yes" if flags["multicrop"] else "",
     "loader": lambda flags: flags["loader"],
@@ -195,8 +197,12 @@ def _by_seed(runs: Mapping[Any, Run]) -> list[Run]:
 
 
 def report(folders: Sequence[Path], file: Path | None = None) -> str:
-    """Tabulate the runs in `folders` as Markdown, and count those not shown; also write the table to `file` as CSV."""
-    runs = find_runs(folders)
+    """The runs in `folders` as `tabulate` has them."""
+    return tabulate(find_runs(folders), file)
+
+
+def tabulate(runs: Sequence[Run], file: Path | None) -> str:
+    """Tabulate `runs` as Markdown, and count those not shown; also write the table to `file` as CSV."""
     counted = [run for run in runs if run.ended and not run.flags["fast_dev_run"]]
     rows = rows_of(counted)
     if file is not None:
@@ -237,7 +243,7 @@ def _run_names(row: Row) -> str:
 
 def _mean(percent: Sequence[float]) -> str:
     """Mean +- sample standard deviation (number of runs), and how many runs have a number that is not finite."""
-    finite = _finite(percent)
+    finite = finite_only(percent)
     if not percent:
         return ""
     if not finite:
@@ -248,7 +254,7 @@ def _mean(percent: Sequence[float]) -> str:
     return f"{statistics.mean(finite):.1f} +- {statistics.stdev(finite):.1f} % ({len(finite)}){diverged}"
 
 
-def _finite(percent: Sequence[float]) -> list[float]:
+def finite_only(percent: Sequence[float]) -> list[float]:
     return [value for value in percent if math.isfinite(value)]
 
 
@@ -258,7 +264,7 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
     for row in rows:
         numbers: dict[str, str | int] = {}
         for name, all_percent in row.percent.items():
-            percent = _finite(all_percent)
+            percent = finite_only(all_percent)
             numbers[name] = f"{statistics.mean(percent):.6g}" if percent else ""
             numbers[f"{name}_std"] = f"{statistics.stdev(percent):.6g}" if len(percent) > 1 else ""
             numbers[f"{name}_n"] = len(percent)
@@ -280,8 +286,14 @@ def main(argv: Sequence[str]) -> None:
         "folders", nargs="*", type=Path, default=[Path("trained_models")], help="run folders, or folders of run folders"
     )
     parser.add_argument("--csv", type=typed_path, help="also write the table to this file")
+    parser.add_argument("--html", type=typed_path, help="also write a page to this file: tables, curves and pictures")
     args = parser.parse_args(argv)
-    print(report(args.folders, args.csv))
+    runs = find_runs(args.folders)
+    print(tabulate(runs, args.csv))
+    if args.html is not None:
+        from cl.report_page.page import write_page
+
+        write_page(runs, args.folders, args.html)
 
 
 if __name__ == "__main__":

@@ -400,7 +400,7 @@ def _write_runs(folder: Path) -> None:
             change, _ = CHANGES[name.removeprefix("run_")]
             change(saved)
         torch.save(saved, folder / name / "last.ckpt")
-        _write_config(folder / name, resolved, splits)
+        _write_config(folder / name, resolved, splits, "CPU")
     (folder / "run_half/last.ckpt").write_bytes(_half(folder / "run_half/last.ckpt"))
     (folder / "no_config/config.json").unlink()
     (folder / "odd_table/metrics.csv").write_text("epoch;step\n1;5\n")
@@ -409,7 +409,7 @@ def _write_runs(folder: Path) -> None:
         path.write_text(path.read_text().replace(old, new))
     (folder / "run_of_linear").mkdir()
     (folder / "run_of_linear/last.ckpt").write_bytes(b"")
-    _write_config(folder / "run_of_linear", parse(Linear, [*DIGITS, *RUN]), splits)
+    _write_config(folder / "run_of_linear", parse(Linear, [*DIGITS, *RUN]), splits, "CPU")
 
 
 def _half(file: Path) -> bytes:

@@ -19,7 +19,7 @@ LAYERS = [  # low to high, as in the design
     {"evaluation"},
     {"methods"},
     {"run"},
-    {"selfcheck", "report", "embed", "worth"},
+    {"selfcheck", "report", "report_page", "embed", "worth"},
     {"pretrain", "linear"},
     {"commands"},
 ]
@@ -87,7 +87,7 @@ def test_a_restricted_package_is_imported_by_one_module(package: str, allowed: s
     assert {str(f.relative_to(ROOT / "cl").with_suffix("")) for f in users} <= allowed
 
 
-@pytest.mark.parametrize("optional", ["wandb", "nvidia", "timm", "sklearn", "matplotlib"])
+@pytest.mark.parametrize("optional", ["wandb", "nvidia", "timm", "sklearn", "matplotlib", "plotly", "jinja2"])
 def test_optional_packages_are_not_imported_at_the_top_of_a_module(optional: str) -> None:
     for file in FILES:
         assert not any(name.split(".")[0] == optional and top_level for name, top_level in imports(file)), file

@@ -84,6 +84,7 @@ def test_config_json_records_the_command_the_versions_and_the_flags(pretrained: 
     assert record["schema"] == 1
     assert record["argv"] == shlex.join([*QUICK, "--epochs", "2", "--run_id", "first"])
     assert record["versions"]["torch"] == torch.__version__
+    assert record["machine"].startswith("CPU, ")
     assert record["config"]["run"]["epochs"] == {"value": 2, "origin": "typed"}
     assert record["config"]["optim"]["lr"] == {"value": 1e-3, "origin": "digits preset"}
     assert record["config"]["method"]["temperature"] == {"value": 0.2, "origin": "default"}

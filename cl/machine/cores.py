@@ -1,6 +1,8 @@
 """How many cores this process may use: seldom all of the machine's, in a job or in a container."""
 
 import os
+import platform
+from pathlib import Path
 
 from cl.machine.cgroups import cpu_quota
 
@@ -21,3 +23,13 @@ def cores_per_process() -> int:
     """This process's part of the usable cores, where a launcher has started several on them."""
     started = os.environ.get("LOCAL_WORLD_SIZE", "")
     return max(1, usable_cores() // int(started)) if started.isdecimal() and int(started) else usable_cores()
+
+
+def processor_name() -> str:
+    """What the machine's processor is called, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -18,13 +18,14 @@ from cl.config.programs import Linear, Pretrain
 from cl.config.run import DRY_RUN, LATEST
 from cl.data.images import Splits
 from cl.errors import UserError
+from cl.machine.cores import processor_name, usable_cores
 from cl.run.folder.atomic_files import as_json, write_atomically
 
 SCHEMA = 1  # of config.json and of the config inside checkpoints
 PACKAGES = ("torchvision", "pytorch-lightning", "numpy")
 
 
-def open_run_folder(resolved: Resolved[Any], kind: str, splits: Splits) -> Path:
+def open_run_folder(resolved: Resolved[Any], kind: str, splits: Splits, devices: str) -> Path:
     """Create `<output_dir>/<run id>` with its config.json.
 
     A resumed run keeps its folder; all dry runs share one folder and overwrite it.
@@ -43,7 +44,7 @@ def open_run_folder(resolved: Resolved[Any], kind: str, splits: Splits) -> Path:
         else:
             folder = _new_folder(parent, name, fixed=run.run_id is not None)
         folder.mkdir(exist_ok=True)
-        _write_config(folder, resolved, splits)
+        _write_config(folder, resolved, splits, devices)
     except OSError as error:
         raise UserError(f"--output_dir: got {parent}, expected a writable folder ({error.strerror})") from None
     return folder
@@ -74,12 +75,13 @@ def point_latest(folder: Path) -> None:
     os.replace(temporary, folder.parent / LATEST)
 
 
-def _write_config(folder: Path, resolved: Resolved[Any], splits: Splits) -> None:
-    """Write config.json: every value with its origin, the normalisation, the command, the commit and the versions."""
+def _write_config(folder: Path, resolved: Resolved[Any], splits: Splits, devices: str) -> None:
+    """Write config.json: every value with its origin, the normalisation, the command, the machine and the versions."""
     path = folder / "config.json"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     launch: dict[str, Any] = {
         "argv": shlex.join(resolved.argv),
+        "machine": f"{devices}; {usable_cores()} cores of {processor_name()}, {platform.system()}",
         "commit": _commit(),
         "versions": versions | {name: metadata.version(name) for name in PACKAGES},
     }

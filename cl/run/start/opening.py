@@ -25,12 +25,12 @@ def open_run(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, mo
 def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, module: TrainedModule) -> StartingPoint:
     resume = resolved.resume
     if resume is None or resolved.config.run.dry_run:
-        return StartingPoint(open_run_folder(resolved, kind, data.splits))
+        return StartingPoint(open_run_folder(resolved, kind, data.splits, str(plan.devices)))
     weights = module.state_dict().keys()
     fixed = depends_on_processes(module, resolved.config.device)
     normalises = any(isinstance(each, _BatchNorm) for each in module.backbone.modules())
     start = find_resume_point(resume, resolved.config, data.splits, plan.budget.steps, weights, fixed, normalises)
-    open_run_folder(resolved, kind, data.splits)
+    open_run_folder(resolved, kind, data.splits, str(plan.devices))
     remove_later_rows(start)
     return start
 

@@ -1,0 +1,206 @@
+"""report.html in a real browser: it sorts, filters and draws, by keyboard alone, on a phone, and asks for nothing."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cl.report import main
+from tests.report_runs import COLUMNS, NASTY, add_pictures, metric, write_run
+from tests.test_report import write_linear
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("no Chromium is installed: apt-get install chromium", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+NAMES = ("small", "warm", NASTY.replace("/", "\u2215"))
+CHART = "[data-chart='1']"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as session:
+        started = session.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a page of four runs and an evaluation."""
+    folder = tmp_path_factory.mktemp("pages")
+    for number, name in enumerate(NAMES):
+        add_pictures(write_run(folder / "runs" / name, number, lr=(0.5, 10.0, 0.03)[number]), 400, 300)
+    write_run(folder / "runs/warm-1", 7, seed=1, lr=10.0)
+    write_linear(folder / "runs/linear", "warm", 0.75)
+    main([str(folder / "runs"), "--html", str(folder / "report.html")])
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser: Any, report: str) -> Iterator[Any]:
+    """Afterwards: no message on the console, no error, and no request but for the page itself."""
+    page = browser.new_page()
+    complaints: list[str] = []
+    requests: set[str] = set()
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.add(request.url))
+    page.goto(report)
+    yield page
+    assert complaints == []
+    assert {url for url in requests if not url.startswith("data:")} == {report}
+
+
+@pytest.fixture
+def page(shared_page: Any) -> Any:
+    """The page as it is after loading, on a large screen in light colours."""
+    shared_page.set_viewport_size({"width": 1280, "height": 900})
+    shared_page.emulate_media(color_scheme="light", media="screen")
+    shared_page.reload()
+    drawn(shared_page)
+    return shared_page
+
+
+def drawn(page: Any) -> None:
+    page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 1")
+
+
+def column(page: Any, heading: str) -> list[str]:
+    """The cells of a column of the results."""
+    place = page.locator("#results thead th").all_text_contents().index(heading)
+    rows = page.locator("#results tbody tr:visible").all()
+    return [row.locator("th, td").nth(place).text_content() for row in rows]
+
+
+def traces(page: Any, chart: str = CHART) -> dict[str, list[float]]:
+    """The curves of a chart as they are drawn: name -> values."""
+    return dict(page.eval_on_selector(f"{chart} .plot", "p => p.data.map(trace => [trace.name, trace.y])"))
+
+
+def test_it_loads_from_disk_and_shows_the_numbers_of_metrics_csv(page: Any) -> None:
+    for place, name in enumerate(COLUMNS):
+        page.select_option(f"{CHART} select", name)
+        expected = [float(f"{metric(1, epoch, place):.6g}") for epoch in range(1, 13)]
+        assert traces(page)["warm"] == expected
+    page.locator(f"{CHART} summary").click()
+    table = page.locator(f"{CHART} table")
+    heading = table.locator("th").all_text_contents()
+    cells = [row.locator("td").nth(heading.index("warm")).text_content() for row in table.locator("tbody tr").all()]
+    assert list(map(float, cells)) == expected
+
+
+def test_a_click_on_a_heading_sorts_by_number_and_another_one_turns_the_order(page: Any) -> None:
+    heading = page.get_by_role("button", name="lr", exact=True)
+    for direction, order in (("ascending", ["0.03", "0.5", "10"]), ("descending", ["10", "0.5", "0.03"])):
+        heading.click()
+        assert page.locator("#flags tbody tr td:nth-child(2)").all_text_contents() == order
+        assert page.locator("#flags th[aria-sort]").get_attribute("aria-sort") == direction
+    page.get_by_role("button", name="offline").click()
+    assert column(page, "offline") == ["75.0 %", "", ""]  # empty cells last
+
+
+def test_the_filter_keeps_the_rows_with_all_words(page: Any) -> None:
+    page.get_by_label("Filter").fill("SIMCLR warm")
+    assert [name.split(" ")[0] for name in column(page, "run")] == ["warm"]
+    assert page.locator("#count").text_content() == "1 of 3 rows"
+    assert page.locator("#flags tbody tr:visible").count() == 1
+    assert page.locator("details.run:visible").count() == 3  # two seeds and their evaluation
+    page.get_by_label("Filter").fill("")
+    assert len(column(page, "run")) == 3
+
+
+def test_curves_of_two_runs_lie_over_each_other_and_a_value_is_shown_on_hover(page: Any) -> None:
+    boxes = page.locator("#results input")
+    for box in boxes.all():
+        box.uncheck()
+    assert traces(page) == {}
+    boxes.nth(0).check()
+    boxes.nth(2).check()
+    assert len(traces(page)) == 3  # one row has two seeds
+    assert page.locator(f"{CHART} .scatterlayer path.js-line").count() == 3
+    page.locator(f"{CHART} .plot").hover()
+    assert "warm" in page.locator(f"{CHART} .hoverlayer").text_content()
+
+
+def test_names_are_text_in_tables_legend_and_charts(page: Any) -> None:
+    name = NAMES[2]
+    assert name in column(page, "run")
+    assert name in page.locator("#legend").text_content()
+    page.locator(f"{CHART} .plot").hover()
+    assert "<script>alert(1)<" in page.locator(f"{CHART} .hoverlayer").text_content()
+    assert page.locator("script").count() == 4  # the page's own, and the charts
+
+
+def test_everything_works_by_keyboard_alone(page: Any) -> None:
+    def focused() -> str:
+        return page.evaluate("document.activeElement.outerHTML.slice(0, 300)")
+
+    keys = page.keyboard
+    keys.press("Tab")
+    keys.type("warm")
+    assert len(column(page, "run")) == 1
+    keys.press("Control+a")
+    keys.press("Delete")
+    keys.press("Tab")
+    assert "scrollable" in focused()
+    keys.press("Tab")
+    keys.press("Enter")
+    assert page.locator("#results th[aria-sort=ascending]").text_content() == "run"
+    while 'type="checkbox"' not in focused():
+        keys.press("Tab")
+    before = len(traces(page))
+    keys.press("Space")
+    assert len(traces(page)) < before
+    keys.press("Tab")
+    keys.press("Enter")  # the name of the run opens it
+    assert focused().startswith("<summary>")
+    assert page.locator("details.run[open]").count() >= 1
+    visited = set()
+    for _ in range(40):
+        keys.press("Shift+Tab")
+        visited.add(page.evaluate("document.activeElement.tagName"))
+    assert {"SELECT", "SUMMARY", "BUTTON", "INPUT"} <= visited
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_readable_on_a_phone_in_both_colour_schemes(scheme: str, page: Any) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    page.locator("details.run summary").first.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    right = (
+        "Math.max(...[...document.querySelectorAll('section, .plot svg')].map(s => s.getBoundingClientRect().right))"
+    )
+    page.wait_for_function(f"{right} <= 400")  # the charts follow the width
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    assert contrast(ink, paper) > 7
+    axis = page.eval_on_selector(f"{CHART} .xtick text", "text => getComputedStyle(text).fill")
+    assert contrast(axis, paper) > 7
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of WCAG 2 of two colours `rgb(r, g, b)`."""
+
+    def luminance(colour: str) -> float:
+        values = [int(text) / 255 for text in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
+        return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_printed_in_the_dark_it_is_black_on_white(page: Any) -> None:
+    page.emulate_media(color_scheme="dark", media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for selector in ("h1", f"{CHART} .xtick text"):
+        ink = page.eval_on_selector(
+            selector, "e => getComputedStyle(e)[e.namespaceURI.includes('svg') ? 'fill' : 'color']"
+        )
+        assert contrast(ink, "rgb(255, 255, 255)") > 7
+    assert page.pdf().startswith(b"%PDF")
