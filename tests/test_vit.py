@@ -25,6 +25,7 @@ from tests import fixed_buffers
 from tests.conftest import TINY, Run
 from tests.kills import differences
 from tests.pictures import write_classes
+from tests.teachers import method_flags
 from tests.test_embed import call
 from tests.test_graphs import assert_same, random_batch, trained
 from tests.test_methods import batch, double
@@ -46,7 +47,7 @@ def build(method: str, *flags: str) -> ContrastiveModule:
     return build_method(config, 4, Budget(16, 2, 10))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "distill"])
 def test_three_steps_of_two_processes_are_those_of_one(pools: dict, name: str) -> None:
     flags = [VIT, "--method", name]
     assert agrees(pools[2].run(outcome, flags, IMAGES, torch.float64, CPU), flags)
@@ -100,11 +101,11 @@ def test_replayed_networks_train_to_the_same_bits(name: str) -> None:
     assert_same(trained(modules[1], 2), trained(modules[0], 2))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "distill"])
 def test_a_run_is_exported_to_timm_embedded_and_evaluated(
     name: str, run: Run, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = [*TINY_VIT, *CROPS, "--method", name, "--max_steps", "50", "--batch_size", "16", "--run_id", "vit"]
+    flags = [*TINY_VIT, *CROPS, *method_flags(name), "--max_steps", "50", "--batch_size", "16", "--run_id", "vit"]
     code, out, err = run(PRETRAIN, *flags, "--verbose")
     assert (code, err) == (0, "")
     assert "transformer preset" in out
