@@ -223,7 +223,11 @@ BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
     (PRETRAIN, [*CUSTOM, "tar/GIVEN"], ["--train_dir: got tar/", ", a folder, expected a glob such as tar/"]),
     (PRETRAIN, [*CUSTOM, "tar/GIVEN/page.tar"], ["--train_dir: got ", "expected a shard; there is nothing at"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/train", "--val_dir", "tar/GIVEN/half.tar"], ["--val_dir: got ", "it is truncated"]),
-    (PRETRAIN, [*CUSTOM, "GIVEN/train", "--label_column", "x"], ["--label_column: got x", "expected tar/GLOB"]),
+    (
+        PRETRAIN,
+        [*CUSTOM, "GIVEN/train", "--label_column", "x"],
+        ["--label_column: got x", "expected hf/... or"],
+    ),
     (PRETRAIN, [*CUSTOM, "GIVEN/no_images_in_classes"], ["--train_dir", "in its 1 class folders", "there are none"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/train", "--in_channels", "4"], ["none of its", "JPEG, expected a TIFF or .npy file"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/bad"], ["--train_dir", "none of its files can be decoded"]),

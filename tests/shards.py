@@ -1,6 +1,7 @@
-"""Shards for the tests, as other programs write them."""
+"""Shards and tables for the tests, as other programs write them."""
 
 import io
+import json
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,3 +29,17 @@ def as_shards(folder: Path, out: Path, shards: int = 3) -> str:
             members += [(f"{key}.jpg", image.read_bytes()), (f"{key}.cls", image.parent.name.encode())]
         write_tar(out / f"{number:03d}.tar", members)
     return f"tar/{out}/*.tar"
+
+
+def as_table(folder: Path, path: Path, **columns: object) -> None:
+    """The class folders below `folder` as a Parquet file of several row groups, with the columns of `datasets`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = sorted(folder.glob("*/*.jpg"))
+    names = sorted({image.parent.name for image in images})
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+    cells = [{"bytes": image.read_bytes(), "path": image.name} for image in images]
+    table = pa.table({"image": cells, "label": [names.index(image.parent.name) for image in images], **columns})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=10)

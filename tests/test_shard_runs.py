@@ -1,4 +1,4 @@
-"""A run on shards is the run on the folder, to the byte: with any processes, workers and loaders, killed or not."""
+"""A run on shards or a table is the run on the folder, to the byte: any processes, workers, loaders, killed or not."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.kills import FLAGS, PATIENCE, Forked, write_images
-from tests.shards import as_shards
+from tests.shards import as_shards, as_table
 
 OF_FOLDER = ("--train_dir", "train", "--val_dir", "val")
 SHORT = ("--epochs", "2", "--knn_every", "1")
@@ -33,6 +33,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder)
     for part in ("train", "val"):
         as_shards(folder / part, folder / f"{part}_shards")
+        as_table(folder / part, folder / f"{part}.parquet")
     return folder
 
 
@@ -60,7 +61,7 @@ def metrics(folder: Path, life: Life, run_id: str, kills: int = 0) -> bytes:
         pytest.param(1, ("--num_workers", "1", "--loader", "dali"), marks=pytest.mark.slow),
     ],
 )
-def test_a_run_on_shards_is_the_run_on_the_folder_killed_or_not(
+def test_a_run_on_shards_or_a_table_is_the_run_on_the_folder_killed_or_not(
     images: Path, processes: int, how: tuple[str, ...]
 ) -> None:
     name = f"{processes}-{'-'.join(how).replace('-', '')}"
@@ -68,3 +69,5 @@ def test_a_run_on_shards_is_the_run_on_the_folder_killed_or_not(
     folder = metrics(images, Life(OF_FOLDER, processes, how), f"{name}-folder")
     assert len(folder.splitlines()) == 3
     assert metrics(images, Life(of_shards, processes, how), f"{name}-killed", kills=1) == folder
+    of_table = ("--train_dir", "hf/train.parquet", "--val_dir", "hf/val.parquet")
+    assert metrics(images, Life(of_table, processes, how), f"{name}-table", kills=1) == folder

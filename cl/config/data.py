@@ -19,14 +19,29 @@ class DataConfig(Config):
         None
     )
     train_dir: Annotated[
-        str | None, Flag("folder of training images, one folder per class; or tar/GLOB of shards", resume="free")
+        str | None,
+        Flag(
+            "folder of training images, one folder per class; or tar/GLOB of shards, hf/PATH of a table", resume="free"
+        ),
     ] = None
     val_dir: Annotated[
-        str | None, Flag("folder of validation images, one folder per class; or tar/GLOB of shards", resume="free")
+        str | None,
+        Flag(
+            "folder of validation images, one folder per class; or tar/GLOB of shards, hf/PATH of a table",
+            resume="free",
+        ),
     ] = None
     labels: Annotated[str | None, Flag("CSV file of file names and labels, for a flat folder", resume="free")] = None
+    image_column: Annotated[
+        str | None, Flag("column of hf/PATH that has the encoded images; by default image", resume="free")
+    ] = None
     label_column: Annotated[
-        str | None, Flag("field of KEY.json that has the label; by default the text of KEY.cls", resume="free")
+        str | None,
+        Flag(
+            "what has the label: of tar/GLOB a field of KEY.json (by default the text of KEY.cls), of hf/PATH a column "
+            "(by default label, if there is one)",
+            resume="free",
+        ),
     ] = None
     hold_out: Annotated[
         float | None,

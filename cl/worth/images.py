@@ -97,5 +97,6 @@ def loading(run: Run, num_workers: int | None, batch_size: int) -> DataConfig:
     """How the run's images are read here: of its flags only those that say which images they are."""
     data = run.config.data
     plain = DataConfig(data.dataset, batch_size=batch_size, num_workers=num_workers, bad_images="skip")
-    which = ("data_folder", "train_dir", "val_dir", "labels", "label_column", "hold_out", "limit_eval", "in_channels")
+    where = ("data_folder", "train_dir", "val_dir", "labels", "label_column", "image_column")
+    which = (*where, "hold_out", "limit_eval", "in_channels")
     return replace(plain, **{flag: vars(data)[flag] for flag in which})

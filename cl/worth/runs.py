@@ -21,6 +21,7 @@ SAME = (
     "val_dir",
     "labels",
     "label_column",
+    "image_column",
     "hold_out",
     "limit_eval",
     "in_channels",

@@ -34,7 +34,7 @@ class Listing:
 def check_folders(config: DataConfig) -> None:
     """Raise UserError unless every folder that the run would read exists and is not empty."""
     image_folders = {"train_dir": config.train_dir, "val_dir": config.val_dir}
-    _check_label_column(config)
+    _check_columns(config)
     if config.dataset in BUILT_IN:
         paths = {"data_folder": config.data_folder, "labels": config.labels} | image_folders
         for flag, path in paths.items():
@@ -61,13 +61,15 @@ def check_folders(config: DataConfig) -> None:
         _check_labels(full_path(config, config.labels))
 
 
-def _check_label_column(config: DataConfig) -> None:
-    given = [path for path in (config.train_dir, config.val_dir) if path is not None]
-    if config.label_column is not None and all(prefix_of(config, path) == FOLDER for path in given):
-        raise UserError(
-            f"--label_column: got {config.label_column} with --train_dir {config.train_dir}, expected tar/GLOB: the "
-            "images of folders are labelled by class folders or --labels"
-        )
+def _check_columns(config: DataConfig) -> None:
+    prefixes = {prefix_of(config, path) for path in (config.train_dir, config.val_dir) if path is not None}
+    for flag, column, packed in (
+        ("label_column", config.label_column, {"tar", "hf"}),
+        ("image_column", config.image_column, {"hf"}),
+    ):
+        if column is not None and not prefixes & packed:
+            expected = " or ".join(f"{prefix}/..." for prefix in sorted(packed))
+            raise UserError(f"--{flag}: got {column} with --train_dir {config.train_dir}, expected {expected}")
 
 
 def _check_labels(path: Path) -> None:

@@ -16,6 +16,7 @@ FOLDER = ""
 PLACES: Mapping[str, str] = {  # by prefix, the function that opens a place; its module is imported when a flag names it
     FOLDER: "cl.data.sources.folders:open_folder",
     "tar": "cl.data.sources.packed.shards:open_shards",
+    "hf": "cl.data.sources.packed.tables:open_table",
 }
 
 

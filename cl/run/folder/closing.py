@@ -12,8 +12,8 @@ from cl.machine.started_as import command_of
 from cl.run.folder.atomic_files import as_json, write_or_stop
 
 EVALUATION_FLAGS = (  # copied to the next command, so that it uses the same images and devices
-    "data_folder", "train_dir", "val_dir", "labels", "label_column", "hold_out", "in_channels", "crop_size",
-    "limit_eval", "accelerator", "gpus", "devices", "output_dir",
+    "data_folder", "train_dir", "val_dir", "labels", "label_column", "image_column", "hold_out", "in_channels",
+    "crop_size", "limit_eval", "accelerator", "gpus", "devices", "output_dir",
 )  # fmt: skip
 
 
