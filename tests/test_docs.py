@@ -1,6 +1,7 @@
 """Flags, messages and files named in README and docs exist, and the commands in docs run."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -65,6 +66,18 @@ def test_every_message_on_the_troubleshooting_page_exists() -> None:
     messages = [message for row in rows if row.startswith("| ") for message in re.findall("`([^`]+)`", row)]
     assert len(messages) > 20
     assert [message for message in messages if message not in source and not (ROOT / message).exists()] == []
+
+
+def test_the_page_of_flags_is_that_of_the_declarations() -> None:
+    """`python docs/write_flags.py` writes it anew."""
+    written = runpy.run_path(str(ROOT / "docs/write_flags.py"))["flags_page"]()
+    assert written == PAGES["flags.md"].read_text()
+
+
+def test_every_page_is_in_the_table_of_contents_of_the_site() -> None:
+    listed = re.findall(r"^[a-z_]+$", PAGES["index.md"].read_text(), flags=re.M)
+    pages = {name.removesuffix(".md") for name in PAGES} - {"README", "index"}
+    assert sorted(listed) == sorted({*pages, "tour"})
 
 
 @pytest.mark.parametrize("page", PAGES)

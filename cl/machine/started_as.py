@@ -20,7 +20,7 @@ def command_of(program: str) -> list[str]:
     started = Path(sys.argv[0])
     if _is_command(started):
         return [_as_typed(started.with_name(PREFIX + program))]
-    if program in SCRIPTS and _module() is None:
+    if program in SCRIPTS and started.name in SCRIPTS.values():
         return [_python(), str(started.with_name(SCRIPTS[program]))]
     return [_python(), "-m", f"cl.{program}"]
 
