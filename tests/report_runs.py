@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
+from cl.evaluation.pictures.embedding_points import COLUMNS as TILES_IN_A_ROW
+from cl.evaluation.pictures.embedding_points import SIDE, thumbnails
 from tests.test_report import PRETRAIN, metrics_of, write
 
 COLUMNS = ("loss", "online_linear/train_top1", "online_linear/val_top1", "health/std", "health/rank", "lr")
@@ -45,3 +48,25 @@ def add_pictures(folder: Path, width: int, height: int) -> None:
     for number, name in enumerate(PICTURES):
         noise = Image.effect_noise((width // 4, height // 4), 60 + number)
         noise.resize((width, height)).convert("RGB").save(folder / name, compress_level=1)
+
+
+def add_embedding(folder: Path, names: list[str], classes: list[str]) -> None:
+    """A map with a point for each name on a circle; those with an even number have a thumbnail."""
+    angle = torch.arange(len(names)) * 2 * torch.pi / len(names)
+    tiled = range(0, len(names), 2)
+    content = {
+        "title": "t-SNE, validation images",
+        "classes": classes,
+        "x": [round(value, 4) for value in angle.cos().tolist()],
+        "y": [round(value, 4) for value in angle.sin().tolist()],
+        "class": [number % len(classes) for number in range(len(names))],
+        "cluster": [int(number > len(names) / 2) for number in range(len(names))],
+        "images": {
+            "names": names,
+            "tiles": [number // 2 if number in tiled else -1 for number in range(len(names))],
+            "columns": TILES_IN_A_ROW,
+            "side": SIDE,
+            "jpeg": thumbnails([torch.full((3, 8, 8), number, dtype=torch.uint8) for number in tiled]),
+        },
+    }
+    (folder / "embedding.json").write_text(json.dumps(content))

@@ -1,15 +1,22 @@
 """The pictures of a run: they show the measured values and are drawn even if some are missing."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cl.data.images import ArraySet
 from cl.evaluation.pictures.curves_picture import read_rows, save_curves
 from cl.evaluation.pictures.embedding_picture import MAX_CLASSES, pca, save_embedding, tsne
+from cl.evaluation.pictures.embedding_points import SIDE, THUMBNAILS, Points, save_points
+from cl.report_page.embedding import read_embedding
 from tests.conftest import TINY, Run
 
 FIRST_20 = [f"_a$ {i}" for i in range(20)]
@@ -144,3 +151,30 @@ def test_without_labels_or_validation_the_map_shows_training_images(
     titles = [axis.get_title() for figure in saved_figures for axis in figure.axes]
     assert "PCA of the backbone's features, 70 training images" in titles
     assert "accuracy, %" not in titles
+
+
+def test_the_points_of_a_map_have_names_clusters_and_thumbnails(tmp_path: Path) -> None:
+    shades = torch.tensor([0, 100, 200, 250], dtype=torch.uint8)
+    images = ArraySet(shades.view(-1, 1, 1, 1).expand(-1, 3, 8, 10), np.array([0, 0, 1, 1]))
+    finite = torch.tensor([True, True, False, True])
+    unit = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), dim=1)
+    points = Points(finite, unit, torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]), torch.tensor([0, 0, 1]), "PCA")
+    save_points(points, images, ["a", "b"], tmp_path / "embedding.json")
+    read = read_embedding(tmp_path)
+    assert read is not None
+    assert (read["x"], read["y"], read["class"]) == ([0.0, 2.0, 4.0], [1.0, 3.0, 5.0], [0, 0, 1])
+    assert read["cluster"] == [0, 0, 1]
+    assert read["images"]["names"] == ["image 0", "image 1", "image 3"]
+    assert read["images"]["tiles"] == [0, 1, 2]
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(read["images"]["jpeg"]))))
+    assert [int(sheet[SIDE // 2, SIDE * tile + SIDE // 2, 0]) for tile in range(3)] == [0, 100, 250]
+
+
+def test_a_map_of_equal_features_is_one_cluster_and_at_most_400_points_have_a_thumbnail(tmp_path: Path) -> None:
+    images = ArraySet(torch.zeros(450, 1, 8, 8, dtype=torch.uint8), np.full(450, -1))
+    points = Points(torch.ones(450).bool(), torch.ones(450, 2), torch.zeros(450, 2), torch.full((450,), -1), "t-SNE")
+    save_points(points, images, [], tmp_path / "embedding.json")
+    read = read_embedding(tmp_path)
+    assert read is not None
+    assert set(read["cluster"]) == {0}
+    assert sorted(tile for tile in read["images"]["tiles"] if tile >= 0) == list(range(THUMBNAILS))

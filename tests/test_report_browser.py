@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cl.report import main
-from tests.report_runs import COLUMNS, NASTY, add_pictures, metric, write_run
+from tests.report_runs import COLUMNS, NASTY, add_embedding, add_pictures, metric, write_run
 from tests.test_report import write_linear
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -16,6 +16,7 @@ if CHROMIUM is None:
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 NAMES = ("small", "warm", NASTY.replace("/", "\u2215"))
+IMAGES = [f"photo {number}.png" for number in range(20)]
 CHART = "[data-chart='1']"
 
 
@@ -33,6 +34,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("pages")
     for number, name in enumerate(NAMES):
         add_pictures(write_run(folder / "runs" / name, number, lr=(0.5, 10.0, 0.03)[number]), 400, 300)
+    add_embedding(folder / "runs/warm", IMAGES, ["cat", NASTY])
     write_run(folder / "runs/warm-1", 7, seed=1, lr=10.0)
     write_linear(folder / "runs/linear", "warm", 0.75)
     main([str(folder / "runs"), "--html", str(folder / "report.html")])
@@ -132,6 +134,26 @@ def test_names_are_text_in_tables_legend_and_charts(page: Any) -> None:
     page.locator(f"{CHART} .plot").hover()
     assert "<script>alert(1)<" in page.locator(f"{CHART} .hoverlayer").text_content()
     assert page.locator("script").count() == 4  # the page's own, and the charts
+
+
+def test_the_map_shows_an_image_under_the_pointer_and_finds_images_by_name_and_class(page: Any) -> None:
+    plot = page.locator("#embedding .plot")
+    plot.locator(".point").first.hover(force=True)  # the first of the first class
+    image = page.locator("#map-image")
+    assert image.locator("span").text_content() == f"{IMAGES[0]} · cat · cluster 1"
+    assert "data:image/jpeg" in image.locator(".thumbnail").get_attribute("style")
+    assert plot.locator(".legendtext").all_text_contents() == ["cat", f"{NASTY[:27]}…"]
+    page.select_option("#map-colours", "cluster")
+    assert plot.locator(".legendtext").all_text_contents() == ["cluster 1", "cluster 2"]
+    page.mouse.move(0, 0)
+    page.locator("#map-search").fill("photo 1")
+    assert page.locator("#map-count").text_content() == "11 of 20 images"
+    found = page.locator("#map-found button")
+    assert found.nth(1).text_content() == "photo 10.png · cat · cluster 1"
+    found.first.focus()
+    assert image.locator("span").text_content() == found.first.text_content()
+    page.locator("#map-search").fill("alert")
+    assert page.locator("#map-found button").count() == 10
 
 
 def test_everything_works_by_keyboard_alone(page: Any) -> None:

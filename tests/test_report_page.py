@@ -11,9 +11,10 @@ import pytest
 
 from cl.errors import UserError
 from cl.report import main
+from cl.report_page.embedding import read_embedding
 from cl.report_page.measured import MAX_EPOCHS, read_table, thinned
 from cl.report_page.rows import duration
-from tests.report_runs import COLUMNS, NASTY, PICTURES, add_pictures, metric, write_run
+from tests.report_runs import COLUMNS, NASTY, PICTURES, add_embedding, add_pictures, metric, write_run
 from tests.test_report import PRETRAIN, write, write_linear
 
 QUOTED = '"' + NASTY.replace('"', '""') + '</table>"'  # as a cell of a CSV file
@@ -143,7 +144,7 @@ def test_no_file_outside_the_folder_is_read(tmp_path: Path) -> None:
     (tmp_path / "runs/c/config.json").symlink_to(tmp_path / "elsewhere/b/config.json")
     page = page_of(tmp_path / "runs")
     assert page.attributes("src") == []
-    assert page.data == {"lines": [{"key": "a", "runs": [{"key": "a", "columns": {}}]}]}
+    assert [line["runs"] for line in page.data["lines"]] == [[{"key": "a", "evaluation": False, "columns": {}}]]
     assert "0.4321" not in (tmp_path / "report.html").read_text()
 
 
@@ -153,6 +154,36 @@ def test_the_page_asks_for_nothing_from_anywhere(tmp_path: Path) -> None:
     assert "default-src 'none'" in policy
     assert "connect-src 'none'" in policy
     assert all(link in ("#run", "data:,") for link in page.attributes("href"))
+
+
+def test_the_map_of_a_run_has_names_and_pictures_and_runs_on_the_same_images_share_them(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        folder = write_run(tmp_path / "runs" / name, number, lr=0.1 + number)
+        add_embedding(folder, ["x.png", NASTY, "z.png"], ["cat", "</script>"])
+    data = page_of(tmp_path / "runs").data
+    (digest,) = data["images"]
+    assert [(each["key"], each["images"]) for each in data["embeddings"]] == [("a", digest), ("b", digest)]
+    assert data["images"][digest]["names"] == ["x.png", NASTY, "z.png"]
+    assert data["embeddings"][0]["classes"] == ["cat", "</script>"]
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("x", [1.0]), ("x", [1.0, 2.0, float("inf")]), ("class", [0, 1, 2]), ("cluster", "abc"), ("classes", None),
+        ("jpeg", "PHN2Zz4="), ("jpeg", "/9j/');"), ("names", ["x"]), ("tiles", [0, 1, 10**9]), ("columns", 0),
+    ],
+)  # fmt: skip
+def test_a_map_that_is_half_written_or_wrong_is_left_out(where: str, value: Any, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs/a", 0)
+    add_embedding(folder, ["x", "y", "z"], ["cat", "dog"])
+    content = json.loads((folder / "embedding.json").read_text())
+    assert read_embedding(folder) == content
+    (content if where in content else content["images"])[where] = value
+    text = json.dumps(content)
+    for damaged in (text, text[: len(text) // 2]):
+        (folder / "embedding.json").write_text(damaged)
+        assert read_embedding(folder) is None
 
 
 def test_two_builds_are_equal_to_the_byte(tmp_path: Path) -> None:
@@ -197,7 +228,7 @@ def test_runs_of_the_same_name_in_two_folders_are_told_apart(tmp_path: Path) -> 
 
 def test_a_folder_without_runs_and_a_run_without_any_table_make_a_page(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    assert page_of(tmp_path / "runs").data == {"lines": []}
+    assert page_of(tmp_path / "runs").data == {"lines": [], "embeddings": [], "images": {}}
     write(tmp_path / "runs/a", PRETRAIN, None)
     (line,) = page_of(tmp_path / "runs").data["lines"]
     assert line["runs"][0]["columns"] == {}

@@ -36,8 +36,8 @@ def test_a_run_writes_its_folder_and_prints_the_next_command(run: Run, folder: P
     assert (code, err) == (0, "")
     (run_folder,) = [path for path in (folder / "trained_models").iterdir() if not path.is_symlink()]
     assert {path.name for path in run_folder.iterdir()} == {
-        "backbone.json", "backbone.safetensors", "config.json", "curves.png", "embedding.png", "last.ckpt",
-        "metrics.csv", "neighbours.png", "previous.ckpt", "summary.json", "timing.csv", "views.png",
+        "backbone.json", "backbone.safetensors", "config.json", "curves.png", "embedding.json", "embedding.png",
+        "last.ckpt", "metrics.csv", "neighbours.png", "previous.ckpt", "summary.json", "timing.csv", "views.png",
     }  # fmt: skip
     assert os.readlink(folder / "trained_models/latest") == run_folder.name
     assert "1437 for training, 360 for validation, 10 classes" in out

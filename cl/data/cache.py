@@ -163,6 +163,9 @@ class CachedSet:
         data, height, width = self._bytes(index)
         return as_ppm(self.read(index)) if self.kind == "raw256" else EncodedImage(data.tobytes(), height, width)
 
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.kind} {self._about}".encode()).hexdigest()
 

@@ -54,6 +54,9 @@ class ImageSet(Protocol):
     def encoded(self, index: int) -> EncodedImage:
         """The encoded image, for another decoder."""
 
+    def name(self, index: int) -> str:
+        """What a user calls the image: its file, relative to the folder, or its number."""
+
     def fingerprint(self) -> str:
         """What names these images in this order: the same on another day, another one if an image changes."""
 
@@ -98,6 +101,9 @@ class ArraySet:
 
     def encoded(self, index: int) -> EncodedImage:
         return as_ppm(self.images[index])
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.images.dtype} {list(self.images.shape)}".encode())
@@ -192,6 +198,9 @@ class FileSet(EncodedSet):
     def data(self, index: int) -> bytes:
         return read_file(self.path(index))
 
+    def name(self, index: int) -> str:
+        return self._names[index]
+
     def fingerprint(self) -> str:
         """Of the name, size and modification time of every file."""
         digest = hashlib.sha256(f"{self.channels}\n".encode())
@@ -247,6 +256,9 @@ class Subset:
 
     def encoded(self, index: int) -> EncodedImage:
         return self.images.encoded(int(self.chosen[index]))
+
+    def name(self, index: int) -> str:
+        return self.images.name(int(self.chosen[index]))
 
     def fingerprint(self) -> str:
         chosen = self.chosen.astype(np.int64).tobytes()

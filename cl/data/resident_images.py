@@ -76,6 +76,9 @@ class ResidentSet:
     def encoded(self, index: int) -> EncodedImage:
         return self.images.encoded(index)
 
+    def name(self, index: int) -> str:
+        return self.images.name(index)
+
     def fingerprint(self) -> str:
         return self.images.fingerprint()
 

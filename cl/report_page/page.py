@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from cl.errors import UserError, one_line
 from cl.report import Run
+from cl.report_page.embedding import read_embedding, shared_images
 from cl.report_page.measured import Measured
 from cl.report_page.pictures import CAPTIONS, pictures_of
 from cl.report_page.rows import FACTS, Line, differing_flags, flag_cells, lines_of
@@ -19,7 +20,9 @@ from cl.run.folder.atomic_files import write_atomically
 
 COLUMNS = (*FACTS, "online", "kNN", "offline", "time", "images/s")
 NUMBERS = COLUMNS[3:]  # right-aligned
-PICTURES = 6_000_000  # characters of all pictures together: twenty runs with their numbers stay below 10 MB
+SCRIPTS = ("curves.js", "embedding.js", "page.js")
+SIZE = 9_500_000  # bytes: pictures are made smaller until the page has this size
+PICTURES_OF_A_RUN = 4  # views, neighbours, map or grid, worth
 PICTURE = 150_000  # characters of one picture, however few runs there are
 
 
@@ -49,19 +52,21 @@ def page_text(runs: Sequence[Run], folders: Sequence[Path], charts: str, served:
     measured = [Measured.read(run, key) for run, key in zip(runs, unique_names(runs), strict=True)]
     lines = lines_of(measured)
     names = differing_flags(lines)
-    limit = min(PICTURE, PICTURES // (len(CAPTIONS) * max(1, len(runs))))
-    return _template().render(
+    data = _template("{{ data | tojson }}").render(data=printable(data_of(lines)))
+    cells = {line.key: flag_cells(line, names) for line in lines}
+    limit = min(PICTURE, max(0, SIZE - len(charts) - len(data)) // (PICTURES_OF_A_RUN * max(1, len(runs))))
+    return _template(_asset("page.html")).render(
         title=", ".join(folder.resolve().name for folder in folders),
         columns=COLUMNS,
         numbers=NUMBERS,
         lines=lines,
-        flag_names=names,
-        flag_cells={line.key: flag_cells(line, names) for line in lines},
+        flags={name: any(row[place].is_number for row in cells.values()) for place, name in enumerate(names)},
+        flag_cells=cells,
         pictures={each.key: pictures_of(each.run.folder, limit) for each in measured},
         captions=CAPTIONS,
-        data=printable(data_of(lines)),
+        data=Markup(data),
         style=_asset("page.css"),
-        script=_asset("page.js"),
+        scripts=[_asset(name) for name in SCRIPTS],
         charts=charts,
         served=served,
     )
@@ -80,11 +85,22 @@ def unique_names(runs: Sequence[Run]) -> list[str]:
 
 def data_of(lines: Sequence[Line]) -> dict[str, Any]:
     """What the script of the page draws."""
+    found = [(line, each, read_embedding(each.run.folder)) for line in lines for each in line.runs]
+    maps = [{"key": each.key, "line": line.key, **points} for line, each, points in found if points]
+    embeddings, images = shared_images(maps)
     return {
         "lines": [
-            {"key": line.key, "runs": [{"key": each.key, "columns": each.columns} for each in line.runs]}
+            {
+                "key": line.key,
+                "runs": [
+                    {"key": each.key, "evaluation": bool(each.run.evaluates), "columns": each.columns}
+                    for each in line.runs
+                ],
+            }
             for line in lines
-        ]
+        ],
+        "embeddings": embeddings,
+        "images": images,
     }
 
 
@@ -97,7 +113,8 @@ def printable(value: Any) -> Any:
     return one_line(value) if isinstance(value, str) else value
 
 
-def _template() -> Any:
+def _template(text: str) -> Any:
+    """A template whose values are escaped, on one line each."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -108,7 +125,7 @@ def _template() -> Any:
         finalize=lambda value: value if isinstance(value, Markup) else printable(value),
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    return environment.from_string(_asset("page.html"))
+    return environment.from_string(text)
 
 
 def _asset(name: str) -> Markup:

@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 from cl.errors import Stopped, one_line
 
 MAX_LABEL = 24  # characters of a name
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def label(text: str) -> str:
@@ -25,20 +26,20 @@ def label(text: str) -> str:
     return one_line(re.sub("[\ud800-\udfff]", "\ufffd", text))[:MAX_LABEL]
 
 
-def with_own_settings(save: Callable[P, None]) -> Callable[P, None]:
+def with_own_settings(save: Callable[P, R]) -> Callable[P, R]:
     """Draw with matplotlib's defaults, not with the user's matplotlibrc (`text.usetex` would run LaTeX).
 
     No warning is printed for a character that the font lacks: it is drawn as a box.
     """
 
     @functools.wraps(save)
-    def save_with_defaults(*args: P.args, **kwargs: P.kwargs) -> None:
+    def save_with_defaults(*args: P.args, **kwargs: P.kwargs) -> R:
         import matplotlib
 
         with matplotlib.rc_context(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             matplotlib.rcdefaults()
-            save(*args, **kwargs)
+            return save(*args, **kwargs)
 
     return save_with_defaults
 

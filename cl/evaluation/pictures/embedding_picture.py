@@ -1,4 +1,7 @@
-"""`embedding.png`: the backbone's features projected to two dimensions; similar images lie close together."""
+"""`embedding.png`: the backbone's features projected to two dimensions; similar images lie close together.
+
+`embedding.json` has its points, for the page of `python -m cl.report --html`.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,8 +13,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cl.batch import Batch
+from cl.data.images import ImageSet
 from cl.evaluation.features import extract_features
 from cl.evaluation.pictures.drawing import draw, label, with_own_settings
+from cl.evaluation.pictures.embedding_points import Points, save_points
 from cl.nn.finite import measurable
 
 EMBEDDING_IMAGES = 2000  # at most: t-SNE takes ten seconds for them
@@ -64,7 +69,7 @@ def _groups(targets: Tensor, classes: Sequence[str]) -> list[_Group]:
 
 
 @with_own_settings
-def save_embedding(features: Tensor, targets: Tensor, classes: Sequence[str], split: str, path: Path) -> None:
+def save_embedding(features: Tensor, targets: Tensor, classes: Sequence[str], split: str, path: Path) -> Points:
     """Draw a point per image of `split`, coloured by `targets` [N]; `features` [N, F] are normalised as for kNN."""
     from matplotlib.figure import Figure
 
@@ -90,12 +95,16 @@ def save_embedding(features: Tensor, targets: Tensor, classes: Sequence[str], sp
         for text, group in zip(legend.get_texts(), groups, strict=True):
             text.set(text=group.label, parse_math=False)
     figure.savefig(path, dpi=100)
+    return Points(finite.cpu(), unit, points, targets.cpu(), f"{name}, {split} images")
 
 
 class SaveEmbedding(Callback):
-    """Save `embedding.png` at the end of training."""
+    """Save `embedding.png` and its points at the end of training."""
 
-    def __init__(self, loader: Iterable[Batch], classes: Sequence[str], split: str, path: Path) -> None:
+    def __init__(
+        self, images: ImageSet, loader: Iterable[Batch], classes: Sequence[str], split: str, path: Path
+    ) -> None:
+        self.images = images
         self.loader = loader
         self.classes = classes
         self.split = split
@@ -107,4 +116,6 @@ class SaveEmbedding(Callback):
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
         features, targets = extract_features(module, self.loader, module.device)
         if trainer.is_global_zero:
-            save_embedding(features, targets, self.classes, self.split, self.path)
+            points = save_embedding(features, targets, self.classes, self.split, self.path)
+            file = self.path.with_suffix(".json")
+            draw(file, lambda: save_points(points, self.images, self.classes, file))

@@ -76,7 +76,7 @@ def pictures(config: Pretrain, data: ImageData, folder: Path) -> list[Callback]:
         SaveCurves(folder / "metrics.csv", folder / "curves.png"),
         SaveViews(splits.train, splits.norm, folder / "views.png"),
         SaveNeighbours(searched, data.eval_loader(searched), splits.classes, folder / "neighbours.png"),
-        SaveEmbedding(data.eval_loader(shown), splits.classes, split, folder / "embedding.png"),
+        SaveEmbedding(shown, data.eval_loader(shown), splits.classes, split, folder / "embedding.png"),
     ]
 
 
