@@ -192,9 +192,6 @@ class FileSet(EncodedSet):
     def path(self, index: int) -> Path:
         return self.root / self._names[index]
 
-    def name(self, index: int) -> str:
-        return self._names[index]
-
     def data(self, index: int) -> bytes:
         return read_file(self.path(index))
 
