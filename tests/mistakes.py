@@ -188,6 +188,7 @@ BY_MACHINE: list[Case] = [
     (PRETRAIN, [*DIGITS, "--bad_images", "trust", "--dali"], ["--bad_images: got trust with --loader dali", "fast"]),
     (PRETRAIN, [*DIGITS, "--bad_images", "trust", "--cache", "raw256"], ["got trust with --cache raw256", "skip"]),
     (PRETRAIN, [*DIGITS, "--bad_images", "trust", "--resident", "on"], ["got trust with --resident on", "skip"]),
+    (PRETRAIN, [*DIGITS, "--shuffle", "shards"], ["--shuffle: got shards with digits", "expected tar/GLOB, or"]),
     (PRETRAIN, [*DIGITS, "--dali", "--dali_device", "gpu"], ["--dali_device: got gpu", "expected cpu"]),
     (PRETRAIN, ["digits", "timm/vit_tiny_patch16_244"], ["encoder: got timm/vit_tiny", "did you mean timm/vit_tiny"]),
     (PRETRAIN, ["digits", "timm/vit_tiny_patch16_224"], ["--crop_size: got views of 8 pixels", "patch size (16)"]),

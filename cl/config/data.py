@@ -98,6 +98,15 @@ class DataConfig(Config):
     cache_dir: Annotated[
         str | None, Flag("folder of the copies of --cache; by default in the user's cache", resume="free")
     ] = None
+    shuffle: Annotated[
+        str,
+        Flag(
+            "order of the training images: any after any (images); or, for disks that seek slowly, shards in random "
+            "order, of which --shuffle_window are mixed (shards)",
+            choices=("images", "shards"),
+        ),
+    ] = "images"
+    shuffle_window: Annotated[int, Flag("shards that are mixed under --shuffle shards", low=1)] = 16
     last_batch_fill: Annotated[bool, Flag("use every image in every epoch and fill up the last batch")] = False
     resident: Annotated[
         str,

@@ -21,6 +21,7 @@ from cl.data.executors.workers import WorkerExecutor
 from cl.data.images import ArraySet, EncodedSet, ImageSet, Splits, Subset, stratified_labelled
 from cl.data.kernels import obstacle
 from cl.data.loader import BrokenFiles, EvalLoader, TrainLoader, Unchecked
+from cl.data.order.grouped import shard_order
 from cl.data.resident_images import (
     DoesNotFit,
     device_bytes,
@@ -105,6 +106,7 @@ class ImageData(LightningDataModule):
                 fill=settings.data.last_batch_fill,
                 accumulate=settings.losses_per_step,
                 parts=settings.batches_per_loss,
+                shards=shard_order(splits.train, settings.data),
             )
         self._check_settings()
         self.no_kernels = obstacle(settings.device)
@@ -302,7 +304,8 @@ def evaluation_only(images: ImageSet, norm: Norm, settings: LoaderSettings) -> I
     """`images` as the validation images of a data set of which nothing is trained, and each is read once."""
     size = settings.data.batch_size * settings.rank_slice.world_size
     unused = ArraySet(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), np.full(size, -1))
-    own = replace(settings, accumulate=1, batches_per_loss=1, reads_once=True)
+    data = replace(settings.data, shuffle="images")
+    own = replace(settings, data=data, accumulate=1, batches_per_loss=1, reads_once=True)
     return ImageData(Splits(unused, images, (), norm), own)
 
 

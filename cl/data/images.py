@@ -147,6 +147,10 @@ class EncodedSet(ABC):
     def shared(self) -> "Shared | None":
         """What another process of the machine needs to open the same set; None if it has to look for itself."""
 
+    def group_ends(self) -> Ints | None:
+        """[S] images up to the end of each shard, in which neighbours lie beside each other; None for files."""
+        return None
+
     def read(self, index: int) -> Tensor:
         with _errors_name(self.path(index)):
             return decode(self.data(index), self.channels)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cl.data.order.grouped import ShardOrder, permuted_groups
 from cl.data.order.permutation import permuted
+from cl.data.views.draws import Ints
 from cl.errors import UserError
 
 SampleKey = tuple[int, int]  # epoch, index: all that a worker needs to draw an image's views
@@ -26,7 +28,8 @@ class TrainSampler:
     No index repeats within an epoch, and every process has floor(N / (W B)) batches; the skipped images differ from
     epoch to epoch. With `fill` the last batch is filled up from the start of the permutation instead, so every index
     appears at least once. The number of batches is a multiple of `accumulate`. A batch may consist of `parts` that the
-    network sees one at a time: part k of all processes together does not depend on the number of processes.
+    network sees one at a time: part k of all processes together does not depend on the number of processes. With `shards`
+    the permutation is that of `--shuffle shards`.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class TrainSampler:
         fill: bool = False,
         accumulate: int = 1,
         parts: int = 1,
+        shards: ShardOrder | None = None,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
@@ -53,6 +57,7 @@ class TrainSampler:
             )
         steps = -(-images // global_batch) if fill else images // global_batch  # rounded up or down
         self.batches = accumulate * steps
+        self.shards = shards
         self.epoch = 0
         self.start = 0  # batches of this epoch that are already done
 
@@ -65,8 +70,13 @@ class TrainSampler:
         own = slices[:, self.rank_slice.rank].ravel()
         for batch in range(self.start, self.batches):
             positions = (batch * global_batch + own) % self.images  # beyond the last image with `fill`
-            order = permuted(positions, self.images, _ORDER, self.seed, self.epoch)
-            yield [(self.epoch, index) for index in order.tolist()]
+            yield [(self.epoch, index) for index in self._order(positions).tolist()]
+
+    def _order(self, positions: Ints) -> Ints:
+        key = (_ORDER, self.seed, self.epoch)
+        if self.shards is not None:
+            return permuted_groups(positions, self.shards, *key)
+        return permuted(positions, self.images, *key)
 
 
 class EvalSampler:

@@ -9,6 +9,7 @@ from cl.config.programs import Linear
 from cl.data.datamodule import ImageData, LoaderSettings, step_dtype, view_dtype
 from cl.data.images import ImageSet, Splits, Subset, stratified
 from cl.data.loader import EvalLoader
+from cl.data.order.grouped import shard_order
 from cl.data.order.selection import class_counts, drawn_per_class
 from cl.data.sampler import RankSlice, TrainSampler
 from cl.data.views.draws import Ints, Labels
@@ -64,11 +65,17 @@ class GridData(ImageData):
         super().__init__(splits, settings)
         self.all_train = self.splits.train
         with mentioning(splits.left_out):
+            order = shard_order(subset_of(splits.train, split_held_out(splits.train.targets)[0]), settings.data)
             train, held = (subset_of(self.all_train, chosen) for chosen in split_held_out(self.all_train.targets))
             self.held = held
             self.splits = replace(self.splits, train=train)
             self.sampler = TrainSampler(
-                len(train), settings.data.batch_size, settings.seed, settings.rank_slice, settings.data.last_batch_fill
+                len(train),
+                settings.data.batch_size,
+                settings.seed,
+                settings.rank_slice,
+                settings.data.last_batch_fill,
+                shards=order,
             )
 
     def val_dataloader(self) -> EvalLoader:

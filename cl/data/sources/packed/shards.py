@@ -223,6 +223,9 @@ class ShardSet(EncodedSet):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    def group_ends(self) -> Ints:
+        return np.searchsorted(self.index.shard, np.arange(len(self.index.shards)), side="right").astype(np.int64)
+
     def shared(self) -> Shared | None:
         if self.index.folder is None:
             return None

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from cl.data.decoding.decode import BrokenFile
 from cl.data.sources.walk import stamp
+from cl.data.views.draws import Ints
 from cl.errors import UserError
 
 GROUPS = 2  # row groups of Parquet files that a process keeps
@@ -81,6 +82,12 @@ class Rows:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def group_ends(self) -> Ints:
+        """[S] rows up to the end of each row group of all files."""
+        begins = [0, *self._ends[:-1].tolist()]
+        ends = [begin + end for begin, file in zip(begins, self.files, strict=True) for end in file.group_ends]
+        return np.array(ends, np.int64)
 
     def place(self, row: int) -> tuple[int, int]:
         """The number of the file, and the row in it."""

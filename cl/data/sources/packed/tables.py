@@ -181,5 +181,8 @@ class TableSet(EncodedSet):
         about = f"{self.channels} {self._rows.files} {self._rows.column}\n"
         return hashlib.sha256(about.encode(errors="surrogateescape") + self._chosen.tobytes()).hexdigest()
 
+    def group_ends(self) -> Ints:
+        return np.searchsorted(self._chosen, self._rows.group_ends())
+
     def shared(self) -> Shared | None:
         return None
