@@ -24,7 +24,11 @@ nb_execution_mode = "off"  # the notebook keeps its outputs; tests/test_tour.py 
 autodoc_typehints = "description"
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of torch and Python have pages of their own, elsewhere
 
-TEXTS = {"index": "README.md", "changelog": "CHANGELOG.md"}  # pages that begin with a file above this folder
+TEXTS = {  # pages that begin with a file above this folder
+    "index": "README.md",
+    "changelog": "CHANGELOG.md",
+    "contributing": "CONTRIBUTING.md",
+}
 
 
 def add_text(app: Any, page: str, source: list[str]) -> None:
@@ -32,7 +36,10 @@ def add_text(app: Any, page: str, source: list[str]) -> None:
     if page in TEXTS:
         text = (ROOT / TEXTS[page]).read_text()
         text = text.replace("](docs/", "](").replace("](CHANGELOG.md)", "](changelog.md)")
-        text = re.sub(r"\[([^\]]+)\]\((?!http|images/|[\w-]+\.md)[^)]+\)", r"\1", text)  # not a page of the site
+        text = text.replace("](CONTRIBUTING.md)", "](contributing.md)")
+        text = re.sub(
+            r"\[([^\]]+)\]\((?!http|#|images/|[a-z_]+\.(?:md|ipynb))[^)]+\)", r"\1", text
+        )  # not a page of the site
         source[0] = text + source[0]
 
 

@@ -18,11 +18,14 @@ from cl.config.programs import Linear, Pretrain
 from tests.conftest import ROOT, Run
 from tests.pictures import plain, write_classes
 
-PAGES = {path.name: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = {path.name: path for path in [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").glob("*.md"))]}
 OTHER_TESTS = {"adding_a_method.md", "your_images.md"}  # run by tests of their own, as written
 NOT_RUN = {  # beginnings of commands that this file does not run, and why
     "pip install ": "CI does",
     "pytest": "CI does",
+    "python -m venv ": "CI does",
+    ". .venv/": "CI does",
     "python bench/": "takes minutes to hours and needs data; tests/test_bench.py runs parts",
     "python -m cl.selfcheck": "takes a minute; tests/test_adding_a_method.py runs it",
     "python -m cl.data.imagenet_val ": "needs ImageNet; tests/test_walk.py runs it on a few images",
@@ -76,7 +79,7 @@ def test_the_page_of_flags_is_that_of_the_declarations() -> None:
 
 def test_every_page_is_in_the_table_of_contents_of_the_site() -> None:
     listed = re.findall(r"^[a-z_]+$", PAGES["index.md"].read_text(), flags=re.M)
-    pages = {name.removesuffix(".md") for name in PAGES} - {"README", "index"}
+    pages = {name.removesuffix(".md") for name in PAGES if name not in (*TOP, "index.md")}
     assert sorted(listed) == sorted({*pages, "tour"})
 
 
