@@ -28,8 +28,8 @@ class TrainSampler:
     No index repeats within an epoch, and every process has floor(N / (W B)) batches; the skipped images differ from
     epoch to epoch. With `fill` the last batch is filled up from the start of the permutation instead, so every index
     appears at least once. The number of batches is a multiple of `accumulate`. A batch may consist of `parts` that the
-    network sees one at a time: part k of all processes together does not depend on the number of processes. With `shards`
-    the permutation is that of `--shuffle shards`.
+    network sees one at a time: part k of all processes together does not depend on the number of processes. With
+    `shards` the permutation is that of `--shuffle shards`.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class TrainSampler:
         self.seed = seed
         self.rank_slice = rank_slice
         self.parts = parts
+        self.shards = shards
         global_batch = batch_size * rank_slice.world_size * accumulate
         if global_batch > images:
             accumulated = f" with --accumulate {accumulate}" if accumulate > 1 else ""
@@ -57,7 +58,6 @@ class TrainSampler:
             )
         steps = -(-images // global_batch) if fill else images // global_batch  # rounded up or down
         self.batches = accumulate * steps
-        self.shards = shards
         self.epoch = 0
         self.start = 0  # batches of this epoch that are already done
 
