@@ -15,7 +15,7 @@ from cl.config.data import DataConfig
 from cl.data import check
 from cl.data.decoding.decode import BrokenFile
 from cl.data.images import EncodedSet, ImageSet, measure_norm
-from cl.data.sources.packed import shard_index, shards
+from cl.data.sources.packed import local_files, shard_index, shards
 from cl.data.sources.packed.patterns import expanded
 from cl.data.sources.registry import load
 from cl.errors import UserError
@@ -197,7 +197,7 @@ def test_a_shard_that_vanishes_or_changes_during_a_run_is_named(data: Path) -> N
 def test_few_shards_are_open_at_a_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = load(custom()).train
     expected = pixels(train)
-    monkeypatch.setattr(shards, "OPEN_FILES", 1)
+    monkeypatch.setattr(local_files, "OPEN_FILES", 1)
     before = len(os.listdir("/proc/self/fd"))
     assert [pixels(train)[i] for i in (0, 23, 9, 1)] == [expected[i] for i in (0, 23, 9, 1)]
     assert len(os.listdir("/proc/self/fd")) <= before

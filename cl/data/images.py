@@ -35,6 +35,7 @@ from cl.data.views.draws import Ints, Labels
 from cl.data.views.spec import Norm
 
 NORM_IMAGES = 2000  # images that mean and std are measured on
+AHEAD = 64  # images that are asked for before the first of them is read
 _SAMPLE = 0x57A7  # a separate hash stream, for selections of images
 
 
@@ -146,6 +147,9 @@ class EncodedSet(ABC):
     @abstractmethod
     def shared(self) -> "Shared | None":
         """What another process of the machine needs to open the same set; None if it has to look for itself."""
+
+    def expect(self, rows: Sequence[int]) -> None:  # noqa: B027 of most there is nothing to do
+        """Ask for images that are read next."""
 
     def group_ends(self) -> Ints | None:
         """[S] images up to the end of each shard, in which neighbours lie beside each other; None for files."""
@@ -261,9 +265,18 @@ class Subset:
     def name(self, index: int) -> str:
         return self.images.name(int(self.chosen[index]))
 
+    def expect(self, rows: Sequence[int]) -> None:
+        expect(self.images, self.chosen[list(rows)].tolist())
+
     def fingerprint(self) -> str:
         chosen = self.chosen.astype(np.int64).tobytes()
         return hashlib.sha256(self.images.fingerprint().encode() + chosen).hexdigest()
+
+
+def expect(images: ImageSet, rows: Sequence[int]) -> None:
+    """Ask for images that are read next, if they are far away."""
+    if isinstance(images, EncodedSet | Subset):
+        images.expect(rows)
 
 
 def stratified(images: ImageSet, size: int) -> ImageSet:
@@ -295,6 +308,8 @@ def measure_norm(images: ImageSet, trusted: bool = False) -> Norm:
     means: list[Tensor] = []
     mean_squares = []
     for i in range(len(sample)):
+        if i % AHEAD == 0:
+            expect(sample, range(i, min(i + AHEAD, len(sample))))
         try:
             image = sample.read(i).flatten(1)
         except BrokenFile as broken:

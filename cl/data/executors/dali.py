@@ -21,7 +21,7 @@ from cl.batch import Batch
 from cl.config.views import Size, sides
 from cl.data.executors.base import Executor
 from cl.data.executors.device import make_batch
-from cl.data.images import ImageSet
+from cl.data.images import ImageSet, expect
 from cl.data.sampler import SampleKey
 from cl.data.views.rows import Rows, ViewPlanner
 from cl.data.views.spec import Norm
@@ -81,6 +81,7 @@ class DaliExecutor(Executor):
     def read(self, keys: list[SampleKey]) -> EncodedBatch:
         epoch = keys[0][0]
         index = np.array([i for _, i in keys])
+        expect(self.images, index.tolist())
         images = [self.images.encoded(i) for i in index.tolist()]
         rows = self.planner.rows(epoch, index, np.array([[image.height, image.width] for image in images]))
         return EncodedBatch(

@@ -12,7 +12,7 @@ from cl.batch import Batch
 from cl.config.data import COLOURS
 from cl.config.views import sides
 from cl.data.executors.base import Executor
-from cl.data.images import ImageSet
+from cl.data.images import ImageSet, expect
 from cl.data.sampler import SampleKey
 from cl.data.views.draws import Ints, ViewParams, crop_boxes, draw
 from cl.data.views.rows import RandomViews, ViewPlanner
@@ -31,6 +31,7 @@ class TorchvisionExecutor(Executor):
     def read(self, keys: list[SampleKey]) -> Batch:
         epoch = keys[0][0]
         index = np.array([i for _, i in keys])
+        expect(self.images, index.tolist())
         images = [self.images.read(i) for i in index.tolist()]
         if isinstance(self.planner, RandomViews):
             views = random_views(images, self.planner, epoch, index)

@@ -18,7 +18,7 @@ from cl.config.views import Size, sides
 from cl.data.decoding.decode import LazyImage, dtype_of
 from cl.data.executors.base import Executor
 from cl.data.executors.device import make_batch
-from cl.data.images import ImageSet
+from cl.data.images import ImageSet, expect
 from cl.data.sampler import SampleKey
 from cl.data.views.draws import Ints
 from cl.data.views.rows import Crops, Rows, ViewPlanner
@@ -73,6 +73,7 @@ class WorkerExecutor(Executor):
         """Indices [B], images and planned views of a batch."""
         epoch = keys[0][0]
         index = np.array([i for _, i in keys])
+        expect(self.images, index.tolist())
         images = [self.images.open(i) for i in index.tolist()]
         sizes = np.array([[image.height, image.width] for image in images])
         return index, images, self.planner.rows(epoch, index, sizes)

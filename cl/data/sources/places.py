@@ -68,4 +68,5 @@ def open_place(path: str, argument: str, config: DataConfig) -> Place:
     module, name = PLACES[prefix].split(":")
     opened: OpenPlace = vars(importlib.import_module(module))[name]
     rest = path.removeprefix(f"{prefix}/") if prefix else path
-    return opened(os.path.join(config.data_folder or "", rest), argument, config)
+    where = rest if "://" in rest else os.path.join(config.data_folder or "", rest)
+    return opened(where, argument, config)

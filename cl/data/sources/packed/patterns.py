@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from cl.data.sources.packed.remote import is_remote, remote_shards
 from cl.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lzma")
@@ -49,6 +50,8 @@ def expanded(pattern: str) -> Iterator[str]:
 
 def _matches(pattern: str, argument: str) -> list[str]:
     """What a glob matches; a plain path has to exist."""
+    if is_remote(pattern):
+        return remote_shards(pattern, argument)
     if glob.has_magic(pattern):
         return glob.glob(pattern, recursive=True)
     if not os.path.exists(pattern):

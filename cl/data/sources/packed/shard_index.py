@@ -25,6 +25,7 @@ from tqdm import tqdm
 from cl.data.sources.index import unlabelled
 from cl.data.sources.names import FileNames
 from cl.data.sources.packed.members import BadShard, Members, read_members
+from cl.data.sources.packed.remote import RemoteFile, is_remote
 from cl.data.views.draws import Ints, Labels
 from cl.errors import Stopped
 from cl.machine.children import MEMORY, end_with_parent
@@ -81,7 +82,7 @@ def indexed(root: str, shards: Sequence[Shard], scanning: Scanning) -> ShardInde
     parent = cache_folder()
     if parent is None:
         return _joined(shards, list(_scanned(root, shards, scanning, None)))
-    series = f"shards-{_digest(os.path.abspath(root), scanning)}"
+    series = f"shards-{_digest(_absolute(root), scanning)}"
     folder = parent / f"{series}-{_digest(VERSION, *shards)}"
     with suppress(OSError, ValueError, KeyError):
         return open_shard_index(folder)
@@ -116,6 +117,10 @@ def open_shard_index(folder: Path) -> ShardIndex:
 
 def _map(path: Path) -> NDArray[Any]:
     return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _absolute(path: str) -> str:
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 def _digest(*parts: object) -> str:
@@ -208,7 +213,7 @@ def _scan_all(shards: Sequence[Shard], scanning: Scanning) -> Iterator[Members]:
 
 def _scan(shard: Shard, scanning: Scanning) -> Members:
     try:
-        with open(shard.path, "rb") as file:
+        with RemoteFile.buffered(*shard[:2]) if is_remote(shard.path) else open(shard.path, "rb") as file:
             return read_members(file, shard.size, scanning.channels, scanning.label_field)
     except BadShard as reason:
         raise UnusableShard(shard.path, reason) from None
@@ -217,7 +222,7 @@ def _scan(shard: Shard, scanning: Scanning) -> Members:
 
 
 def _kept_path(parent: Path | None, shard: Shard, scanning: Scanning) -> Path | None:
-    key = _digest(VERSION, os.path.abspath(shard.path), scanning)
+    key = _digest(VERSION, _absolute(shard.path), scanning)
     return parent / "shards" / f"{key}.npz" if parent is not None else None
 
 

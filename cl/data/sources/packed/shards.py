@@ -17,8 +17,10 @@ from cl.data.images import EncodedSet, Shared
 from cl.data.sources.manifest import Check, bad_rows, checked, manifest_path, map_checks
 from cl.data.sources.names import FileNames
 from cl.data.sources.packed.checksums import damage
+from cl.data.sources.packed.local_files import LocalFiles
 from cl.data.sources.packed.members import Compressed
 from cl.data.sources.packed.patterns import compressed_shard, matching_shards
+from cl.data.sources.packed.remote import RemoteFiles, is_remote, remote_stamp
 from cl.data.sources.packed.shard_index import (
     Scanning,
     Shard,
@@ -30,8 +32,6 @@ from cl.data.sources.packed.shard_index import (
 from cl.data.sources.places import Place
 from cl.data.views.draws import Ints, Labels
 from cl.errors import UserError, mentioning
-
-OPEN_FILES = 128  # shards that a process keeps open; the usual limit of open files is 1024
 
 
 def open_shards(path: str, argument: str, config: DataConfig) -> "Shards":
@@ -65,9 +65,11 @@ def _usable(shards: "Shards", argument: str, config: DataConfig) -> "Shards":
 
 def _stamped(path: str, argument: str) -> Shard:
     try:
+        if is_remote(path):
+            return Shard(path, *remote_stamp(path))
         status = patiently(Path(path).stat)
     except OSError as error:
-        raise UserError(f"{argument}: got {path}, expected a readable shard ({error.strerror})") from None
+        raise UserError(f"{argument}: got {path}, expected a readable shard ({error.strerror or error})") from None
     return Shard(path, status.st_size, status.st_mtime_ns)
 
 
@@ -97,7 +99,7 @@ class Shards(Place):
         return bad_rows(manifest_path(self.root, self._channels), self.root, index.names, _stamps(index), checks)
 
     def damaged(self) -> Iterator[str]:
-        paths = [Path(shard.path) for shard in self.index.shards]
+        paths = [Path(shard.path) for shard in self.index.shards if not is_remote(shard.path)]
         hidden = not sys.stderr.isatty()
         for path in tqdm(paths, "verifying checksums", unit="shard", leave=False, disable=hidden):
             reason = damage(path)
@@ -170,25 +172,32 @@ def check_member(member: Member, channels: int) -> Check:
     def look() -> Check:
         if member.length > MAX_BYTES:
             return Check(f"a member of {member.length} bytes, more than {MAX_BYTES}", was_read=True)
-        file = os.open(member.shard.path, os.O_RDONLY)
-        try:
-            decode(os.pread(file, member.length, member.offset), channels)
-        finally:
-            os.close(file)
+        data = _files_of([member.shard]).read(0, member.offset, member.length)
+        if data is None:
+            return Check("the shard is missing or has changed", was_read=False)
+        decode(data, channels)
         return Check("", was_read=True)
 
     return checked(member.path, look)
 
 
+def _files(index: ShardIndex) -> LocalFiles | RemoteFiles:
+    return _files_of(index.shards)
+
+
+def _files_of(shards: Sequence[Shard]) -> LocalFiles | RemoteFiles:
+    return RemoteFiles(shards) if is_remote(shards[0].path) else LocalFiles(shards)
+
+
 class ShardSet(EncodedSet):
-    """Images in shards, read with `pread`, which needs no position: processes may share the open files."""
+    """Images in shards."""
 
     def __init__(self, root: Path, index: ShardIndex, targets: Labels, channels: int) -> None:
         self.root = root
         self.index = index
         self.targets = targets
         self.channels = channels
-        self._files: dict[int, int] = {}  # descriptors of open shards, the most recently used last
+        self._files = _files(index)
 
     def __len__(self) -> int:
         return len(self.index.shard)
@@ -202,19 +211,14 @@ class ShardSet(EncodedSet):
     def data(self, index: int) -> bytes:
         shard = int(self.index.shard[index])
         length = int(self.index.lengths[index])
-        data = patiently(lambda: self._pread(shard, length, int(self.index.offsets[index])))
-        if len(data) < length:
+        data = self._files.read(shard, int(self.index.offsets[index]), length)
+        if data is None or len(data) < length:
             raise self._changed(shard)
         return data
 
-    def _pread(self, shard: int, length: int, offset: int) -> bytes:
-        try:
-            return os.pread(self._file(shard), length, offset)
-        except OSError:  # of a network: the next attempt opens the shard anew
-            file = self._files.pop(shard, None)
-            if file is not None:
-                os.close(file)
-            raise
+    def expect(self, rows: Sequence[int]) -> None:
+        index = self.index
+        self._files.expect([(int(index.shard[i]), int(index.offsets[i]), int(index.lengths[i])) for i in rows])
 
     def fingerprint(self) -> str:
         """Of name, size and time of every shard, and of the images that are taken of it."""
@@ -232,37 +236,15 @@ class ShardSet(EncodedSet):
         targets = None if self.targets is self.index.codes else self.targets
         return SharedShards(self.root, self.index.folder, targets, self.channels)
 
-    def _file(self, shard: int) -> int:
-        """The descriptor of a shard, which is opened if it is not open; BrokenFile if it is another file by now."""
-        file = self._files.pop(shard, None)
-        if file is None:
-            file = self._opened(shard)
-        self._files[shard] = file
-        while len(self._files) > OPEN_FILES:
-            os.close(self._files.pop(next(iter(self._files))))
-        return file
-
-    def _opened(self, shard: int) -> int:
-        about = self.index.shards[shard]
-        try:
-            file = os.open(about.path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise self._changed(shard) from None
-        status = os.fstat(file)
-        if (status.st_size, status.st_mtime_ns) != about[1:]:
-            os.close(file)
-            raise self._changed(shard)
-        return file
-
     def _changed(self, shard: int) -> BrokenFile:
         path = self.index.shards[shard].path
         return BrokenFile(f"{path}: the shard is missing or has changed since it was indexed", path)
 
     def __getstate__(self) -> dict[str, object]:
-        """For other processes: descriptors mean nothing there, and a mapped index is opened again."""
+        """For other processes, which open a mapped index again."""
         folder = self.index.folder
         targets = None if self.targets is self.index.codes else self.targets
-        return {**vars(self), "index": folder or self.index, "targets": targets, "_files": {}}
+        return {**vars(self), "index": folder or self.index, "targets": targets, "_files": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
@@ -270,6 +252,7 @@ class ShardSet(EncodedSet):
             self.index = open_shard_index(self.index)
         if self.targets is None:
             self.targets = self.index.codes
+        self._files = _files(self.index)
 
 
 class SharedShards(NamedTuple):

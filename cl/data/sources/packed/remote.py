@@ -1,0 +1,183 @@
+"""Shards in object stores: ranges of them, read ahead of need by a process of their own."""
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from glob import has_magic
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cl.errors import UserError
+
+SCHEMES = ("s3://", "gs://", "az://", "http://", "https://")
+TIMEOUT = 30.0  # seconds for one request
+PAUSES = (0.2, 1.0, 4.0, 15.0, 60.0)  # seconds between attempts
+BUFFER = 1 << 20  # bytes that indexing asks for at a time
+ROOT = Path(__file__).resolve().parents[4]
+
+
+class Unreachable(OSError):
+    """What a store did not give, however often it was asked."""
+
+
+class Answer(NamedTuple):
+    about: dict[str, Any]
+    content: bytes
+
+
+def is_remote(path: str) -> bool:
+    return path.startswith(SCHEMES)
+
+
+class Asking:
+    """A connection to the process that asks stores, which is started for the first question and ends with this one."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._asked = 0
+        self._answers: dict[int, Answer] = {}
+
+    def ask(self, what: str, url: str, begin: int = 0, end: int = 0) -> int:
+        """Ask without waiting; the number of the question."""
+        if self._owner != os.getpid():  # a forked process has its own
+            self._start()
+        self._asked += 1
+        question = {"number": self._asked, "what": what, "url": url, "begin": begin, "end": end}
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        self._process.stdin.flush()
+        return self._asked
+
+    def answer(self, number: int) -> Answer:
+        """The answer to a question; FileNotFoundError or Unreachable with the reason, if there is none."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        while number not in self._answers:
+            head = self._process.stdout.readline()
+            if not head:
+                raise Unreachable("the process that asks the store has ended")
+            about = json.loads(head)
+            content = self._process.stdout.read(about["length"])
+            self._answers[about["number"]] = Answer(about, content)
+        found = self._answers.pop(number)
+        if "error" in found.about:
+            raise (FileNotFoundError if found.about["missing"] else Unreachable)(found.about["error"])
+        return found
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "cl.data.sources.packed.remote_process", str(TIMEOUT), json.dumps(PAUSES)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+            start_new_session=True,  # signals of a terminal are for the run; it ends when its input does
+        )
+        self._owner = os.getpid()
+        self._answers = {}
+
+
+ASKING = Asking()  # of this process
+
+
+def remote_shards(pattern: str, argument: str) -> list[str]:
+    """The URLs that a pattern without braces names; buckets can be listed, web servers cannot."""
+    if importlib.util.find_spec("obstore") is None:
+        raise UserError(f"{argument}: got tar/{pattern}, but obstore is not installed; expected pip install obstore")
+    scheme, _, rest = pattern.partition("://")
+    if not has_magic(rest):
+        return [pattern]
+    if scheme in ("http", "https"):
+        raise UserError(
+            f"{argument}: got tar/{pattern}, expected shards by number, such as {{000..127}}: a web server cannot be "
+            "listed"
+        )
+    bucket, _, path = rest.partition("/")
+    whole = path.split("/")
+    fixed = "/".join(whole[: next(number for number, part in enumerate(whole) if has_magic(part))])
+    found = ASKING.answer(ASKING.ask("list", f"{scheme}://{bucket}/{fixed}")).about["paths"]
+    return [f"{scheme}://{bucket}/{each}" for each in found if fnmatchcase(each, path)]
+
+
+def remote_stamp(url: str) -> tuple[int, int]:
+    """Size of a shard, and a number that changes with it."""
+    return _stamp(ASKING.answer(ASKING.ask("head", url)).about)
+
+
+def _stamp(about: dict[str, Any]) -> tuple[int, int]:
+    return about["size"], int.from_bytes(hashlib.sha256(about["version"].encode()).digest()[:7])
+
+
+class RemoteFiles:
+    """Reads ranges of shards."""
+
+    def __init__(self, urls: Sequence[tuple[str, int, int]]) -> None:
+        self._urls = urls
+        self._process = 0
+        self._expected: dict[tuple[int, int, int], int] = {}  # questions that wait for their answers
+
+    def expect(self, ranges: Sequence[tuple[int, int, int]]) -> None:
+        """Ask for ranges (shard, begin, length) that are read next."""
+        self._own()
+        for each in ranges:
+            if each not in self._expected:
+                shard, begin, length = each
+                self._expected[each] = ASKING.ask("range", self._urls[shard][0], begin, begin + length)
+
+    def read(self, shard: int, begin: int, length: int) -> bytes | None:
+        """The bytes; None if the shard is no longer there, or another one."""
+        self.expect([(shard, begin, length)])
+        number = self._expected.pop((shard, begin, length))
+        try:
+            about, content = ASKING.answer(number)
+        except FileNotFoundError:
+            return None
+        return content if _stamp(about) == tuple(self._urls[shard][1:]) else None
+
+    def _own(self) -> None:
+        if self._process != os.getpid():
+            self._expected = {}
+            self._process = os.getpid()
+
+
+class RemoteFile(io.RawIOBase):
+    """A shard as a file, for the index."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url = url
+        self._size = size
+        self._at = 0
+
+    @staticmethod
+    def buffered(url: str, size: int) -> io.BufferedReader:
+        return io.BufferedReader(RemoteFile(url, size), BUFFER)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._size)
+        if end <= self._at:
+            return 0
+        content = ASKING.answer(ASKING.ask("range", self._url, self._at, end)).content
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)

@@ -1,0 +1,123 @@
+"""`tar/https://...`: shards of a store that fails, stalls and cuts off are those on the disk, to the bit."""
+
+import importlib.util
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cl.config.data import DataConfig
+from cl.data.decoding.decode import BrokenFile
+from cl.data.images import EncodedSet, Splits
+from cl.data.sources.packed import remote
+from cl.data.sources.registry import load
+from cl.errors import UserError
+from tests.conftest import TINY, Run
+from tests.kills import FLAGS, write_images
+from tests.pictures import write_classes
+from tests.remote_server import serving
+from tests.shards import as_shards
+
+pytest.importorskip("obstore")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(remote, "TIMEOUT", 1.0)
+    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.02, 0.05))
+    monkeypatch.setattr(remote, "ASKING", remote.Asking())
+    yield
+    if remote.ASKING._process is not None:
+        remote.ASKING._process.communicate()
+
+
+@pytest.fixture
+def data(folder: Path) -> Path:
+    write_classes(folder / "data/train", {"a": 12, "b": 12})
+    as_shards(folder / "data/train", folder / "data/shards")
+    return folder / "data"
+
+
+def custom(train_dir: str, **flags: object) -> Splits:
+    return load(DataConfig(dataset="custom", train_dir=train_dir, **flags))  # type: ignore[arg-type]
+
+
+def contents(splits: Splits) -> list[tuple[bytes, int]]:
+    images = splits.train
+    assert isinstance(images, EncodedSet)
+    order = np.random.default_rng(0).permutation(len(images)).tolist()
+    images.expect(order[:10])
+    return [(images.data(i), int(images.targets[i])) for i in order]
+
+
+@pytest.mark.parametrize("every", [0, 10])
+def test_remote_shards_are_those_on_the_disk_however_requests_fail(every: int, data: Path) -> None:
+    local = custom("tar/data/shards/*.tar")
+    with serving(data, every) as server:
+        found = custom(f"tar/{server.url}/shards/{{000..002}}.tar")
+        assert contents(found) == contents(local)
+        assert (found.classes, found.norm, found.bad) == (local.classes, local.norm, {})
+        assert (server.failed > 0) == (every > 0)
+
+
+def test_the_index_is_kept_and_a_shard_that_changed_is_noticed(data: Path) -> None:
+    with serving(data) as server:
+        pattern = f"tar/{server.url}/shards/{{000..002}}.tar"
+        train = custom(pattern, mean=(0.5,) * 3, std=(0.5,) * 3).train
+        server.asked.clear()
+        custom(pattern, mean=(0.5,) * 3, std=(0.5,) * 3, bad_images="trust")
+        assert sorted(server.asked) == [f"/shards/{number:03d}.tar" for number in range(3)]  # one look at each
+        as_shards(data / "train", data / "shards")
+        with pytest.raises(BrokenFile, match=r"002.tar: the shard is missing or has changed since it was indexed"):
+            train.read(23)
+        (data / "shards/001.tar").unlink()
+        with pytest.raises(BrokenFile, match=r"001.tar: the shard is missing"):
+            pickle.loads(pickle.dumps(train)).read(9)
+
+
+def test_a_store_that_stays_away_is_one_line(data: Path, run: Run) -> None:
+    with serving(data) as server:
+        train = custom(f"tar/{server.url}/shards/{{000..002}}.tar").train
+        server.every = 1
+        with pytest.raises(BrokenFile, match=r"000.tar/a/000.jpg: ") as refusal:
+            train.read(0)
+        assert "\n" not in str(refusal.value)
+        flags = ["custom", "resnet18", *TINY, "--train_dir", f"tar/{server.url}/shards/000.tar"]
+        code, out, err = run("main_contrastive.py", *flags)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "000.tar, expected a readable shard (" in err
+    with pytest.raises(UserError, match="expected a readable shard"):
+        custom(f"tar/{server.url}/shards/000.tar")
+
+
+def test_what_cannot_be_listed_or_asked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"expected shards by number, such as \{000..127\}: a web server cannot be"):
+        custom("tar/https://example.org/*.tar")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="but obstore is not installed; expected pip install obstore"):
+        custom("tar/https://example.org/000.tar")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_run_on_a_failing_store_has_the_metrics_of_the_folder(workers: str, folder: Path, run: Run) -> None:
+    write_images(folder)
+    for part in ("train", "val"):
+        as_shards(folder / part, folder / f"{part}_shards")
+    flags = [*FLAGS, "--epochs", "1", "--batch_size", "24", "--num_workers", workers]
+    assert run("main_contrastive.py", *flags, "--run_id", "folder")[0] == 0
+    with serving(folder, every=10) as server:
+        url = f"tar/{server.url}/"
+        remote_flags = [
+            "--train_dir",
+            url + "train_shards/{000..002}.tar",
+            "--val_dir",
+            url + "val_shards/{000..002}.tar",
+        ]
+        code, _, err = run("main_contrastive.py", *flags, *remote_flags, "--run_id", "remote")
+        assert (code, err) == (0, "")
+        assert server.failed > 5
+    rows = [(folder / f"trained_models/{name}/metrics.csv").read_bytes() for name in ("folder", "remote")]
+    assert rows[0] == rows[1]
