@@ -20,7 +20,7 @@ from tests.pictures import plain, write_classes
 
 TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = {path.name: path for path in [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").glob("*.md"))]}
-OTHER_TESTS = {"adding_a_method.md", "your_images.md"}  # run by tests of their own, as written
+OTHER_TESTS = {"adding_a_method.md", "your_images.md", "weights.md"}  # run by tests of their own, as written
 NOT_RUN = {  # beginnings of commands that this file does not run, and why
     "pip install ": "CI does",
     "pytest": "CI does",
@@ -44,12 +44,16 @@ def program_flags() -> set[str]:
     return spellings | {f"--no_{name.removeprefix('--')}" for name in spellings} | {"--help"}
 
 
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page].read_text(), flags=re.M | re.S)
+def blocks(page: str, language: str, section: str = "") -> list[str]:
+    """The code blocks of a page, or of one of its sections."""
+    text = PAGES[page].read_text()
+    if section:
+        text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
 
 
-def commands(page: str) -> list[str]:
-    lines = [line for block in blocks(page, "bash") for line in block.splitlines() if line.strip()]
+def commands(page: str, section: str = "") -> list[str]:
+    lines = [line for block in blocks(page, "bash", section) for line in block.splitlines() if line.strip()]
     return [command for line in lines for command in line.split(" && ")]
 
 
@@ -108,7 +112,7 @@ def test_commands_run_as_written(
         else:
             code, _, err = run(program, *flags, *shortened(program, flags))
             assert (code, err) == (0, ""), line
-    for block in blocks(page, "python") if "load_backbone" in PAGES[page].read_text() else []:
+    for block in [block for block in blocks(page, "python") if "load_backbone" in block]:
         plain(1).save(folder / "photo.jpg")
         names: dict[str, Any] = {}
         exec(block, names)
