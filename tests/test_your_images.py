@@ -30,7 +30,7 @@ def test_every_command_of_the_page_runs_in_order(run: Run, folder: Path) -> None
     save_file(build_backbone(BackboneConfig("resnet18", width=4), 224).state_dict(), "weights.safetensors")
     modules = {"cl.data.check": check_all_good, "cl.embed": embed.main}
     lines = commands("your_images.md")
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         program, *words = shlex.split(line)
         if program == "bash":
@@ -39,6 +39,8 @@ def test_every_command_of_the_page_runs_in_order(run: Run, folder: Path) -> None
             code, out, err = run("main_contrastive.py", *argv, *([] if "--dry_run" in words else ["--fast_dev_run"]))
             assert (code, err) == (0, ""), line
             assert "continued preset" in out
+        elif words[0] == "main_contrastive.py":
+            assert run(words[0], *words[1:], *NARROW, "--fast_dev_run")[::2] == (0, ""), line
         elif words[0] == "main_linear.py":
             assert run(words[0], *words[1:], *NARROW[2:], "--fast_dev_run")[::2] == (0, ""), line
         elif words[:2] != ["-m", "cl.worth"]:  # which has tests of its own

@@ -125,7 +125,7 @@ def _knn_bank(config: Pretrain | Linear, plan: Plan) -> str:
     if not (isinstance(config, Pretrain) and plan.classes and plan.val_images):
         return ""
     uses = f"{plan.knn_bank} of {plan.labelled_images} labelled training images"
-    return f"; kNN among {uses}" if plan.knn_bank < plan.labelled_images else ""
+    return f"; kNN: {uses}" if plan.knn_bank < plan.labelled_images else ""
 
 
 def _batch(config: Pretrain | Linear, plan: Plan) -> str:
