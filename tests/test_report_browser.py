@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cl.report import main
-from tests.report_runs import COLUMNS, NASTY, add_embedding, add_pictures, metric, write_run
+from tests.report_runs import COLUMNS, NASTY, add_embedding, add_pictures, metric, metrics_text, write_run
 from tests.test_report import write_linear
+from tests.test_report_serve import serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
@@ -45,15 +47,21 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 def shared_page(browser: Any, report: str) -> Iterator[Any]:
     """Afterwards: no message on the console, no error, and no request but for the page itself."""
     page = browser.new_page()
-    complaints: list[str] = []
+    complaints = complaints_of(page)
     requests: set[str] = set()
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: requests.add(request.url))
     page.goto(report)
     yield page
     assert complaints == []
     assert {url for url in requests if not url.startswith("data:")} == {report}
+
+
+def complaints_of(page: Any) -> list[str]:
+    """What the browser says on its console, as it comes."""
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    return complaints
 
 
 @pytest.fixture
@@ -67,7 +75,7 @@ def page(shared_page: Any) -> Any:
 
 
 def drawn(page: Any) -> None:
-    page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 1")
+    page.wait_for_function("() => document.querySelectorAll('.plot .main-svg').length > 1")
 
 
 def column(page: Any, heading: str) -> list[str]:
@@ -196,7 +204,7 @@ def test_it_is_readable_on_a_phone_in_both_colour_schemes(scheme: str, page: Any
     right = (
         "Math.max(...[...document.querySelectorAll('section, .plot svg')].map(s => s.getBoundingClientRect().right))"
     )
-    page.wait_for_function(f"{right} <= 400")  # the charts follow the width
+    page.wait_for_function(f"() => {right} <= 400")  # the charts follow the width
     ink, paper = page.evaluate(
         "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
     )
@@ -215,6 +223,34 @@ def contrast(one: str, other: str) -> float:
 
     dark, light = sorted((luminance(one), luminance(other)))
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_served_page_shows_a_new_epoch_within_five_seconds_and_keeps_what_was_chosen(
+    browser: Any, tmp_path: Path
+) -> None:
+    page = browser.new_page()
+    complaints = complaints_of(page)
+    for number, name in enumerate(("first", "second")):
+        write_run(tmp_path / name, number, epochs=3, ended=False, lr=0.1 + number)
+    with serving(tmp_path) as server:
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        drawn(page)
+        page.locator("#results input").first.uncheck()
+        page.locator("details.run summary").nth(1).click()
+        page.get_by_role("button", name="lr", exact=True).click()
+        page.locator("#results a").nth(1).focus()
+        (tmp_path / "first/metrics.csv").write_text(metrics_text(0, 4)[:-9])  # half written
+        (tmp_path / "second/metrics.csv").write_text(metrics_text(1, 4))
+        page.wait_for_function("() => document.querySelector('.plot').data[0].y.length === 4", timeout=5000)
+        assert traces(page)["second"] == [metric(1, epoch, 0) for epoch in (1, 2, 3, 4)]
+        assert page.locator("#results .state").all_text_contents() == ["epoch 3 of 12", "epoch 4 of 12"]
+        assert page.locator("#results input:checked").count() == 1
+        assert page.locator("details.run[open]").count() == 1
+        assert page.locator("#flags th[aria-sort]").count() == 1
+        assert page.evaluate("document.activeElement.textContent") == "second"
+        assert complaints == []
+    page.wait_for_function("() => document.querySelector('#live').textContent === 'not connected'")
+    page.close()
 
 
 def test_printed_in_the_dark_it_is_black_on_white(page: Any) -> None:

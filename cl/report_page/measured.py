@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cl.report import Run
-from cl.report_page.own_files import own_text, own_text_if_any
+from cl.report_page.own_files import own_text_if_any
+from cl.report_page.runs import Run
 
 MAX_EPOCHS = 1000  # of a curve; of a longer one every n-th epoch is shown
 Cell = float | str  # a number that is not finite is text: JSON has none
@@ -114,5 +114,8 @@ def made_with(folder: Path) -> dict[str, str]:
 
 
 def _config(folder: Path) -> dict[str, object]:
-    content = json.loads(own_text(folder, "config.json"))
+    try:
+        content = json.loads(own_text_if_any(folder, "config.json"))
+    except ValueError:
+        return {}
     return content if isinstance(content, dict) else {}

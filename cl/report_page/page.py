@@ -11,11 +11,11 @@ from typing import Any
 from markupsafe import Markup
 
 from cl.errors import UserError, one_line
-from cl.report import Run
 from cl.report_page.embedding import read_embedding, shared_images
 from cl.report_page.measured import Measured
 from cl.report_page.pictures import CAPTIONS, pictures_of
 from cl.report_page.rows import FACTS, Line, differing_flags, flag_cells, lines_of
+from cl.report_page.runs import Run
 from cl.run.folder.atomic_files import write_atomically
 
 COLUMNS = (*FACTS, "online", "kNN", "offline", "time", "images/s")

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cl.report import LOCATION_FLAGS, Row, finite_only, rows_of, value_as_typed
+from cl.report import Row, finite_only, rows_of
 from cl.report_page.measured import Measured
+from cl.report_page.runs import LOCATION_FLAGS, value_as_typed
 
 FACTS = ("method", "backbone", "data", "epochs", "batch")
 IN_FACTS = {"method", "encoder", "dataset", "epochs", "batch_size"}  # flags that have a column of their own

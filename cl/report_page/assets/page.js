@@ -9,11 +9,13 @@ const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 // What survives an update of a served page.
 const colours = new Map(); // key of a line whose curves are shown -> number of its colour
 const sorting = {}; // id of a table -> {column, descending}
+const seen = new Set(); // keys of the lines that were shown before
 let data = null;
+let stamp = ""; // of the page as it was last fetched
 
 function start() {
   data = JSON.parse(one("#data").textContent);
-  data.lines.filter((line) => line.runs.some((run) => run.columns.epoch)).slice(0, FIRST_LINES).forEach((line) => choose(line.key));
+  chooseNew();
   one("#filter").addEventListener("input", filterLines);
   document.addEventListener("click", clicked);
   document.addEventListener("change", changed);
@@ -44,6 +46,15 @@ function show() {
 function draw() {
   drawCharts();
   drawMap();
+}
+
+// The curves of the first lines, and of new ones while there are few.
+function chooseNew() {
+  data.lines.forEach((line) => {
+    const fresh = !seen.has(line.key) && line.runs.some((run) => run.columns.epoch);
+    if (fresh && colours.size < FIRST_LINES) choose(line.key);
+    if (fresh) seen.add(line.key);
+  });
 }
 
 function choose(key) {
@@ -137,6 +148,39 @@ async function loadCharts() {
 function printing(now) {
   document.documentElement.classList.toggle("printing", now);
   draw();
+}
+
+// A served page: take over what has changed, and keep what the user has chosen.
+
+async function update() {
+  try {
+    const answer = await fetch("update", { headers: { "If-None-Match": stamp }, cache: "no-store" });
+    if (answer.ok) {
+      stamp = answer.headers.get("ETag");
+      replaceContent(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    }
+    one("#live").textContent = "live";
+  } catch {
+    one("#live").textContent = "not connected";
+  }
+  setTimeout(update, UPDATE_MS);
+}
+
+function replaceContent(fresh) {
+  const open = new Set(all("details.run[open]").map((each) => each.dataset.run));
+  const active = document.activeElement;
+  const [tag, line] = [active.tagName, active.closest("[data-line]")?.dataset.line];
+  const place = active.closest("[data-live]");
+  all("[data-live]").forEach((old) => old.replaceChildren(...one(`[data-live="${old.dataset.live}"]`, fresh).childNodes));
+  all("details.run").forEach((each) => (each.open = open.has(each.dataset.run)));
+  data = JSON.parse(one("#data").textContent);
+  chooseNew();
+  fillMetrics();
+  fillMaps();
+  show();
+  drawMap();
+  const again = place && line && all("[data-line]", place).find((each) => each.dataset.line === line);
+  if (again) one(tag, again)?.focus();
 }
 
 start();
