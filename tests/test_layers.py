@@ -87,7 +87,9 @@ def test_a_restricted_package_is_imported_by_one_module(package: str, allowed: s
     assert {str(f.relative_to(ROOT / "cl").with_suffix("")) for f in users} <= allowed
 
 
-@pytest.mark.parametrize("optional", ["wandb", "nvidia", "timm", "sklearn", "matplotlib", "plotly", "jinja2"])
+@pytest.mark.parametrize(
+    "optional", ["wandb", "nvidia", "timm", "sklearn", "matplotlib", "plotly", "jinja2", "tensorboard"]
+)
 def test_optional_packages_are_not_imported_at_the_top_of_a_module(optional: str) -> None:
     for file in FILES:
         assert not any(name.split(".")[0] == optional and top_level for name, top_level in imports(file)), file

@@ -92,6 +92,7 @@ class RunConfig(Config):
     ] = None
     project: Annotated[str | None, Flag("wandb project; turns wandb on", resume="free")] = None
     wandb: Annotated[bool, Flag("log to wandb as well", resume="free")] = False
+    tensorboard: Annotated[bool, Flag("log to TensorBoard as well, with the pictures", resume="free")] = False
     verbose: Annotated[bool, Flag("show every flag's value and origin at the start", resume="free")] = False
     dry_run: Annotated[
         bool,

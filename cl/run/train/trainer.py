@@ -23,6 +23,7 @@ from cl.run.folder.tables import Table
 from cl.run.start.plan import Plan
 from cl.run.train.loggers import CSVLog
 from cl.run.train.stop_signals import StopOnSignal, disable_lightning_signals
+from cl.run.train.tensorboard_log import TensorBoardLog
 from cl.run.train.wandb_log import WandbLog
 
 
@@ -97,11 +98,13 @@ def _lightning_precision(config: DeviceConfig) -> Any:
 
 
 def build_loggers(resolved: Resolved[Any], folder: Path) -> list[Logger]:
-    """metrics.csv, and wandb if requested."""
+    """metrics.csv, and wandb and TensorBoard if requested."""
     run = resolved.config.run
     loggers: list[Logger] = [CSVLog(folder)]
     if (run.wandb or run.project) and rank() == 0:
         loggers.append(WandbLog(run, folder, plain_values(resolved)))
+    if run.tensorboard and rank() == 0:
+        loggers.append(TensorBoardLog(folder))
     return loggers
 
 

@@ -1,25 +1,22 @@
 """wandb logging (--project or --wandb). If wandb fails, the run continues: metrics.csv has everything."""
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cl.config.run import RunConfig
 from cl.errors import one_line
-from cl.machine.extras import how_to_install
-from cl.run.train.loggers import RunLog
+from cl.run.train.loggers import GuardedLog
 
 TIMEOUT = 30  # seconds for wandb's server
 
 
-class WandbLog(RunLog):
+class WandbLog(GuardedLog):
     """Logs to wandb, offline if there is no login or network; the wandb id is the run folder's name."""
 
     def __init__(self, config: RunConfig, folder: Path, values: Mapping[str, Any]) -> None:
-        super().__init__(folder)
-        self._run = self._guarded(lambda: _start(config, folder, values))
+        super().__init__(folder, "wandb", lambda: _start(config, folder, values))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self._run is not None:
@@ -32,17 +29,6 @@ class WandbLog(RunLog):
             self._guarded(run.finish)
             if run.settings.mode == "offline":
                 print(f"\nwandb ran offline; to upload: wandb sync {run.settings.sync_dir}")
-
-    def _guarded(self, call: Any) -> Any:
-        """Call `call`; a failure prints a warning and disables wandb for the rest of the run."""
-        try:
-            return call()
-        except Exception as error:  # wandb raises its own errors, network errors and those of its service
-            self._run = None
-            advice = f"; {how_to_install('wandb')}" if isinstance(error, ModuleNotFoundError) else ""
-            reason = one_line(f"{type(error).__name__}: {error}")
-            print(f"warning: wandb is disabled for the rest of the run ({reason}{advice})", file=sys.stderr)
-            return None
 
 
 def _start(config: RunConfig, folder: Path, values: Mapping[str, Any]) -> Any:
