@@ -11,7 +11,7 @@ import pytest
 from cl.config.data import DataConfig
 from cl.data.decoding.decode import BrokenFile
 from cl.data.images import EncodedSet, Splits
-from cl.data.sources.packed import remote
+from cl.data.sources.packed import block_cache, remote
 from cl.data.sources.registry import load
 from cl.errors import UserError
 from tests.conftest import TINY, Run
@@ -121,3 +121,24 @@ def test_a_run_on_a_failing_store_has_the_metrics_of_the_folder(workers: str, fo
         assert server.failed > 5
     rows = [(folder / f"trained_models/{name}/metrics.csv").read_bytes() for name in ("folder", "remote")]
     assert rows[0] == rows[1]
+
+
+def test_a_cache_keeps_blocks_whole_within_its_limit(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (block_cache, remote):
+        monkeypatch.setattr(module, "BLOCK", 1000)
+    local = custom("tar/data/shards/*.tar")
+    norm = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "bad_images": "trust", "cache_dir": "kept"}
+    with serving(data, every=10) as server:
+        pattern = f"tar/{server.url}/shards/{{000..002}}.tar"
+        assert contents(custom(pattern, remote_cache=0.001, **norm)) == contents(local)
+        files = [path for path in Path("kept/remote").rglob("*") if path.is_file()]
+        assert max(path.stat().st_size for path in files) == 1000
+        server.asked.clear()
+        found = custom(pattern, remote_cache=0.001, **norm)
+        assert contents(found) == contents(local)
+        assert len(server.asked) < 10  # a look at each shard, for the index
+        next(iter(files)).write_bytes(b"half")
+        assert contents(found) == contents(local)
+        small = custom(pattern, remote_cache=1e-5, **norm)  # ten blocks
+        assert contents(small) == contents(local)
+        assert sum(path.stat().st_size for path in Path("kept/remote").rglob("*") if path.is_file()) <= 10_000

@@ -96,7 +96,7 @@ class DataConfig(Config):
         ),
     ] = "none"
     cache_dir: Annotated[
-        str | None, Flag("folder of the copies of --cache; by default in the user's cache", resume="free")
+        str | None, Flag("folder of --cache and --remote_cache; by default in the user's cache", resume="free")
     ] = None
     shuffle: Annotated[
         str,
@@ -107,6 +107,10 @@ class DataConfig(Config):
         ),
     ] = "images"
     shuffle_window: Annotated[int, Flag("shards that are mixed under --shuffle shards", low=1)] = 16
+    remote_cache: Annotated[
+        float | None,
+        Flag("GB of remote shards to keep on this machine, in --cache_dir; none by default", above=0, resume="free"),
+    ] = None
     last_batch_fill: Annotated[bool, Flag("use every image in every epoch and fill up the last batch")] = False
     resident: Annotated[
         str,

@@ -35,6 +35,7 @@ def check_folders(config: DataConfig) -> None:
     """Raise UserError unless every folder that the run would read exists and is not empty."""
     image_folders = {"train_dir": config.train_dir, "val_dir": config.val_dir}
     _check_columns(config)
+    _check_remote_cache(config)
     if config.dataset in BUILT_IN:
         paths = {"data_folder": config.data_folder, "labels": config.labels} | image_folders
         for flag, path in paths.items():
@@ -70,6 +71,16 @@ def _check_columns(config: DataConfig) -> None:
         if column is not None and not prefixes & packed:
             expected = " or ".join(f"{prefix}/..." for prefix in sorted(packed))
             raise UserError(f"--{flag}: got {column} with --train_dir {config.train_dir}, expected {expected}")
+
+
+def _check_remote_cache(config: DataConfig) -> None:
+    if config.remote_cache is not None and not any(
+        "://" in path for path in (config.train_dir or "", config.val_dir or "")
+    ):
+        raise UserError(
+            f"--remote_cache: got {config.remote_cache:g} with --train_dir {config.train_dir}, expected remote shards "
+            "such as tar/s3://..."
+        )
 
 
 def _check_labels(path: Path) -> None:

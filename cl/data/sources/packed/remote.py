@@ -13,6 +13,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cl.data.sources.packed.block_cache import BLOCK, BlockCache, CacheLimit, block_cache
 from cl.errors import UserError
 
 SCHEMES = ("s3://", "gs://", "az://", "http://", "https://")
@@ -117,24 +118,55 @@ def _stamp(about: dict[str, Any]) -> tuple[int, int]:
 
 
 class RemoteFiles:
-    """Reads ranges of shards."""
+    """Reads ranges of shards, in whole blocks if they are kept on this machine."""
 
-    def __init__(self, urls: Sequence[tuple[str, int, int]]) -> None:
+    def __init__(self, urls: Sequence[tuple[str, int, int]], limit: CacheLimit | None) -> None:
         self._urls = urls
+        self._cache = block_cache(limit) if limit is not None else None
         self._process = 0
         self._expected: dict[tuple[int, int, int], int] = {}  # questions that wait for their answers
 
     def expect(self, ranges: Sequence[tuple[int, int, int]]) -> None:
         """Ask for ranges (shard, begin, length) that are read next."""
-        self._own()
-        for each in ranges:
-            if each not in self._expected:
-                shard, begin, length = each
-                self._expected[each] = ASKING.ask("range", self._urls[shard][0], begin, begin + length)
+        if self._process != os.getpid():
+            self._expected = {}
+            self._process = os.getpid()
+        for shard, begin, length in ranges:
+            if self._cache is None:
+                self._ask(shard, begin, length)
+                continue
+            for block in _blocks(begin, length):
+                if not self._cache.has(self._urls[shard], block):
+                    self._ask(*self._range(shard, block))
 
     def read(self, shard: int, begin: int, length: int) -> bytes | None:
         """The bytes; None if the shard is no longer there, or another one."""
         self.expect([(shard, begin, length)])
+        if self._cache is None:
+            return self._fetched(shard, begin, length)
+        parts = [self._block(self._cache, shard, block) for block in _blocks(begin, length)]
+        first = begin - begin // BLOCK * BLOCK
+        whole = [part for part in parts if part is not None]
+        return b"".join(whole)[first : first + length] if len(whole) == len(parts) else None
+
+    def _block(self, cache: BlockCache, shard: int, block: int) -> bytes | None:
+        content = cache.get(self._urls[shard], block)
+        if content is None:
+            content = self._fetched(*self._range(shard, block))
+            if content is not None:
+                cache.put(self._urls[shard], block, content)
+        return content
+
+    def _range(self, shard: int, block: int) -> tuple[int, int, int]:
+        return shard, block * BLOCK, min(BLOCK, self._urls[shard][1] - block * BLOCK)
+
+    def _ask(self, shard: int, begin: int, length: int) -> None:
+        if (shard, begin, length) not in self._expected:
+            number = ASKING.ask("range", self._urls[shard][0], begin, begin + length)
+            self._expected[shard, begin, length] = number
+
+    def _fetched(self, shard: int, begin: int, length: int) -> bytes | None:
+        self._ask(shard, begin, length)  # unless that is done
         number = self._expected.pop((shard, begin, length))
         try:
             about, content = ASKING.answer(number)
@@ -142,10 +174,10 @@ class RemoteFiles:
             return None
         return content if _stamp(about) == tuple(self._urls[shard][1:]) else None
 
-    def _own(self) -> None:
-        if self._process != os.getpid():
-            self._expected = {}
-            self._process = os.getpid()
+
+def _blocks(begin: int, length: int) -> range:
+    """The blocks that a range touches."""
+    return range(begin // BLOCK, (begin + max(length, 1) - 1) // BLOCK + 1)
 
 
 class RemoteFile(io.RawIOBase):

@@ -16,6 +16,7 @@ from cl.data.decoding.decode import MAX_BYTES, BrokenFile, decode, patiently
 from cl.data.images import EncodedSet, Shared
 from cl.data.sources.manifest import Check, bad_rows, checked, manifest_path, map_checks
 from cl.data.sources.names import FileNames
+from cl.data.sources.packed.block_cache import CacheLimit
 from cl.data.sources.packed.checksums import damage
 from cl.data.sources.packed.local_files import LocalFiles
 from cl.data.sources.packed.members import Compressed
@@ -32,6 +33,7 @@ from cl.data.sources.packed.shard_index import (
 from cl.data.sources.places import Place
 from cl.data.views.draws import Ints, Labels
 from cl.errors import UserError, mentioning
+from cl.machine.home import cache_folder
 
 
 def open_shards(path: str, argument: str, config: DataConfig) -> "Shards":
@@ -48,7 +50,17 @@ def open_shards(path: str, argument: str, config: DataConfig) -> "Shards":
         if isinstance(bad.reason, Compressed):
             raise compressed_shard(argument, bad.path) from None
         raise UserError(f"{argument}: got {bad.path}, expected a whole tar of images; {bad.reason}") from None
-    return _usable(Shards(path, index, config.in_channels), argument, config)
+    return _usable(Shards(path, index, config.in_channels, _limit(config)), argument, config)
+
+
+def _limit(config: DataConfig) -> CacheLimit | None:
+    """Where remote shards are kept, under --remote_cache."""
+    if config.remote_cache is None:
+        return None
+    parent = Path(config.cache_dir) if config.cache_dir is not None else cache_folder()
+    if parent is None:
+        raise UserError("--cache_dir: not given, and there is no home folder; expected a folder for --remote_cache")
+    return CacheLimit(parent / "remote", int(config.remote_cache * 10**9))
 
 
 def _usable(shards: "Shards", argument: str, config: DataConfig) -> "Shards":
@@ -76,12 +88,13 @@ def _stamped(path: str, argument: str) -> Shard:
 class Shards(Place):
     """The images of an index."""
 
-    def __init__(self, root: str, index: ShardIndex, channels: int) -> None:
+    def __init__(self, root: str, index: ShardIndex, channels: int, limit: CacheLimit | None) -> None:
         self.root = Path(root)
         self.index = index
         self.counts = dict(index.counts)
         self.left_out = tuple(_notes(root, index))
         self._channels = channels
+        self._limit = limit
 
     def path(self, row: int) -> Path:
         return _path(self.index, row)
@@ -93,7 +106,9 @@ class Shards(Place):
 
         def checks(rows: Sequence[int]) -> Iterator[Check]:
             return map_checks(
-                partial(check_member, channels=self._channels), [_member(index, row) for row in rows], self.root
+                partial(check_member, channels=self._channels, limit=self._limit),
+                [_member(index, row) for row in rows],
+                self.root,
             )
 
         return bad_rows(manifest_path(self.root, self._channels), self.root, index.names, _stamps(index), checks)
@@ -122,15 +137,15 @@ class Shards(Place):
             counts=tuple((names[i], int(counts[i])) for i in np.flatnonzero(counts)),
             folder=None,
         )
-        return Shards(str(self.root), index, self._channels)
+        return Shards(str(self.root), index, self._channels, self._limit)
 
     def images(self, label_of: Mapping[str | None, int]) -> "ShardSet":
         index = self.index
         labels = [label_of.get(name, -1) for name in index.classes]  # -1: none of its images is left
         if labels == list(range(len(labels))):
-            return ShardSet(self.root, index, index.codes, self._channels)
+            return ShardSet(self.root, index, index.codes, self._channels, self._limit)
         kind = np.min_scalar_type(-max(1, len(label_of)))
-        return ShardSet(self.root, index, np.array([*labels, -1], kind)[index.codes], self._channels)
+        return ShardSet(self.root, index, np.array([*labels, -1], kind)[index.codes], self._channels, self._limit)
 
 
 def _notes(root: str, index: ShardIndex) -> Iterator[str]:
@@ -166,13 +181,13 @@ def _member(index: ShardIndex, row: int) -> Member:
     return Member(_path(index, row), shard, int(index.offsets[row]), int(index.lengths[row]))
 
 
-def check_member(member: Member, channels: int) -> Check:
+def check_member(member: Member, channels: int, limit: CacheLimit | None) -> Check:
     """Whether a member of a shard is a usable image."""
 
     def look() -> Check:
         if member.length > MAX_BYTES:
             return Check(f"a member of {member.length} bytes, more than {MAX_BYTES}", was_read=True)
-        data = _files_of([member.shard]).read(0, member.offset, member.length)
+        data = _files_of([member.shard], limit).read(0, member.offset, member.length)
         if data is None:
             return Check("the shard is missing or has changed", was_read=False)
         decode(data, channels)
@@ -181,23 +196,22 @@ def check_member(member: Member, channels: int) -> Check:
     return checked(member.path, look)
 
 
-def _files(index: ShardIndex) -> LocalFiles | RemoteFiles:
-    return _files_of(index.shards)
-
-
-def _files_of(shards: Sequence[Shard]) -> LocalFiles | RemoteFiles:
-    return RemoteFiles(shards) if is_remote(shards[0].path) else LocalFiles(shards)
+def _files_of(shards: Sequence[Shard], limit: CacheLimit | None) -> LocalFiles | RemoteFiles:
+    return RemoteFiles(shards, limit) if is_remote(shards[0].path) else LocalFiles(shards)
 
 
 class ShardSet(EncodedSet):
     """Images in shards."""
 
-    def __init__(self, root: Path, index: ShardIndex, targets: Labels, channels: int) -> None:
+    def __init__(
+        self, root: Path, index: ShardIndex, targets: Labels, channels: int, limit: CacheLimit | None = None
+    ) -> None:
         self.root = root
         self.index = index
         self.targets = targets
         self.channels = channels
-        self._files = _files(index)
+        self.limit = limit  # of what is kept of remote shards
+        self._files = _files_of(index.shards, limit)
 
     def __len__(self) -> int:
         return len(self.index.shard)
@@ -234,7 +248,7 @@ class ShardSet(EncodedSet):
         if self.index.folder is None:
             return None
         targets = None if self.targets is self.index.codes else self.targets
-        return SharedShards(self.root, self.index.folder, targets, self.channels)
+        return SharedShards(self.root, self.index.folder, targets, self.channels, self.limit)
 
     def _changed(self, shard: int) -> BrokenFile:
         path = self.index.shards[shard].path
@@ -252,7 +266,7 @@ class ShardSet(EncodedSet):
             self.index = open_shard_index(self.index)
         if self.targets is None:
             self.targets = self.index.codes
-        self._files = _files(self.index)
+        self._files = _files_of(self.index.shards, self.limit)
 
 
 class SharedShards(NamedTuple):
@@ -262,7 +276,9 @@ class SharedShards(NamedTuple):
     folder: Path
     targets: Labels | None  # None: the codes of the index
     channels: int
+    limit: CacheLimit | None
 
     def open(self) -> ShardSet:
         index = open_shard_index(self.folder)
-        return ShardSet(self.root, index, index.codes if self.targets is None else self.targets, self.channels)
+        targets = index.codes if self.targets is None else self.targets
+        return ShardSet(self.root, index, targets, self.channels, self.limit)
