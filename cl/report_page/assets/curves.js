@@ -82,7 +82,7 @@ function trace({ name, number, epochs, values }) {
 }
 
 function layout(metric, count) {
-  const narrow = document.body.clientWidth < 640;
+  const narrow = matchMedia(NARROW).matches;
   const axis = { gridcolor: style("--line"), zeroline: false, linecolor: style("--line"), automargin: true };
   return {
     uirevision: metric, // an update keeps the zoom

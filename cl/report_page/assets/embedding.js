@@ -84,7 +84,7 @@ function dots(map, { name, number, points }, found) {
 
 function mapLayout(map) {
   const axis = { visible: false, automargin: false };
-  const narrow = one("#embedding").clientWidth < 640;
+  const narrow = matchMedia(NARROW).matches;
   return {
     ...layout(`${map.key} ${map.title}`, 0),
     title: { text: plain(map.title), font: { size: 13 }, x: 0.01 },

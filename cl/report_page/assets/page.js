@@ -1,6 +1,7 @@
 // The tables, what the user has chosen, and the start.
 
 const FIRST_LINES = 6; // whose curves are shown at first
+const NARROW = "(max-width: 640px)"; // as in the style sheet
 const UPDATE_MS = 2000;
 
 const one = (selector, root = document) => root.querySelector(selector);
@@ -20,7 +21,7 @@ function start() {
   document.addEventListener("click", clicked);
   document.addEventListener("change", changed);
   document.addEventListener("toggle", drawCharts, true);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  ["(prefers-color-scheme: dark)", NARROW].forEach((query) => matchMedia(query).addEventListener("change", draw));
   startMap();
   addEventListener("beforeprint", () => printing(true));
   addEventListener("afterprint", () => printing(false));
