@@ -54,6 +54,7 @@ def test_a_cache_returns_the_shrunk_images(images: FileSet, kind: str, channels:
         assert image.shape == expected.shape
         difference = (image.float() - expected.float()).abs()
         assert difference.max() == 0 if kind == "raw256" else difference.mean() < 3
+        assert copies.name(i) == NAMES[i]
         encoded = copies.encoded(i)
         assert torch.equal(decode(encoded.data, channels), image)
         assert (encoded.height, encoded.width) == tuple(image.shape[1:])

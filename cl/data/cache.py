@@ -45,12 +45,12 @@ def cached(images: EncodedSet, kind: str, folder: str | None, workers: int) -> "
     metadata = {"version": VERSION, "files": len(images), "state": images.fingerprint()}
     try:
         if _is_current(path, metadata):  # also in a folder where no lock can be written
-            return CachedSet(path, kind, images.targets, images.channels)
+            return CachedSet(path, kind, images)
         parent.mkdir(parents=True, exist_ok=True)
         with _locked(parent / f".{path.name}.lock"):
             if not _is_current(path, metadata):
                 _write(images, kind, path, metadata, workers)
-        return CachedSet(path, kind, images.targets, images.channels)
+        return CachedSet(path, kind, images)
     except OSError as error:
         raise UserError(
             f"--cache_dir: got {parent}, expected a folder where the {kind} cache can be written ({error.strerror})"
@@ -128,10 +128,11 @@ def shrink(image: Tensor) -> Tensor:
 class CachedSet:
     """An ImageSet that reads from a cache."""
 
-    def __init__(self, path: Path, kind: str, targets: Ints, channels: int) -> None:
+    def __init__(self, path: Path, kind: str, images: FileSet) -> None:
+        self.images = images  # whose names and targets it has
         self.kind = kind
-        self.targets = targets
-        self.channels = channels
+        self.targets = images.targets
+        self.channels = images.channels
         self._about = (path / "about.json").read_text()
         self._index = np.load(path / "index.npy")
         self._pixels = np.memmap(path / "pixels", np.uint8, mode="c")  # "c": torch warns about read-only arrays
@@ -164,7 +165,7 @@ class CachedSet:
         return as_ppm(self.read(index)) if self.kind == "raw256" else EncodedImage(data.tobytes(), height, width)
 
     def name(self, index: int) -> str:
-        return f"image {index}"
+        return self.images.name(index)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.kind} {self._about}".encode()).hexdigest()
