@@ -229,6 +229,7 @@ BY_FILES: list[Case] = [  # GIVEN is the folder of `write_given`
         [*CUSTOM, "GIVEN/train", "--label_column", "x"],
         ["--label_column: got x", "expected hf/... or"],
     ),
+    (PRETRAIN, [*CUSTOM, "GIVEN/train", "--remote_cache", "5"], ["--remote_cache: got 5", "expected remote shards"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/no_images_in_classes"], ["--train_dir", "in its 1 class folders", "there are none"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/train", "--in_channels", "4"], ["none of its", "JPEG, expected a TIFF or .npy file"]),
     (PRETRAIN, [*CUSTOM, "GIVEN/bad"], ["--train_dir", "none of its files can be decoded"]),
