@@ -13,6 +13,7 @@ from cl.machine.home import replace_missing_folders
 if __name__ == "__main__":
     replace_missing_folders()  # first: Lightning imports matplotlib, which looks for its folder
 
+import numpy as np
 import torch
 
 from cl.cli import run
@@ -92,8 +93,8 @@ def _evaluation(row: Row, images: Images, bank: ImageSet, extractor: Extractor) 
     learned = extractor.evaluation_views(row, bank, mirrors=config.views.flip_prob > 0)
     tested = extractor.evaluation_views(row, images.test, mirrors=False)[:, 0]
     return Evaluation(
-        bank=Labelled(learned, torch.from_numpy(bank.targets).long()),
-        test=Labelled(tested, torch.from_numpy(images.test.targets).long()),
+        bank=Labelled(learned, torch.from_numpy(bank.targets.astype(np.int64))),
+        test=Labelled(tested, torch.from_numpy(images.test.targets.astype(np.int64))),
         classes=len(images.classes),
         config=config,
     )
