@@ -128,7 +128,7 @@ def shrink(image: Tensor) -> Tensor:
 class CachedSet:
     """An ImageSet that reads from a cache."""
 
-    def __init__(self, path: Path, kind: str, images: FileSet) -> None:
+    def __init__(self, path: Path, kind: str, images: EncodedSet) -> None:
         self.images = images  # whose names and targets it has
         self.kind = kind
         self.targets = images.targets
