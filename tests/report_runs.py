@@ -53,7 +53,7 @@ def add_pictures(folder: Path, width: int, height: int) -> None:
 def add_embedding(folder: Path, names: list[str], classes: list[str]) -> None:
     """A map with a point for each name on a circle; those with an even number have a thumbnail."""
     angle = torch.arange(len(names)) * 2 * torch.pi / len(names)
-    tiled = range(0, len(names), 2)
+    tiled = range(0, min(len(names), 800), 2)
     content = {
         "title": "t-SNE, validation images",
         "classes": classes,
@@ -66,7 +66,7 @@ def add_embedding(folder: Path, names: list[str], classes: list[str]) -> None:
             "tiles": [number // 2 if number in tiled else -1 for number in range(len(names))],
             "columns": TILES_IN_A_ROW,
             "side": SIDE,
-            "jpeg": thumbnails([torch.full((3, 8, 8), number, dtype=torch.uint8) for number in tiled]),
+            "jpeg": thumbnails([torch.full((3, 8, 8), number % 256, dtype=torch.uint8) for number in tiled]),
         },
     }
     (folder / "embedding.json").write_text(json.dumps(content))

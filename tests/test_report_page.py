@@ -55,9 +55,11 @@ def test_twenty_runs_of_a_hundred_epochs_with_pictures_stay_below_ten_megabytes(
     for number in range(20):
         folder = write_run(tmp_path / f"runs/run{number}", number, epochs=100, lr=0.1 * number)
         add_pictures(folder, 500, 400)
+        add_embedding(folder, [f"{number} {image} {'x' * 100}.jpg" for image in range(2000)], ["cat", "dog"])
     page = page_of(tmp_path / "runs")
     assert (tmp_path / "report.html").stat().st_size < 10_000_000
     assert len(page.data["lines"]) == 20
+    assert len(page.data["embeddings"]) > 10
     assert len([url for url in page.attributes("src") if url]) == 20 * len(PICTURES)
 
 

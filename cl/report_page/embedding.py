@@ -12,6 +12,7 @@ from cl.report_page.own_files import own_text
 FILE = "embedding.json"
 MAX_POINTS = 2000  # that cl draws
 MAX_JPEG = 400_000  # characters
+ALL_MAPS = 4_500_000  # characters of all maps on a page; beyond, a run has its embedding.png only
 
 
 def read_embedding(folder: Path) -> dict[str, Any] | None:
@@ -65,8 +66,14 @@ def shared_images(embeddings: Sequence[dict[str, Any]]) -> tuple[list[dict[str, 
     """Runs on the same images share their names and pictures: the embeddings with a key, and the images by key."""
     images: dict[str, Any] = {}
     keyed = []
+    size = 0
     for embedding in embeddings:
-        digest = hashlib.sha256(json.dumps(embedding["images"]).encode()).hexdigest()[:16]
+        content = json.dumps(embedding["images"])
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        points = embedding | {"images": digest}
+        size += len(json.dumps(points)) + (len(content) if digest not in images else 0)
+        if size > ALL_MAPS:
+            break
         images[digest] = embedding["images"]
-        keyed.append(embedding | {"images": digest})
+        keyed.append(points)
     return keyed, images
