@@ -29,6 +29,7 @@ NOT_RUN = {  # beginnings of commands that this file does not run, and why
     "python bench/": "takes minutes to hours and needs data; tests/test_bench.py runs parts",
     "python -m cl.selfcheck": "takes a minute; tests/test_adding_a_method.py runs it",
     "python -m cl.data.imagenet_val ": "needs ImageNet; tests/test_walk.py runs it on a few images",
+    "python -m cl.report trained_models --serve": "serves until Ctrl-C; tests/test_report_serve.py does it",
     "python -m cl.worth ": "tests/test_worth.py runs it, and CI on the quick start",
     "bash bash_files/": "needs ImageNet; run up to the missing data below",
 }
@@ -121,8 +122,8 @@ def test_commands_run_as_written(
     if any("my_photos" in line for line in lines):
         write_classes(folder / "my_photos", {"a": 70})
     for line in lines:
-        if "trained_models/latest" in line and not Path("trained_models/latest").exists():
-            assert run("main_contrastive.py", "digits", "resnet18", *NARROW, "--fast_dev_run")[0] == 0
+        if "trained_models" in line and not Path("trained_models/latest").exists():
+            assert run("main_contrastive.py", "digits", "resnet18", *NARROW, "--max_steps", "1")[0] == 0
         _, program, *flags = shlex.split(line)
         if program == "-m":
             monkeypatch.setattr(sys, "argv", [line, *flags[1:]])
