@@ -27,6 +27,7 @@ from cl.batch import Batch
 from cl.cli import parse, run
 from cl.config.methods import METHODS
 from cl.config.programs import Pretrain
+from cl.data.sampler import RankSlice
 from cl.distributed import connect, disconnect, global_mean, rank, world_size
 from cl.errors import UserError
 from cl.machine.started_as import argument_parser
@@ -74,10 +75,9 @@ def whole_batch(images: int, small: int, dtype: torch.dtype, step: int = 0) -> B
     return Batch(index, views, torch.where(index < images // 3, -1, index % CLASSES))
 
 
-def part_of(batch: Batch) -> Batch:
-    """This process's slice of the global batch."""
-    count = len(batch.index) // world_size()
-    rows = slice(rank() * count, (rank() + 1) * count)
+def share_of(batch: Batch, parts: int) -> Batch:
+    """What this process sees of a global batch of so many parts."""
+    rows = RankSlice(rank(), world_size()).positions(len(batch.index), parts)
     return Batch(batch.index[rows], tuple(views[:, rows] for views in batch.views), batch.target[rows])
 
 
@@ -109,7 +109,7 @@ def outcome(flags: list[str], images: int, dtype: torch.dtype, device: torch.dev
     losses = []
     gradients: dict[str, Tensor] = {}
     for step in range(STEPS):
-        loss = wrapped(part_of(whole_batch(images, small, dtype, step)).to(device))
+        loss = wrapped(share_of(whole_batch(images, small, dtype, step), config.batches_per_loss).to(device))
         optimizer.zero_grad()
         loss.backward()
         losses.append(global_mean(loss.detach()).cpu())

@@ -15,10 +15,11 @@ from cl.data.sources.packed import block_cache, remote
 from cl.data.sources.registry import load
 from cl.errors import UserError
 from tests.conftest import TINY, Run
-from tests.kills import FLAGS, write_images
+from tests.kills import write_images
 from tests.pictures import write_classes
 from tests.remote_server import serving
 from tests.shards import as_shards
+from tests.test_shard_runs import OF_FOLDER, Life, metrics
 
 pytest.importorskip("obstore")
 
@@ -101,26 +102,21 @@ def test_what_cannot_be_listed_or_asked_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_run_on_a_failing_store_has_the_metrics_of_the_folder(workers: str, folder: Path, run: Run) -> None:
+@pytest.mark.parametrize(("processes", "workers"), [(1, "0"), (1, "2"), (2, "0"), (2, "2")])
+def test_a_run_on_a_failing_store_is_that_on_the_folder_killed_or_not(
+    processes: int, workers: str, folder: Path
+) -> None:
     write_images(folder)
     for part in ("train", "val"):
         as_shards(folder / part, folder / f"{part}_shards")
-    flags = [*FLAGS, "--epochs", "1", "--batch_size", "24", "--num_workers", workers]
-    assert run("main_contrastive.py", *flags, "--run_id", "folder")[0] == 0
+    how = ("--num_workers", workers, "--epochs", "1", "--checkpoint_every_n_steps", "1")
+    expected = metrics(folder, Life(OF_FOLDER, processes, how), "folder")
     with serving(folder, every=10) as server:
-        url = f"tar/{server.url}/"
-        remote_flags = [
-            "--train_dir",
-            url + "train_shards/{000..002}.tar",
-            "--val_dir",
-            url + "val_shards/{000..002}.tar",
-        ]
-        code, _, err = run("main_contrastive.py", *flags, *remote_flags, "--run_id", "remote")
-        assert (code, err) == (0, "")
+        url = f"tar/{server.url}"
+        of_store = ("--train_dir", f"{url}/train_shards/{{000..002}}.tar")
+        of_store += ("--val_dir", f"{url}/val_shards/{{000..002}}.tar")
+        assert metrics(folder, Life(of_store, processes, how), "remote", kills=1) == expected
         assert server.failed > 5
-    rows = [(folder / f"trained_models/{name}/metrics.csv").read_bytes() for name in ("folder", "remote")]
-    assert rows[0] == rows[1]
 
 
 def test_a_cache_keeps_blocks_whole_within_its_limit(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,11 @@ class RankSlice:
     rank: int
     world_size: int
 
+    def positions(self, global_batch: int, parts: int = 1) -> Ints:
+        """This process's slice of each part of a global batch, in turn."""
+        slices: Ints = np.arange(global_batch).reshape(parts, self.world_size, -1)
+        return slices[:, self.rank].ravel()
+
 
 class TrainSampler:
     """Batches of `batch_size` pairs: slice `rank` of each global batch of one global permutation per epoch.
@@ -66,8 +71,7 @@ class TrainSampler:
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         global_batch = self.batch_size * self.rank_slice.world_size
-        slices = np.arange(global_batch).reshape(self.parts, self.rank_slice.world_size, -1)
-        own = slices[:, self.rank_slice.rank].ravel()
+        own = self.rank_slice.positions(global_batch, self.parts)
         for batch in range(self.start, self.batches):
             positions = (batch * global_batch + own) % self.images  # beyond the last image with `fill`
             yield [(self.epoch, index) for index in self._order(positions).tolist()]
