@@ -13,7 +13,8 @@ from cl.errors import UserError, one_line
 from cl.report_page.own_files import own_text
 
 LOCATION_FLAGS = {  # flags that only locate or name a run; all others define it
-    "seed", "seeds", "name", "run_id", "output_dir", "project", "wandb", "tensorboard", "pretrained_feature_extractor",
+    "seed", "seeds", "name", "run_id", "output_dir", "project", "wandb", "tensorboard", "verbose",
+    "pretrained_feature_extractor",
 }  # fmt: skip
 Flags = Mapping[str, Any]
 
