@@ -247,6 +247,7 @@ def test_a_bad_batch_on_one_rank_is_left_out_on_all_of_them_also_two_steps_later
     assert differences(tmp_path / "trained_models/lag_0", tmp_path / "trained_models/lag_2") == []
 
 
+@pytest.mark.slow
 def test_several_processes_end_together_when_every_step_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "spoiled.py").write_text(RANK_ONE.format(root=str(ROOT), lag=0, first=0, last=99))
     flags = [*FLAGS, "--batch_size", "128", "--devices", "2", "--accelerator", "cpu", "--epochs", "9"]

@@ -200,11 +200,11 @@ def test_it_is_readable_on_a_phone_in_both_colour_schemes(scheme: str, page: Any
     page.set_viewport_size({"width": 400, "height": 800})
     page.emulate_media(color_scheme=scheme)
     page.locator("details.run summary").first.click()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
     right = (
         "Math.max(...[...document.querySelectorAll('section, .plot svg')].map(s => s.getBoundingClientRect().right))"
     )
-    page.wait_for_function(f"() => {right} <= 400")  # the charts follow the width
+    page.wait_for_function(f"() => {right} <= 400")  # the charts follow the width, a moment later
+    page.wait_for_function("() => document.documentElement.scrollWidth <= 400")
     ink, paper = page.evaluate(
         "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
     )

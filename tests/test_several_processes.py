@@ -156,6 +156,7 @@ def test_a_launcher_with_a_different_number_of_processes_is_refused(images: Path
     assert done.stderr.startswith("error: --devices: got 2 on 1 node(s), expected the 4 processes")
 
 
+@pytest.mark.slow
 def test_selfcheck_confirms_that_two_processes_compute_what_one_does() -> None:
     done = subprocess.run([sys.executable, "-m", "cl.selfcheck"], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")

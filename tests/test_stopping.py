@@ -196,7 +196,10 @@ def test_a_killed_worker_ends_the_run_with_advice_on_memory(tmp_path: Path) -> N
     assert "reduce --num_workers" in err
 
 
-@pytest.mark.parametrize("flags", [["--num_workers", "2"], ["--devices", "2", "--num_workers", "0"]])
+TWO_RANKS = pytest.param(["--devices", "2", "--num_workers", "0"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("flags", [["--num_workers", "2"], TWO_RANKS])
 def test_a_file_that_breaks_during_a_run_is_named(flags: list[str], tmp_path: Path) -> None:
     write_images(tmp_path)
     broken = tmp_path / "train/a/007.jpg"

@@ -108,6 +108,7 @@ def test_an_installed_plugin_adds_its_format(data: Path, monkeypatch: pytest.Mon
         "    Image.register_extension('HEIF', '.heic')\n"
     )
     monkeypatch.syspath_prepend(str(data.parent))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     monkeypatch.setattr(Image, "EXTENSION", dict(Image.EXTENSION))
     for function in (formats.readable_formats, formats.readable_suffixes):
