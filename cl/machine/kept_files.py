@@ -1,6 +1,7 @@
 """Files that the program can make again: they appear complete or not at all, and nothing depends on them."""
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,3 +23,23 @@ def keep_file(path: Path, write: Callable[[BinaryIO], object]) -> bool:
             temporary.unlink()
         return False
     return True
+
+
+def keep_folder(folder: Path, series: str, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary folder, rename it to `folder`, and remove others of the series beside it.
+
+    OSError if that is impossible and no other process has done it. A process that has mapped files of a former folder
+    keeps them.
+    """
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        os.replace(temporary, folder)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not folder.is_dir():  # another process was faster
+            raise
+    for former in folder.parent.glob(f"{series}-*"):
+        if former != folder:
+            shutil.rmtree(former, ignore_errors=True)

@@ -47,6 +47,10 @@ class GlobalBatchNorm(_BatchNorm):
             self.running_var.lerp_(variance * count / max(1, count - 1), rate)
 
 
+def has_batch_norm(network: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Batch norms normalise as in training but do not update their statistics: for a recomputed forward pass."""

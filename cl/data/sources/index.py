@@ -5,7 +5,7 @@ It is written under a temporary name and renamed, and its own name has a digest 
 
 import hashlib
 import os
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cl.data.sources.names import FileNames
 from cl.data.views.draws import Labels
 from cl.machine.home import cache_folder
+from cl.machine.kept_files import keep_folder
 
 
 class Index(NamedTuple):
@@ -34,10 +35,7 @@ def mapped(root: Path, index: Index) -> Index:
     folder = parent / f"{series}-{_digest(index)}"
     try:
         if not folder.is_dir():
-            _write(folder, index)
-            for former in parent.glob(f"{series}-*"):  # a process that has mapped it keeps its files
-                if former != folder:
-                    shutil.rmtree(former, ignore_errors=True)
+            keep_folder(folder, series, partial(_write, index))
         return open_index(folder)
     except (OSError, ValueError):
         return index
@@ -45,9 +43,9 @@ def mapped(root: Path, index: Index) -> Index:
 
 def open_index(folder: Path) -> Index:
     """Map an index; nothing is read. OSError or ValueError if it is not there."""
-    names = FileNames(_map(folder / "text.npy"), _map(folder / "ends.npy"))
+    names = FileNames(map_array(folder / "text.npy"), map_array(folder / "ends.npy"))
     if (folder / "targets.npy").exists():
-        return Index(names, _map(folder / "targets.npy"), folder)
+        return Index(names, map_array(folder / "targets.npy"), folder)
     return Index(names, unlabelled(len(names)), folder)
 
 
@@ -56,7 +54,8 @@ def unlabelled(images: int) -> Labels:
     return np.broadcast_to(np.array([-1], np.int8), (images,))
 
 
-def _map(path: Path) -> NDArray[Any]:
+def map_array(path: Path) -> NDArray[Any]:
+    """The array of a file, of which nothing is read yet."""
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
@@ -67,16 +66,8 @@ def _digest(index: Index) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write(folder: Path, index: Index) -> None:
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        np.save(temporary / "text.npy", index.names.text)
-        np.save(temporary / "ends.npy", index.names.ends)
-        if index.targets.max() >= 0:
-            np.save(temporary / "targets.npy", index.targets)
-        os.replace(temporary, folder)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.is_dir():  # another process was faster
-            raise
+def _write(index: Index, folder: Path) -> None:
+    np.save(folder / "text.npy", index.names.text)
+    np.save(folder / "ends.npy", index.names.ends)
+    if index.targets.max() >= 0:
+        np.save(folder / "targets.npy", index.targets)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cl.backbones import Backbone
 from cl.backbones.resnet import ResNetBackbone
@@ -19,7 +18,7 @@ from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.methods import ContrastiveModule
 from cl.methods.rehearsal import captured
 from cl.nn import cuda_graphs
-from cl.nn.batch_norm import synchronized
+from cl.nn.batch_norm import has_batch_norm, synchronized
 from cl.nn.drop_path import has_dropout, with_global_drop_path
 from cl.nn.replays import CannotCapture, Capture, CaptureFailed
 from cl.run.start.devices import Devices, why_no_graphs
@@ -47,7 +46,7 @@ def depends_on_processes(module: nn.Module, config: DeviceConfig) -> str:
     """Why a run of this network with another number of processes would be another run; "" if it would be the same."""
     if has_dropout(module):
         return "dropout draws other numbers in each process"
-    if not config.sync_batchnorm and any(isinstance(each, _BatchNorm) for each in module.modules()):
+    if not config.sync_batchnorm and has_batch_norm(module):
         return "under --no_sync_batchnorm each process has statistics of its own"
     return ""
 

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from cl.cli import Resolved
 from cl.data.datamodule import ImageData
 from cl.data.sources.manifest import write_bad_images
 from cl.distributed import broadcast_from_rank_zero, rank
+from cl.nn.batch_norm import has_batch_norm
 from cl.run.folder.held_out import write_held_out
 from cl.run.folder.resume_point import StartingPoint, find_resume_point, remove_later_rows
 from cl.run.folder.run_folder import open_run_folder
@@ -28,7 +27,7 @@ def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, modul
         return StartingPoint(open_run_folder(resolved, kind, data.splits, str(plan.devices)))
     weights = module.state_dict().keys()
     fixed = depends_on_processes(module, resolved.config.device)
-    normalises = any(isinstance(each, _BatchNorm) for each in module.backbone.modules())
+    normalises = has_batch_norm(module.backbone)
     start = find_resume_point(resume, resolved.config, data.splits, plan.budget.steps, weights, fixed, normalises)
     open_run_folder(resolved, kind, data.splits, str(plan.devices))
     remove_later_rows(start)

@@ -7,7 +7,6 @@ that was interrupted goes on. Folders are renamed into place: what exists is com
 import hashlib
 import json
 import os
-import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +15,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cl.data.sources.index import unlabelled
+from cl.data.sources.index import map_array, unlabelled
 from cl.data.sources.names import FileNames
 from cl.data.sources.packed.members import BadShard, Members, read_members
 from cl.data.sources.packed.remote import RemoteFile, is_remote
@@ -31,7 +29,7 @@ from cl.errors import Stopped
 from cl.machine.children import MEMORY, end_with_parent
 from cl.machine.cores import usable_cores
 from cl.machine.home import cache_folder
-from cl.machine.kept_files import keep_file
+from cl.machine.kept_files import keep_file, keep_folder
 
 VERSION = 1  # of what an index holds
 SERIAL_BYTES = 1 << 28  # up to so many bytes of shards, one process is faster than starting others
@@ -88,10 +86,7 @@ def indexed(root: str, shards: Sequence[Shard], scanning: Scanning) -> ShardInde
         return open_shard_index(folder)
     index = _joined(shards, list(_scanned(root, shards, scanning, parent)))
     try:
-        _write(folder, index)
-        for former in parent.glob(f"{series}-*"):  # a process that has mapped it keeps its files
-            if former != folder:
-                shutil.rmtree(former, ignore_errors=True)
+        keep_folder(folder, series, partial(_write, index))
         return open_shard_index(folder)
     except (OSError, ValueError):
         return index
@@ -100,7 +95,7 @@ def indexed(root: str, shards: Sequence[Shard], scanning: Scanning) -> ShardInde
 def open_shard_index(folder: Path) -> ShardIndex:
     """Map an index; OSError, ValueError or KeyError if it is not there."""
     about = json.loads((folder / "about.json").read_text(errors="surrogateescape"))
-    arrays = {name: _map(folder / f"{name}.npy") for name in ARRAYS if (folder / f"{name}.npy").exists()}
+    arrays = {name: map_array(folder / f"{name}.npy") for name in ARRAYS if (folder / f"{name}.npy").exists()}
     return ShardIndex(
         shards=tuple(Shard(*shard) for shard in about["shards"]),
         names=FileNames(arrays["text"], arrays["ends"]),
@@ -115,10 +110,6 @@ def open_shard_index(folder: Path) -> ShardIndex:
     )
 
 
-def _map(path: Path) -> NDArray[Any]:
-    return np.asarray(np.load(path, mmap_mode="r"))
-
-
 def _absolute(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)
 
@@ -127,20 +118,12 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(os.fsencode("\n".join(map(str, parts)))).hexdigest()[:16]
 
 
-def _write(folder: Path, index: ShardIndex) -> None:
+def _write(index: ShardIndex, folder: Path) -> None:
     about = {"shards": index.shards, "classes": index.classes, "counts": index.counts, "left_out": index.left_out}
     arrays = {"text": index.names.text, "ends": index.names.ends, **index._asdict()}
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        for name in ARRAYS if index.classes else ARRAYS[:-1]:
-            np.save(temporary / f"{name}.npy", arrays[name])
-        (temporary / "about.json").write_text(json.dumps(about), errors="surrogateescape")
-        os.replace(temporary, folder)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.is_dir():  # another process was faster
-            raise
+    for name in ARRAYS if index.classes else ARRAYS[:-1]:
+        np.save(folder / f"{name}.npy", arrays[name])
+    (folder / "about.json").write_text(json.dumps(about), errors="surrogateescape")
 
 
 def _joined(shards: Sequence[Shard], found: Sequence[Members]) -> ShardIndex:
