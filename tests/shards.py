@@ -3,8 +3,12 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from cl.config.data import DataConfig
+from cl.data.images import EncodedSet, Splits
+from cl.data.sources.registry import load
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
@@ -43,3 +47,14 @@ def as_table(folder: Path, path: Path, **columns: object) -> None:
     table = pa.table({"image": cells, "label": [names.index(image.parent.name) for image in images], **columns})
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=10)
+
+
+def custom(train_dir: str, **flags: object) -> Splits:
+    return load(DataConfig(dataset="custom", train_dir=train_dir, **flags))  # type: ignore[arg-type]
+
+
+def contents(splits: Splits, order: Sequence[int] | None = None) -> list[tuple[bytes, int]]:
+    """Bytes and label of each training image."""
+    images = splits.train
+    assert isinstance(images, EncodedSet)
+    return [(images.data(i), int(images.targets[i])) for i in (range(len(images)) if order is None else order)]

@@ -8,17 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cl.config.data import DataConfig
 from cl.data.decoding.decode import BrokenFile
-from cl.data.images import EncodedSet, Splits
+from cl.data.images import Splits, expect
 from cl.data.sources.packed import block_cache, remote
-from cl.data.sources.registry import load
 from cl.errors import UserError
 from tests.conftest import TINY, Run
 from tests.kills import write_images
 from tests.pictures import write_classes
 from tests.remote_server import serving
-from tests.shards import as_shards
+from tests.shards import as_shards, contents, custom
 from tests.test_shard_runs import OF_FOLDER, Life, metrics
 
 pytest.importorskip("obstore")
@@ -41,16 +39,11 @@ def data(folder: Path) -> Path:
     return folder / "data"
 
 
-def custom(train_dir: str, **flags: object) -> Splits:
-    return load(DataConfig(dataset="custom", train_dir=train_dir, **flags))  # type: ignore[arg-type]
-
-
-def contents(splits: Splits) -> list[tuple[bytes, int]]:
-    images = splits.train
-    assert isinstance(images, EncodedSet)
-    order = np.random.default_rng(0).permutation(len(images)).tolist()
-    images.expect(order[:10])
-    return [(images.data(i), int(images.targets[i])) for i in order]
+def shuffled_contents(splits: Splits) -> list[tuple[bytes, int]]:
+    """As a loader reads them: in another order, the first ones asked for ahead."""
+    order = np.random.default_rng(0).permutation(len(splits.train)).tolist()
+    expect(splits.train, order[:10])
+    return contents(splits, order)
 
 
 @pytest.mark.parametrize("every", [0, 10])
@@ -58,7 +51,7 @@ def test_remote_shards_are_those_on_the_disk_however_requests_fail(every: int, d
     local = custom("tar/data/shards/*.tar")
     with serving(data, every) as server:
         found = custom(f"tar/{server.url}/shards/{{000..002}}.tar")
-        assert contents(found) == contents(local)
+        assert shuffled_contents(found) == shuffled_contents(local)
         assert (found.classes, found.norm, found.bad) == (local.classes, local.norm, {})
         assert (server.failed > 0) == (every > 0)
 
@@ -126,15 +119,15 @@ def test_a_cache_keeps_blocks_whole_within_its_limit(data: Path, monkeypatch: py
     norm = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "bad_images": "trust", "cache_dir": "kept"}
     with serving(data, every=10) as server:
         pattern = f"tar/{server.url}/shards/{{000..002}}.tar"
-        assert contents(custom(pattern, remote_cache=0.001, **norm)) == contents(local)
+        assert shuffled_contents(custom(pattern, remote_cache=0.001, **norm)) == shuffled_contents(local)
         files = [path for path in Path("kept/remote").rglob("*") if path.is_file()]
         assert max(path.stat().st_size for path in files) == 1000
         server.asked.clear()
         found = custom(pattern, remote_cache=0.001, **norm)
-        assert contents(found) == contents(local)
+        assert shuffled_contents(found) == shuffled_contents(local)
         assert len(server.asked) < 10  # a look at each shard, for the index
         next(iter(files)).write_bytes(b"half")
-        assert contents(found) == contents(local)
+        assert shuffled_contents(found) == shuffled_contents(local)
         small = custom(pattern, remote_cache=1e-5, **norm)  # ten blocks
-        assert contents(small) == contents(local)
+        assert shuffled_contents(small) == shuffled_contents(local)
         assert sum(path.stat().st_size for path in Path("kept/remote").rglob("*") if path.is_file()) <= 10_000

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cl.config.data import DataConfig
 from cl.data import check
-from cl.data.images import EncodedSet, Splits
 from cl.data.shard import writer
 from cl.data.shard.__main__ import bytes_of, main
-from cl.data.sources.registry import load
 from cl.errors import UserError
 from tests.conftest import ROOT
 from tests.pictures import plain, write_classes
+from tests.shards import contents, custom
 
 
 @pytest.fixture
@@ -30,16 +28,6 @@ def data(folder: Path) -> Path:
     (odd / "deep/no.image.jpg").write_bytes(b"not an image")
     (odd / "gone.jpg").symlink_to("nowhere")
     return folder / "data"
-
-
-def custom(train_dir: str, **flags: object) -> Splits:
-    return load(DataConfig(dataset="custom", train_dir=train_dir, **flags))  # type: ignore[arg-type]
-
-
-def contents(splits: Splits) -> list[tuple[bytes, int]]:
-    images = splits.train
-    assert isinstance(images, EncodedSet)
-    return [(images.data(i), int(images.targets[i])) for i in range(len(images))]
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cl.config.data import DataConfig
 from cl.data.decoding.decode import BrokenFile
-from cl.data.images import EncodedSet, Splits
 from cl.data.shard.__main__ import main as write_shards
-from cl.data.sources.registry import load
 from cl.errors import UserError
 from tests.pictures import plain, write_classes
-from tests.shards import as_table
+from tests.shards import as_table, contents, custom
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
@@ -28,17 +25,6 @@ def data(folder: Path) -> Path:
     write_classes(folder / "data", {"10": 8, "9": 8, "ant": 8})
     as_table(folder / "data", folder / "table.parquet")
     return folder / "data"
-
-
-def custom(train_dir: str, **flags: object) -> Splits:
-    return load(DataConfig(dataset="custom", train_dir=train_dir, **flags))  # type: ignore[arg-type]
-
-
-def contents(splits: Splits, order: Any = None) -> list[tuple[bytes, int]]:
-    images = splits.train
-    assert isinstance(images, EncodedSet)
-    order = range(len(images)) if order is None else order
-    return [(images.data(i), int(images.targets[i])) for i in order]
 
 
 def test_a_table_has_the_images_and_classes_of_the_folder_in_any_order(data: Path) -> None:
