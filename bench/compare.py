@@ -1,15 +1,15 @@
 """Compare this toolkit with lightly on the same images: python bench/compare.py --data_folder DIR [--quick] [--check].
 
 DIR holds class folders `cifar10/train` and `cifar10/test`. Both toolkits train the same backbone on the same images,
-with equally strong augmentations and the same optimizer (SimCLR: that of lightly's CIFAR-10 benchmark; Barlow Twins and
-SimSiam: AdamW, because with SGD they end below random initialisation in so few epochs). Heads, temperature, schedule
-and data pipeline are each toolkit's own. Every backbone is evaluated by the same command of main_linear after the last
-epoch. Each finished run appends a row to OUT/compare.csv; after an interruption the same command resumes there. The
-table shows all rows with this width, number of epochs and batch size.
+with equally strong augmentations and the same optimizer (SimCLR and SupCon: that of lightly's CIFAR-10 benchmark; the
+others: AdamW, because with SGD they end below random initialisation in so few epochs). Heads, temperature, schedule and
+data pipeline are each toolkit's own. Every backbone is evaluated by the same command of main_linear after the last
+epoch. Each finished run appends a row to OUT/compare.csv: after an interruption the same command resumes there, and
+rows of unchanged code stay. The table shows all rows with this width, number of epochs and batch size.
 
 Wall-clock covers the whole command; ours also validates, checks for collapse, and draws pictures. Shares of a step are
-measured in one process without workers, so that all work is part of the step. `--check` exits with 1 below a target;
-`--quick` trains one step, so it checks only that the runs end, and the shares.
+measured with the first seed, in one process without workers, so that all work is part of the step. `--check` exits with
+1 below a target; `--quick` trains one step, so it checks only that the runs end, and the shares.
 """
 
 import argparse
@@ -27,10 +27,11 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import lightly_loop
+import lightly_methods
 import step_shares
 import torch
 from compare_rows import PIXELS, RANDOM, Row, check, row_of, summaries_of, table_of
-from step_shares import Shares
+from step_shares import UNKNOWN, Shares
 from torch import Tensor
 from watched import Took, machine, watched
 
@@ -45,6 +46,7 @@ from cl.data.views.spec import linear_views
 from cl.evaluation.offline.cached_protocol import evaluate_cached
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.optim.schedules import Budget
+from cl.run.folder.run_folder import source_commit
 from cl.run.folder.tables import Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,10 +54,21 @@ STRENGTH = [
     "--brightness", "0.4", "--contrast", "0.4", "--saturation", "0.4", "--hue", "0.1", "--min_scale", "0.08",
     "--gaussian_prob", "0", "--solarization_prob", "0", "--no_asymmetric_augmentations",
 ]  # fmt: skip
-METHODS = [*lightly_loop.METHODS, "supcon"]  # lightly has no SupCon
-SGD = ["--lr", "0.12", "--weight_decay", "5e-4"]  # rates are per 256 images
+METHODS = [*lightly_methods.METHODS, "supcon"]  # lightly has no SupCon
+SGD = ["--lr", "0.12", "--weight_decay", "5e-4"]  # rates are per 256 images; same as in lightly_loop
 ADAMW = ["--optimizer", "adamw", "--lr", "2e-3", "--weight_decay", "1e-4"]
-OPTIMIZER = {"simclr": SGD, "supcon": SGD, "barlow_twins": ADAMW, "simsiam": ADAMW}  # same as in lightly_loop
+TEACHER = [f"--teacher_momentum{end}={lightly_methods.TEACHER_MOMENTUM}" for end in ("", "_end")]
+FLAGS = {
+    **dict.fromkeys(METHODS, ADAMW),
+    "simclr": SGD,
+    "supcon": SGD,
+    "byol": [*ADAMW, *TEACHER],
+    "moco_v2": [*ADAMW, *TEACHER],
+    "dino": [*ADAMW, *TEACHER, "--head_batch_norm"],  # as in lightly's benchmark; without it little is learnt
+    "nnclr": [*ADAMW, "--queue_size", str(lightly_methods.QUEUE)],
+    "swav": [*ADAMW, "--freeze_prototypes_epochs", "0"],  # the preset's 2 of 1000 would be 2 of 5
+    "vicreg": [*ADAMW, "--no_zero_init_residual"],
+}
 
 
 class Sweep(NamedTuple):
@@ -67,6 +80,8 @@ class Sweep(NamedTuple):
     epochs: int
     batch_size: int
     num_workers: int  # for lightly's loader
+    first_seed: int
+    commit: str
     quick: bool
 
     @property
@@ -96,7 +111,9 @@ class Sweep(NamedTuple):
             done = [(row.method, row.toolkit, row.seed) for row in map(row_of, table.rows) if row.budget == budget]
             if (method, toolkit, seed) not in done:
                 print(f"{toolkit} {method}, seed {seed}".strip(), flush=True)
-                table.append(asdict(Row(method, toolkit, seed, *budget, **self.run(method, toolkit, seed))))
+                table.append(
+                    asdict(Row(method, toolkit, seed, *budget, self.commit, **self.run(method, toolkit, seed)))
+                )
         return [row for row in map(row_of, table.rows) if row.budget == budget]
 
     def run(self, method: str, toolkit: str, seed: int) -> dict[str, float]:
@@ -110,11 +127,12 @@ class Sweep(NamedTuple):
         return {"cl": self.cl, "lightly": self.lightly}[toolkit](method, seed, folder)
 
     def cl(self, method: str, seed: int, folder: Path) -> dict[str, float]:
-        flags = [*self.data, "--method", method, *STRENGTH, *OPTIMIZER[method], *self.size, "--seed", str(seed)]
+        flags = [*self.data, "--method", method, *STRENGTH, *FLAGS[method], *self.size, "--seed", str(seed)]
         output = ["--output_dir", str(self.out), "--run_id", folder.name]
         took = watched(str(ROOT / "main_contrastive.py"), *flags, *output, *self.short)
         speed = json.loads((folder / "summary.json").read_text())["images_per_second"]
-        return costs(took, speed, step_shares.ours(flags, self.steps)) | self.evaluate(folder)
+        shares = step_shares.ours(flags, self.steps) if seed == self.first_seed else UNKNOWN
+        return costs(took, speed, shares) | self.evaluate(folder)
 
     def lightly(self, method: str, seed: int, folder: Path) -> dict[str, float]:
         images = self.images / "train"
@@ -122,7 +140,8 @@ class Sweep(NamedTuple):
         flags += ["--num_workers", str(self.num_workers)]
         took = watched(str(ROOT / "bench/lightly_loop.py"), method, *flags)
         speed = statistics.median(json.loads((folder / "speed.json").read_text()))
-        shares = step_shares.lightlys(method, images, self.width, self.batch_size, self.steps)
+        sizes = self.width, self.batch_size, self.steps
+        shares = step_shares.lightlys(method, images, *sizes) if seed == self.first_seed else UNKNOWN
         return costs(took, speed, shares) | self.evaluate(folder / "backbone.pth")
 
     def untrained(self, seed: int, folder: Path) -> dict[str, float]:
@@ -180,7 +199,7 @@ def plan(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, st
     for seed in seeds:
         for method in methods:
             yield method, "cl", seed
-            if method in lightly_loop.METHODS:
+            if method in lightly_methods.METHODS:
                 yield method, "lightly", seed
         yield RANDOM, "", seed
     yield PIXELS, "", 0
@@ -224,6 +243,8 @@ def main() -> int:
         epochs=args.epochs,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
+        first_seed=args.seeds[0],
+        commit=source_commit() or "",
         quick=args.quick,
     )
     rows = sweep.rows(chosen)

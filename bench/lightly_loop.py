@@ -1,6 +1,6 @@
-"""SimCLR, Barlow Twins and SimSiam with lightly's modules, in the loop of its documentation, for compare.py.
+"""Train a method made of lightly's modules in the loop of its documentation, for compare.py.
 
-Heads and temperature are those of lightly's CIFAR-10 benchmark; the backbone is ours, so that both train the same one.
+The backbone is ours, so that both toolkits train the same one.
 """
 
 import argparse
@@ -17,16 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from lightly.data import LightlyDataset
-from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss
-from lightly.models.modules import (
-    BarlowTwinsProjectionHead,
-    SimCLRProjectionHead,
-    SimSiamPredictionHead,
-    SimSiamProjectionHead,
-)
 from lightly.transforms import SimCLRTransform
+from lightly_methods import METHODS, Method
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
@@ -37,48 +31,12 @@ MEAN = [0.4914, 0.4822, 0.4465]
 STD = [0.2470, 0.2435, 0.2616]
 
 
-class SimCLR(nn.Module):
-    def __init__(self, backbone: nn.Module, features: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projection_head = SimCLRProjectionHead(features, 512, 128)
-        self.criterion = NTXentLoss()
-
-    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
-        return self.criterion(self.projection_head(self.backbone(x0)), self.projection_head(self.backbone(x1)))
-
-
-class BarlowTwins(SimCLR):
-    def __init__(self, backbone: nn.Module, features: int) -> None:
-        super().__init__(backbone, features)
-        self.projection_head = BarlowTwinsProjectionHead(features, 2048, 2048)
-        self.criterion = BarlowTwinsLoss()
-
-
-class SimSiam(nn.Module):
-    def __init__(self, backbone: nn.Module, features: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projection_head = SimSiamProjectionHead(features, 2048, 2048)
-        self.prediction_head = SimSiamPredictionHead(2048, 512, 2048)
-        self.criterion = NegativeCosineSimilarity()
-
-    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
-        z0, z1 = (self.projection_head(self.backbone(x)) for x in (x0, x1))
-        p0 = self.prediction_head(z0)
-        p1 = self.prediction_head(z1)
-        return 0.5 * (self.criterion(z0.detach(), p1) + self.criterion(z1.detach(), p0))
-
-
 def backbone_of(width: int) -> Backbone:
     """Our ResNet-18 for images of 32 pixels."""
     return build_backbone(BackboneConfig(width=width), 32)
 
 
-METHODS = {"simclr": SimCLR, "barlow_twins": BarlowTwins, "simsiam": SimSiam}
-
-
-def model_of(method: str, width: int) -> nn.Module:
+def model_of(method: str, width: int) -> Method:
     backbone = backbone_of(width)
     return METHODS[method](backbone, backbone.num_features)
 
@@ -107,14 +65,14 @@ def batches(folder: Path, batch_size: int, workers: int) -> DataLoader[Any]:
     )
 
 
-def optimizer_of(method: str, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+def optimizer_of(method: str, model: Method, batch_size: int) -> torch.optim.Optimizer:
     if method == "simclr":
         return torch.optim.SGD(model.parameters(), lr=0.06 * batch_size / 128, momentum=0.9, weight_decay=5e-4)
     return torch.optim.AdamW(model.parameters(), lr=1e-3 * batch_size / 128, weight_decay=1e-4)
 
 
 def step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, device: torch.device, bf16: bool = False
+    model: Method, optimizer: torch.optim.Optimizer, batch: Any, device: torch.device, bf16: bool = False
 ) -> Tensor:
     """Take an optimizer step; return the loss."""
     x0, x1 = (x.to(device) for x in batch[0])
@@ -122,12 +80,13 @@ def step(
         loss = model(x0, x1)
     loss.backward()
     optimizer.step()
+    model.after_step()
     optimizer.zero_grad()
     return loss
 
 
 def train(
-    model: nn.Module,
+    model: Method,
     optimizer: torch.optim.Optimizer,
     loader: DataLoader[Any],
     device: torch.device,

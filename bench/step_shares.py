@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,10 @@ class Shares(NamedTuple):
     """Shares of the time from one batch to the next."""
 
     data: float
-    loss: float  # forward and backward
+    loss: float  # forward and backward; nan where it is not a function of two projections alone
+
+
+UNKNOWN = Shares(nan, nan)
 
 
 def set_up(flags: list[str]) -> tuple[ImageData, Step]:
@@ -75,8 +79,10 @@ def lightlys(method: str, train_dir: Path, width: int, batch_size: int, steps: i
     return measure_shares(endless_batches, step, lightlys_loss(method, model.criterion, batch_size), steps)
 
 
-def our_loss(method: str, batch: int) -> Callable[[], Tensor]:
-    """The method's loss on random projections of the size that they have in a step."""
+def our_loss(method: str, batch: int) -> Callable[[], Tensor] | None:
+    """The method's loss on random projections of the size that they have in a step; None if it needs more."""
+    if method not in DIMENSIONS:
+        return None
     z0, z1 = projections(method, batch)
     if method == "barlow_twins":
         return lambda: barlow_twins_loss(z0, z1, 5e-3, 1.0)
@@ -86,7 +92,9 @@ def our_loss(method: str, batch: int) -> Callable[[], Tensor]:
     return lambda: nt_xent_loss(torch.cat([z0, z1]), ids.repeat(2), 0.2)
 
 
-def lightlys_loss(method: str, criterion: Any, batch: int) -> Callable[[], Tensor]:
+def lightlys_loss(method: str, criterion: Any, batch: int) -> Callable[[], Tensor] | None:
+    if method not in DIMENSIONS:
+        return None
     z0, z1 = projections(method, batch)
     if method == "simsiam":
         return lambda: 0.5 * (criterion(z0.detach(), z1) + criterion(z1.detach(), z0))
@@ -100,7 +108,7 @@ def projections(method: str, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def measure_shares(
-    batches: Iterator[Any], step: Callable[[Any], Any], loss: Callable[[], Tensor], steps: int
+    batches: Iterator[Any], step: Callable[[Any], Any], loss: Callable[[], Tensor] | None, steps: int
 ) -> Shares:
     """Shares from the median times of `steps` steps."""
     fetch_times = []
@@ -112,7 +120,8 @@ def measure_shares(
         fetched = now()
         step(batch)
         stepped = now()
-        loss().backward()
+        if loss:
+            loss().backward()
         fetch_times.append(fetched - began)
         step_times.append(stepped - fetched)
         loss_times.append(now() - stepped)
@@ -120,7 +129,7 @@ def measure_shares(
         statistics.median(times[WARM_UP:]) for times in (fetch_times, step_times, loss_times)
     )
     total = fetch_time + step_time
-    return Shares(data=fetch_time / total, loss=loss_time / total)
+    return Shares(data=fetch_time / total, loss=loss_time / total if loss else nan)
 
 
 def now() -> float:

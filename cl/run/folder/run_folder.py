@@ -82,7 +82,7 @@ def _write_config(folder: Path, resolved: Resolved[Any], splits: Splits, devices
     launch: dict[str, Any] = {
         "argv": shlex.join(resolved.argv),
         "machine": f"{devices}; {usable_cores()} cores of {processor_name()}, {platform.system()}",
-        "commit": _commit(),
+        "commit": source_commit(),
         "versions": versions | {name: metadata.version(name) for name in PACKAGES},
     }
     if resolved.resume and resolved.resume.begun and not resolved.config.run.dry_run:
@@ -111,7 +111,7 @@ def plain_values(resolved: Resolved[Any]) -> dict[str, Any]:
     return {name: value for part in dataclasses.asdict(resolved.config).values() for name, value in part.items()}
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """The commit of this source tree, with "+" if it has uncommitted changes; None outside a git repository."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
