@@ -64,7 +64,7 @@ FLAGS = {
     "supcon": SGD,
     "byol": [*ADAMW, *TEACHER],
     "moco_v2": [*ADAMW, *TEACHER],
-    "dino": [*ADAMW, *TEACHER, "--head_batch_norm"],  # as in lightly's benchmark; without it little is learnt
+    "dino": [*ADAMW, *TEACHER, "--head_batch_norm", "--freeze_last_layer_epochs", "0"],  # as in lightly's benchmark
     "nnclr": [*ADAMW, "--queue_size", str(lightly_methods.QUEUE)],
     "swav": [*ADAMW, "--freeze_prototypes_epochs", "0"],  # the preset's 2 of 1000 would be 2 of 5
     "vicreg": [*ADAMW, "--no_zero_init_residual"],

@@ -42,7 +42,7 @@ from cl.evaluation.offline.feature_grid import HeadTraining, train_heads
 from cl.evaluation.offline.label_split import split_held_out
 from cl.nn.heads import linear_head
 from cl.optim.schedules import Budget, Schedule
-from cl.run.folder.load import load_pretrained
+from cl.run.weights.load import load_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 100  # length of the classic protocol

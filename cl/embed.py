@@ -37,8 +37,8 @@ from cl.evaluation.features import extract_features
 from cl.evaluation.neighbours import nearest_neighbours
 from cl.machine.started_as import argument_parser
 from cl.run.folder.atomic_files import write_atomically
-from cl.run.folder.load import LoadedBackbone, load_backbone
 from cl.run.start.devices import choose_devices, limit_threads
+from cl.run.weights.load import LoadedBackbone, load_backbone
 
 
 def main(argv: Sequence[str]) -> None:

@@ -18,9 +18,9 @@ def main(argv: Sequence[str]) -> None:
     if resolved.config.run.seeds:
         sys.exit(run_each_seed(resolved, "linear", report))
     # Imports come late: --help and refusals must not wait for torch, nor a launcher of processes for Lightning.
-    from cl.run.folder.known_inputs import with_known_inputs
     from cl.run.start.devices import on_devices
     from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
+    from cl.run.weights.known_inputs import with_known_inputs
 
     resolved, devices = on_devices(with_known_inputs(resolved))
     config = resolved.config
@@ -37,13 +37,13 @@ def main(argv: Sequence[str]) -> None:
     from cl.evaluation.offline.standard_protocol import measure_linear
     from cl.run.folder.checkpoint import SaveLast
     from cl.run.folder.linear_results import linear_text, save_linear_results
-    from cl.run.folder.load import load_pretrained
     from cl.run.start.dry_run import dry_run
     from cl.run.start.network import prepare_network
     from cl.run.start.opening import announce, open_run
     from cl.run.start.plan import make_plan
     from cl.run.train.progress import Progress
     from cl.run.train.trainer import build_trainer, log_cached
+    from cl.run.weights.load import load_pretrained
 
     ranks = join_processes(config, devices)
     pretrained = load_pretrained(config)

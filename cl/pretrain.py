@@ -18,9 +18,9 @@ def main(argv: Sequence[str]) -> None:
     if resolved.config.run.seeds:
         sys.exit(run_each_seed(resolved, resolved.config.method.method, report))
     # Imports come late: --help and refusals must not wait for torch, nor a launcher of processes for Lightning.
-    from cl.run.folder.known_inputs import with_known_inputs
     from cl.run.start.devices import on_devices
     from cl.run.start.processes import join_processes, local_device, must_start_processes, start_processes
+    from cl.run.weights.known_inputs import with_known_inputs
 
     resolved, devices = on_devices(with_known_inputs(resolved))
     if must_start_processes(resolved.config, devices):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cl.backbones.card import Card
-from cl.run.folder.export import export
+from cl.run.weights.export import export
 
 CLASSES = ("a", "b")
 

@@ -29,7 +29,6 @@ LABELS = 10
 SEEDS = (0, 1, 2)
 WIDTH = 16
 MARGIN = 0.10
-MARGINS = {"dino": 0.05}  # its targets are sharpened slowly: more than a minute is needed for more
 FULL_WIDTH = 64
 FULL_MARGIN = 0.03  # at full width random features are better: 0.84 instead of 0.61 to 0.68
 SPLITS = digits(DataConfig())
@@ -106,17 +105,19 @@ def test_a_method_beats_random_initialisation_by_ten_points(run: Run, folder: Pa
     accuracy = pretrained_accuracy(run, folder, method, 0, WIDTH, *flags)
     random = random_accuracy(WIDTH)
     print("\n".join(REPORT))
-    assert accuracy >= random + MARGINS.get(variant, MARGIN)
+    assert accuracy >= random + MARGIN
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_three_seeds_of_each_method_beat_it_at_full_width_and_labels_help(run: Run, folder: Path) -> None:
-    """The table of the README, in twenty minutes on two cores."""
-    found = {method: [pretrained_accuracy(run, folder, method, seed, FULL_WIDTH) for seed in SEEDS] for method in ALONE}
-    random = random_accuracy(FULL_WIDTH)
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("width", [WIDTH, FULL_WIDTH])
+def test_three_seeds_of_each_method_beat_it_and_labels_help(run: Run, folder: Path, width: int) -> None:
+    """The table of docs/results.md."""
+    found = {method: [pretrained_accuracy(run, folder, method, seed, width) for seed in SEEDS] for method in ALONE}
+    random = random_accuracy(width)
     for method, accuracies in found.items():
         REPORT.append(f"{method}: mean of {len(SEEDS)} seeds {np.mean(accuracies):.3f}")
     print("\n".join(REPORT))
-    assert all(np.mean(accuracies) >= random + FULL_MARGIN for accuracies in found.values())
-    assert all(supcon > simclr for supcon, simclr in zip(found["supcon"], found["simclr"], strict=True))
+    margin = MARGIN if width == WIDTH else FULL_MARGIN
+    assert all(np.mean(accuracies) >= random + margin for accuracies in found.values())
+    assert np.mean(found["supcon"]) > np.mean(found["simclr"])

@@ -15,7 +15,7 @@ from cl import cli, embed
 from cl.backbones.card import Card
 from cl.evaluation import neighbours
 from cl.evaluation.neighbours import nearest_neighbours
-from cl.run.folder.export import export
+from cl.run.weights.export import export
 from tests.pictures import BAD, GOOD, plain, write_odd
 
 
@@ -137,7 +137,7 @@ def test_an_image_whose_features_are_not_finite_is_named_and_nothing_is_written(
         features = forward(self, x)
         return features.masked_fill(torch.arange(len(features))[:, None] == 2, torch.nan)
 
-    monkeypatch.setattr("cl.run.folder.load.check_features", lambda *_: None)
+    monkeypatch.setattr("cl.run.weights.load.check_features", lambda *_: None)
     monkeypatch.setattr(ResNetBackbone, "forward", spoiled)
     code, out, err = call(capsys, monkeypatch, "run", "images", "--out", "f.npz", "--num_workers", "0")
     assert (code, out, err.count("\n")) == (3, "", 1)

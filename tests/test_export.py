@@ -23,7 +23,7 @@ from cl.data.executors.torchvision import apply_eval, normalize
 from cl.data.views.spec import EvalSpec
 from cl.errors import UserError
 from cl.run.folder.atomic_files import write_atomically
-from cl.run.folder.export import export
+from cl.run.weights.export import export
 from tests.conftest import ROOT, Run
 from tests.pictures import GOOD, write_classes, write_odd
 

@@ -27,8 +27,8 @@ from cl.data.sampler import RankSlice
 from cl.data.sources.registry import load
 from cl.errors import UserError
 from cl.evaluation.offline.label_split import evaluation_data
-from cl.run.folder.export import export
-from cl.run.folder.known_inputs import with_known_inputs
+from cl.run.weights.export import export
+from cl.run.weights.known_inputs import with_known_inputs
 from tests import invented
 from tests.conftest import ROOT, Run
 
@@ -147,7 +147,7 @@ def test_a_resumed_run_keeps_its_normalisation_whatever_its_weights_say_now(
     resume = ["--resume_training_from", "auto"]
     assert run(PRETRAIN, *flags, "--max_steps", "1")[0] == 0
     Path("trained_models/run/summary.json").unlink()
-    monkeypatch.setattr("cl.run.folder.known_inputs.inputs_of_file", lambda *_: None)
+    monkeypatch.setattr("cl.run.weights.known_inputs.inputs_of_file", lambda *_: None)
     code, _, err = run(PRETRAIN, *flags, *resume, "--mean", "0.5", "0.5", "0.5", "--std", "1", "1", "1")
     assert (code, "--mean: got 0.5 0.5 0.5, expected 0.2 0.4 0.6, with which the run" in err) == (2, True)
     config = with_known_inputs(parse(Pretrain, [*flags, *resume])).config

@@ -338,7 +338,7 @@ def test_the_heads_are_the_papers() -> None:
         "linear+b",
     ]
     gelu = ["linear", "bn", "gelu"]
-    assert layers(build("dino").projector) == [*gelu, *gelu, "linear", "bn without affine"]  # the preset on digits
+    assert layers(build("dino").projector) == [*gelu, *gelu, "linear+b"]  # the preset on digits
     predictor = build("simsiam", "--proj_output_dim", "8", "--pred_hidden_dim", "3").predictor
     assert [layer.weight.shape for layer in predictor if isinstance(layer, nn.Linear)] == [(3, 8), (8, 3)]
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from cl.backbones.card import Card
 from cl.data.decoding.decode import decode, read_image
 from cl.data.decoding.modes import BadImage, to_8_bits
-from cl.run.folder.load import Transform
+from cl.run.weights.load import Transform
 from tests.pictures import plain
 
 RAMP = np.linspace(0, 1, 40 * 48).reshape(40, 48)

@@ -31,7 +31,7 @@ from cl.data.sources.manifest import bad_files
 from cl.data.views.rows import RandomViews
 from cl.data.views.spec import ViewSpec, linear_views
 from cl.errors import UserError
-from cl.run.folder.load import load_backbone
+from cl.run.weights.load import load_backbone
 from tests.conftest import TINY, Run
 from tests.pictures import plain
 from tests.test_executors import CPU, batch_of, colour_params

@@ -20,7 +20,7 @@ from cl.errors import UserError
 from cl.evaluation.online.metrics import MeasuredModule
 from cl.nn.finite import measurable, non_finite
 from cl.report import report
-from cl.run.folder.export import export
+from cl.run.weights.export import export
 from tests.conftest import TINY, Run, leave_out_pictures
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"

@@ -20,7 +20,7 @@ from cl.data.images import FileSet
 from cl.data.views.draws import crop_boxes, draw
 from cl.data.views.rows import CentreView, RandomViews
 from cl.data.views.spec import EvalSpec, ViewSpec
-from cl.run.folder.load import load_backbone
+from cl.run.weights.load import load_backbone
 from tests.conftest import TINY, Run
 from tests.pictures import plain, write_classes
 from tests.test_executors import (

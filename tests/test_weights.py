@@ -19,7 +19,8 @@ from cl.cli import parse
 from cl.config.backbone import BackboneConfig, EncoderConfig
 from cl.config.programs import Linear
 from cl.errors import UserError
-from cl.run.folder.load import Pretrained, inputs_of_file, load_pretrained
+from cl.run.weights.inputs import inputs_of_file
+from cl.run.weights.load import Pretrained, load_pretrained
 from tests.conftest import TINY, Run
 
 PRETRAIN, LINEAR = "main_contrastive.py", "main_linear.py"

@@ -70,15 +70,14 @@ def swav_projector(features: int, hidden: int, outputs: int) -> nn.Sequential:
 def dino_projector(features: int, hidden: int, outputs: int, *, batch_norm: bool) -> nn.Sequential:
     """Three linear layers with GELU to a bottleneck (arXiv 2104.14294, appendix C), initialised as in its code.
 
-    With `batch_norm` all of them have it, the last one without weights; the code has it in the hidden layers only.
+    `batch_norm` is that of the hidden layers, as in the code. After the bottleneck, too, learning prototypes collapse.
     """
 
-    def linear(inputs: int, width: int, affine: bool = True) -> list[nn.Module]:
-        norm = [nn.BatchNorm1d(width, affine=affine)] if batch_norm else []
-        return [nn.Linear(inputs, width, bias=not batch_norm), *norm]
+    def hidden_layer(inputs: int) -> list[nn.Module]:
+        norm = [nn.BatchNorm1d(hidden)] if batch_norm else []
+        return [nn.Linear(inputs, hidden, bias=not batch_norm), *norm, nn.GELU()]
 
-    body = *linear(features, hidden), nn.GELU(), *linear(hidden, hidden), nn.GELU()
-    projector = nn.Sequential(*body, *linear(hidden, outputs, affine=False))
+    projector = nn.Sequential(*hidden_layer(features), *hidden_layer(hidden), nn.Linear(hidden, outputs))
     for module in projector:
         if isinstance(module, nn.Linear):
             # The code truncates at +-2, 100 deviations away. trunc_normal_ draws the same in torch 2.14, not in 2.11.

@@ -13,7 +13,7 @@ from cl.config.methods import METHODS
 from cl.config.programs import Pretrain, config_parts
 from cl.data.sources.places import full_path
 from cl.errors import UserError
-from cl.run.folder.load import LoadedBackbone, load_backbone
+from cl.run.weights.load import LoadedBackbone, load_backbone
 
 SAME = (
     "dataset",

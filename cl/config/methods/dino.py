@@ -74,7 +74,7 @@ class DINOConfig(MethodConfig):
     method: Annotated[str, METHOD] = "dino"
     proj_output_dim: Annotated[int, PROJ_OUTPUT_DIM] = 256
     prototypes: Annotated[int, Flag("prototypes: outputs of the head's last layer", low=2, high=MAX_UNITS)] = 4096
-    head_batch_norm: Annotated[bool, Flag("batch norm in all layers of the head before the prototypes")] = False
+    head_batch_norm: Annotated[bool, Flag("batch norm in the hidden layers of the head")] = False
     temperature: Annotated[float, TEMPERATURE] = 0.1
     teacher_temperature: Annotated[float, Flag("temperature of the teacher's softmax, after its warm-up", above=0)] = (
         0.04

@@ -11,6 +11,7 @@ from cl.nn.batch_norm import has_batch_norm
 from cl.run.folder.held_out import write_held_out
 from cl.run.folder.resume_point import StartingPoint, find_resume_point, remove_later_rows
 from cl.run.folder.run_folder import open_run_folder
+from cl.run.folder.same_run import Identity
 from cl.run.start.banner import banner, row_lines
 from cl.run.start.network import TrainedModule, depends_on_processes
 from cl.run.start.plan import Plan
@@ -25,10 +26,14 @@ def _open(resolved: Resolved[Any], kind: str, plan: Plan, data: ImageData, modul
     resume = resolved.resume
     if resume is None or resolved.config.run.dry_run:
         return StartingPoint(open_run_folder(resolved, kind, data.splits, str(plan.devices)))
-    weights = module.state_dict().keys()
-    fixed = depends_on_processes(module, resolved.config.device)
-    normalises = has_batch_norm(module.backbone)
-    start = find_resume_point(resume, resolved.config, data.splits, plan.budget.steps, weights, fixed, normalises)
+    run = Identity(
+        config=resolved.config,
+        splits=data.splits,
+        weights=module.state_dict().keys(),
+        depends_on_processes=depends_on_processes(module, resolved.config.device),
+        normalises=has_batch_norm(module.backbone),
+    )
+    start = find_resume_point(resume, run, plan.budget.steps)
     open_run_folder(resolved, kind, data.splits, str(plan.devices))
     remove_later_rows(start)
     return start

@@ -20,10 +20,10 @@ from cl.evaluation.pictures.views_picture import SaveViews
 from cl.methods import ContrastiveModule
 from cl.run.folder.checkpoint import SaveLast
 from cl.run.folder.closing import closing_table, next_command, worth_command, write_summary
-from cl.run.folder.export import export
-from cl.run.folder.load import make_card
 from cl.run.start.plan import Plan
 from cl.run.train.progress import Progress
+from cl.run.weights.cards import make_card
+from cl.run.weights.export import export
 
 
 class SaveResults(Callback):

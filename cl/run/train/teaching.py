@@ -31,7 +31,7 @@ from cl.methods import ContrastiveModule
 from cl.methods.distill import Distill
 from cl.methods.targets import FeatureTable, TeacherNetwork
 from cl.nn.digest import digest_of_weights
-from cl.run.folder.load import LoadedBackbone, load_backbone, load_published
+from cl.run.weights.load import LoadedBackbone, load_backbone, load_published
 
 FLAG = "--distill_from"
 VERSION = 1  # of what a file of features depends on

@@ -1,4 +1,4 @@
-"""What given weights say about their images: mean and std, size, and the view of evaluation."""
+"""Fill the flags on images that nobody has set with what the given weights say."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,8 +11,8 @@ from cl.config.data import ASSUMED
 from cl.config.flags import Config, as_typed
 from cl.config.programs import Linear, Pretrain
 from cl.config.views import in_pixels
-from cl.run.folder.load import inputs_of_download, inputs_of_file
 from cl.run.folder.run_folder import plain_values
+from cl.run.weights.inputs import inputs_of_download, inputs_of_file
 
 P = TypeVar("P", Pretrain, Linear)
 
