@@ -7,7 +7,7 @@ data pipeline are each toolkit's own. Every backbone is evaluated by the same co
 epoch. Each finished run appends a row to OUT/compare.csv: after an interruption the same command resumes there, and
 rows of unchanged code stay. The table shows all rows with this width, number of epochs and batch size.
 
-Wall-clock covers the whole command; ours also validates, checks for collapse, and draws pictures. Shares of a step are
+Times are those of the whole command; ours also validates, checks for collapse, and draws pictures. Shares of a step are
 measured with the first seed, in one process without workers, so that all work is part of the step. `--check` exits with
 1 below a target; `--quick` trains one step, so it checks only that the runs end, and the shares.
 """
@@ -187,6 +187,7 @@ def accuracies(row: dict[str, float]) -> dict[str, float]:
 def costs(took: Took, images_per_second: float, shares: Shares) -> dict[str, float]:
     return {
         "seconds": took.seconds,
+        "cpu_seconds": took.cpu_seconds,
         "images_per_second": images_per_second,
         "data_share": shares.data,
         "loss_share": shares.loss,

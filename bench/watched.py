@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,12 +24,14 @@ def machine() -> str:
 
 class Took(NamedTuple):
     seconds: float
+    cpu_seconds: float  # of the command and the processes that it has waited for
     peak_mib: float  # GPU memory, or RAM of all processes, in which a shared page counts once
 
 
 def watched(*command: str) -> Took:
     """Run a Python command in a new session, and measure its memory four times a second."""
     began = time.perf_counter()
+    used = cpu_seconds_of_children()
     before = gpu_mib() if GPU else 0.0
     peak = 0.0
     with subprocess.Popen([sys.executable, *command], start_new_session=True, stdout=subprocess.DEVNULL) as process:
@@ -37,7 +40,7 @@ def watched(*command: str) -> Took:
             time.sleep(0.25)
     if process.returncode:
         sys.exit(f"exit code {process.returncode}: {' '.join(command)}")
-    return Took(time.perf_counter() - began, peak)
+    return Took(time.perf_counter() - began, cpu_seconds_of_children() - used, peak)
 
 
 def limited(command: Sequence[str], limit: float, log: Path, folder: Path) -> str:
@@ -57,6 +60,11 @@ def limited(command: Sequence[str], limit: float, log: Path, folder: Path) -> st
             child.wait()
     last_words = log.read_text(errors="replace").split()[-20:]
     return f"exit code {code}: {' '.join(last_words)}" if code else ""
+
+
+def cpu_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def gpu_mib() -> float:
