@@ -49,7 +49,7 @@ class Block(NamedTuple):
         """Whether it says what was measured."""
         if self.is_table:
             return any(FIGURE.search(cell.strip()) for line in self.lines for cell in line.split("|"))
-        text = " ".join(self.lines)
+        text = " ".join(" ".join(self.lines).split())
         return bool(AMOUNT.search(text) and REPORT.search(text))
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from cl.config.data import DataConfig
-from cl.data.images import ArraySet, measure_norm, stratified
+from cl.data.images import ArraySet, stratified
 from cl.data.sources.listing import list_images
 from cl.data.sources.registry import load
+from cl.data.views.norm import measure_norm
 from cl.errors import UserError
 from tests.conftest import TINY, Run
 from tests.pictures import plain, write_classes

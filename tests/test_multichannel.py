@@ -23,11 +23,12 @@ from cl.data.executors.device import apply_colours_
 from cl.data.executors.resident import ResidentExecutor
 from cl.data.executors.torchvision import TorchvisionExecutor
 from cl.data.executors.workers import WorkerExecutor
-from cl.data.images import FileSet, measure_norm
+from cl.data.images import FileSet
 from cl.data.resident_images import load_into_memory
 from cl.data.sampler import RankSlice
 from cl.data.sources.labelling import places
 from cl.data.sources.manifest import bad_files
+from cl.data.views.norm import measure_norm
 from cl.data.views.rows import RandomViews
 from cl.data.views.spec import ViewSpec, linear_views
 from cl.errors import UserError

@@ -14,10 +14,11 @@ from cl import embed
 from cl.config.data import DataConfig
 from cl.data import check
 from cl.data.decoding.decode import BrokenFile
-from cl.data.images import EncodedSet, ImageSet, measure_norm
+from cl.data.images import EncodedSet, ImageSet
 from cl.data.sources.packed import local_files, shard_index, shards
 from cl.data.sources.packed.patterns import expanded
 from cl.data.sources.registry import load
+from cl.data.views.norm import measure_norm
 from cl.errors import UserError
 from tests.conftest import TINY, Run
 from tests.pictures import plain, write_classes

@@ -11,7 +11,8 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as F
 
 from cl.config.data import DataConfig
-from cl.data.images import ArraySet, Splits, measure_norm
+from cl.data.images import ArraySet, Splits
+from cl.data.views.norm import measure_norm
 from cl.data.views.spec import Norm
 from cl.errors import UserError
 

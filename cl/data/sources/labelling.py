@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cl.config.data import DataConfig
-from cl.data.images import Splits, measure_norm
+from cl.data.images import Splits
 from cl.data.sources.places import Place, open_place
+from cl.data.views.norm import measure_norm
 from cl.data.views.spec import Norm
 from cl.errors import UserError, mentioning
 

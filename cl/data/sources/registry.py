@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cl.config.data import ASSUMED, DataConfig
-from cl.data.images import NORM_IMAGES, EncodedSet, ImageSet, Shared, Splits, stratified
+from cl.data.images import EncodedSet, ImageSet, Shared, Splits, stratified
 from cl.data.sources.archives import archive
 from cl.data.sources.digits import digits
 from cl.data.sources.labelling import places
 from cl.data.splitting.hold_out import hold_out
+from cl.data.views.norm import NORM_IMAGES
 from cl.data.views.spec import Norm
 from cl.distributed import gather_dicts, rank, rank_zero_first, world_size
 from cl.errors import UserError
