@@ -1,6 +1,7 @@
 """bench/gpu.py: one command for a rented GPU, rehearsed without one."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -81,3 +82,26 @@ def test_a_cpu_rehearses_all_parts(tmp_path: Path) -> None:
     assert len(parts) >= 15
     assert [part for part in parts if part["status"] != "done" and "not installed" not in part["status"]] == []
     print(done.stdout)
+
+
+SMALL = [  # a command of each bench that takes seconds
+    ("planning.py", []),
+    ("shuffle.py", []),
+    ("scale.py", ["--files", "1000"]),
+    ("shards.py", ["clothing/train", "--members", "20000"]),
+    ("compare.py", ["--data_folder", ".", "--quick"]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("name", "flags"), SMALL, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_bench_ends_with_a_table(name: str, flags: list[str], tmp_path: Path) -> None:
+    for folder, images in (("cifar10/train", 40), ("cifar10/test", 40), ("clothing/train", 100)):
+        (tmp_path / folder).mkdir(parents=True)
+        write_classes(tmp_path / folder, {str(label): images for label in range(10)})
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench" / name), *flags], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\| ?-{3}", done.stdout, flags=re.M), done.stdout

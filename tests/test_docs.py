@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 
-from cl import embed, report
+from cl import embed, errors, report
 from cl.config.flags import fields_of
 from cl.config.methods import METHODS
 from cl.config.programs import Linear, Pretrain
@@ -26,7 +26,7 @@ NOT_RUN = {  # beginnings of commands that this file does not run, and why
     "pytest": "CI does",
     "python -m venv ": "CI does",
     ". .venv/": "CI does",
-    "python bench/": "takes minutes to hours and needs data; tests/test_bench.py runs parts",
+    "python bench/": "takes minutes to hours and needs data; tests/test_bench.py runs small ones",
     "python -m cl.selfcheck": "takes a minute; tests/test_adding_a_method.py runs it",
     "python -m cl.data.imagenet_val ": "needs ImageNet; tests/test_walk.py runs it on a few images",
     "python -m cl.report trained_models --serve": "serves until Ctrl-C; tests/test_report_serve.py does it",
@@ -86,6 +86,12 @@ def test_every_page_is_in_the_table_of_contents_of_the_site() -> None:
     listed = re.findall(r"^[a-z_]+$", PAGES["index.md"].read_text(), flags=re.M)
     pages = {name.removesuffix(".md") for name in PAGES if name not in (*TOP, "index.md")}
     assert sorted(listed) == sorted({*pages, "tour"})
+
+
+def test_the_table_of_exit_codes_has_all_of_them() -> None:
+    table = PAGES["reliability.md"].read_text().split("## Exit codes")[1].split("##")[0]
+    codes = re.findall(r"^\| (\d+) \|", table, flags=re.M)
+    assert [*map(int, codes)] == [0, 1, 2, errors.NOT_FINITE, errors.NOT_WRITTEN, errors.RESUMABLE, errors.INTERRUPTED]
 
 
 NOT_MEASURED = {  # published, settings, guarantees
