@@ -3,6 +3,7 @@
 import http.client
 import re
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,14 @@ import pytest
 
 from cl.errors import UserError
 from cl.report import main
-from cl.report_page.serve import Live, open_server
+from cl.report_page.serve import Live, address_of, open_server
 from tests.report_runs import metrics_text, write_run
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[ThreadingHTTPServer]:
+def serving(folder: Path, host: str = "127.0.0.1") -> Iterator[ThreadingHTTPServer]:
     """A server of `folder` in a thread."""
-    with open_server([folder], "127.0.0.1", 0) as server:
+    with open_server([folder], host, 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -31,7 +32,7 @@ def serving(folder: Path) -> Iterator[ThreadingHTTPServer]:
 
 
 def get(server: ThreadingHTTPServer, path: str, **headers: str) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    connection = http.client.HTTPConnection(str(server.server_address[0]), server.server_port, timeout=30)
     connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
     return connection.getresponse()
 
@@ -56,6 +57,33 @@ def test_nothing_but_the_page_is_served_and_to_this_machine_only(tmp_path: Path)
             assert get(server, path).status == 404
         assert get(server, "/", Host="attacker.example:8765").status == 403
         assert get(server, "/", Host=f"localhost:{server.server_port}").status == 200
+
+
+def test_a_browser_may_name_this_machine_with_or_without_a_port(tmp_path: Path) -> None:
+    """Browsers leave out the port of http, 80."""
+    write_run(tmp_path / "a", 0)
+    with serving(tmp_path) as server:
+        for name in ("127.0.0.1", "localhost", "LocalHost:80", "127.0.0.1:8765", "[::1]", "[::1]:8765"):
+            assert get(server, "/update", Host=name).status == 200, name
+        for name in ("attacker.example", "attacker.example:80", "localhost.attacker.example", "[::2]", ":80", ""):
+            assert get(server, "/update", Host=name).status == 403, name
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="needs the loopback of IPv6")
+def test_the_page_is_served_at_the_loopback_of_ipv6(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0)
+    with serving(tmp_path, "::1") as server:
+        assert get(server, "/").status == 200
+        assert get(server, "/", Host="attacker.example").status == 403
+        assert address_of("::1", 8765) == "http://[::1]:8765"
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "metrics.csv", "timing.csv", "embedding.json"])

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import os
+import re
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
@@ -18,14 +20,15 @@ from cl.report_page.pictures import CAPTIONS
 from cl.report_page.runs import Run, find_runs
 
 SHOWN = ("config.json", SUMMARY, "metrics.csv", "timing.csv", FILE, *CAPTIONS)  # files that the page is made of
-LOOPBACK = ("127.0.0.1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(folders: Sequence[Path], host: str, port: int) -> None:
     """Serve the page until Ctrl-C."""
     with open_server(folders, host, port) as server:
         os.nice(19)  # what it computes waits for the runs
-        print(f"http://{host}:{server.server_port} shows {', '.join(map(str, folders))}; Ctrl-C ends it", flush=True)
+        address = address_of(host, server.server_port)
+        print(f"{address} shows {', '.join(map(str, folders))}; Ctrl-C ends it", flush=True)
         server.serve_forever()
 
 
@@ -40,14 +43,26 @@ def open_server(folders: Sequence[Path], host: str, port: int) -> ThreadingHTTPS
         page = live
         hosts = LOOPBACK if host in LOOPBACK else ()
 
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
     try:
-        server = ThreadingHTTPServer((host, port), Handler)
+        server = Server((host, port), Handler)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(
             f"--port: got {port} on {host}, expected a free port and an address of this machine ({reason})"
         ) from None
     return server
+
+
+def address_of(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def named_host(header: str) -> str:
+    """The host of a request's Host header, without the port that may follow: ::1 of `[::1]` and of `[::1]:8000`."""
+    return re.sub(r":\d*$", "", header).removeprefix("[").removesuffix("]").lower()
 
 
 class Live:
@@ -106,7 +121,7 @@ class PageHandler(BaseHTTPRequestHandler):
     hosts: Sequence[str]  # by which a browser may call this machine; empty: any name
 
     def do_GET(self) -> None:
-        if self.hosts and self.headers.get("Host", "").rpartition(":")[0] not in self.hosts:
+        if self.hosts and named_host(self.headers.get("Host", "")) not in self.hosts:
             return self.send_error(403)  # a name of someone else that leads to this machine (DNS rebinding)
         if self.path not in ("/", "/update"):
             return self.send_error(404)
