@@ -1,6 +1,7 @@
 """The programs, from the command line to the run folder."""
 
 import csv
+import errno
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cl.run.folder.run_folder import point_latest
 from tests.conftest import ROOT, TINY, Run
 from tests.pictures import write_classes
 
@@ -133,6 +135,29 @@ def test_a_second_run_leaves_the_first_ones_folder_untouched(run: Run, folder: P
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.iterdir()} == before
     assert len([path for path in (folder / "trained_models").iterdir() if not path.is_symlink()]) == 2
     assert os.readlink(folder / "trained_models/latest") != first.name
+
+
+def test_an_output_dir_without_symlinks_costs_one_warning(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exFAT has none, nor have some shares."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    code, _, err = run(PRETRAIN, *QUICK, "--max_steps", "4", "--checkpoint_every_n_steps", "1", "--run_id", "run")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "warning: trained_models/latest does not point to this run (Operation not permitted)" in err
+    assert (folder / "trained_models/run/backbone.safetensors").is_file()
+
+
+def test_a_link_that_a_killed_process_has_left_is_replaced(tmp_path: Path) -> None:
+    left = tmp_path / f".latest-{os.getpid()}"
+    left.symlink_to("nowhere")
+    point_latest(tmp_path / "run")
+    assert os.readlink(tmp_path / "latest") == "run"
+    assert not left.is_symlink()
 
 
 def test_an_existing_run_id_is_refused(run: Run, pretrained: Path) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints of tensors and plain Python, written atomically and verified; the last two are kept."""
 
 import os
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from cl.config.programs import Linear, Pretrain
 from cl.config.resume import LAST, PREVIOUS
+from cl.config.run import LATEST
 from cl.data.images import Splits
 from cl.data.order.permutation import ORDER
 from cl.distributed import on_any_rank, stop_together, world_size
-from cl.errors import NOT_FINITE
+from cl.errors import NOT_FINITE, one_line
 from cl.nn.finite import describe_non_finite, non_finite
 from cl.run.folder.atomic_files import write_or_stop
 from cl.run.folder.run_folder import SCHEMA, point_latest
@@ -100,6 +102,7 @@ class SaveLast(Checkpoint):
         self.metadata = checkpoint_metadata(config, splits)
         self.every = config.run.checkpoint_every_n_steps
         self._saved_step = 0
+        self._warned = False  # that `latest` cannot be written
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_step = trainer.global_step
@@ -119,7 +122,17 @@ class SaveLast(Checkpoint):
         self._saved_step = trainer.global_step
         trainer.save_checkpoint(self.path)
         if self.metadata["program"] == "Pretrain" and trainer.is_global_zero:
+            self._point_latest()
+
+    def _point_latest(self) -> None:
+        """The link is a convenience: where it cannot be written, the run goes on, with one warning."""
+        try:
             point_latest(self.path.parent)
+        except OSError as error:
+            if not self._warned:
+                reason = f"{self.path.parents[1] / LATEST} does not point to this run ({error.strerror})"
+                print(one_line(f"warning: {reason}"), file=sys.stderr, flush=True)
+            self._warned = True
 
     def _refuse_non_finite(self, trainer: Trainer) -> None:
         problems = diverged_weights(trainer.lightning_module.state_dict())

@@ -69,8 +69,9 @@ def _new_folder(parent: Path, name: str, fixed: bool) -> Path:
 
 
 def point_latest(folder: Path) -> None:
-    """Point the symlink `latest` next to the run folder to it, atomically."""
+    """Point the symlink `latest` next to the run folder to it, atomically; OSError where there are no symlinks."""
     temporary = folder.parent / f".latest-{os.getpid()}"
+    temporary.unlink(missing_ok=True)  # left by a killed process of the same number
     temporary.symlink_to(folder.name)
     os.replace(temporary, folder.parent / LATEST)
 
