@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from cl.data.sampler import RankSlice, SampleKey, TrainSampler
 from cl.data.sources.digits import digits
 from cl.data.views.rows import CentreView
 from cl.data.views.spec import EvalSpec
+from cl.errors import Stopped
 from cl.evaluation.features import Labelled
 from cl.evaluation.offline.cached_protocol import MirrorFeatures
 from cl.evaluation.offline.feature_grid import HeadTraining, train_best_head, train_heads
@@ -36,6 +38,8 @@ from cl.evaluation.offline.label_split import fraction_per_class, split_held_out
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation, chosen_point
 from cl.nn.heads import linear_head
 from cl.optim.schedules import Budget, Schedule
+from cl.run.folder import atomic_files
+from cl.run.folder.linear_results import save_linear_results
 from tests.conftest import TINY, Run
 
 LINEAR = "main_linear.py"
@@ -200,6 +204,22 @@ def test_mirror_features_are_those_of_the_image_and_its_mirror() -> None:
         assert torch.equal(features[:, 0], backbone(images))
         assert torch.equal(features[:, 1], backbone(images.flip(-1)))
         assert MirrorFeatures(backbone, mirrors=False)(images).shape == (3, 1, 32)
+
+
+def test_a_head_is_written_whole_or_the_run_stops_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic_files, "PAUSE", 0)
+    linear = evaluation()
+    linear.row = {}
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))  # as a disk that is full
+    try:
+        with pytest.raises(Stopped, match=r"head.safetensors cannot be written \(File too large"):
+            save_linear_results(linear, 1.0, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert not list(tmp_path.iterdir())
 
 
 def test_any_change_of_the_backbone_is_detected() -> None:

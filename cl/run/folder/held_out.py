@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cl.run.folder.atomic_files import write_or_stop
+
 HELD_OUT = "held_out.txt"
 
 
 def write_held_out(folder: Path, files: Sequence[str]) -> None:
     """Write the list; nothing without --hold_out."""
     if files:
-        (folder / HELD_OUT).write_bytes(_lines(files))
+        write_or_stop(folder / HELD_OUT, lambda file: file.write(_lines(files)))
 
 
 def same_held_out(folder: Path, files: Sequence[str]) -> bool:

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from cl.evaluation.offline.feature_scores import few_labels_metric, knn_metric
 from cl.evaluation.offline.few_labels import LABELS
@@ -14,6 +14,7 @@ from cl.evaluation.online.knn import EVALUATION_KS, EVALUATION_TEMPERATURES
 from cl.evaluation.online.metrics import format_metric
 from cl.evaluation.pictures.drawing import draw
 from cl.evaluation.pictures.grid_picture import save_grid
+from cl.run.folder.atomic_files import write_or_stop
 from cl.run.folder.closing import closing_table, write_summary
 from cl.run.folder.tables import Table
 
@@ -21,7 +22,7 @@ from cl.run.folder.tables import Table
 def save_linear_results(linear: LinearEvaluation, images_per_second: float, folder: Path) -> None:
     """Write head.safetensors, the table of a grid, summary.json, and finally the picture of a grid."""
     head = {name: value.detach().cpu().contiguous() for name, value in linear.head.state_dict().items()}
-    save_file(head, folder / "head.safetensors")
+    write_or_stop(folder / "head.safetensors", lambda file: file.write(save(head)))
     if len(linear.grid) > 1:
         _save_grid(linear, folder)
     write_summary(folder, linear.row, images_per_second)
