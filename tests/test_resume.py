@@ -17,6 +17,8 @@ from cl.cli import parse
 from cl.config.methods import METHODS
 from cl.config.programs import Pretrain
 from cl.config.resume import LAST, PREVIOUS
+from cl.errors import UserError
+from cl.run.folder.same_run import refuse_other_data
 from cl.run.train.trainer import Position
 from tests.conftest import ROOT, Run
 from tests.kills import differences
@@ -155,7 +157,50 @@ def test_other_images_are_refused(run: Run, folder: Path, monkeypatch: pytest.Mo
     (folder / "photos/a/000.jpg").unlink()
     code, _, err = run(PRETRAIN, *flags, "--run_id", "broken", *AUTO)
     assert (code, err.count("\n")) == (2, 1)
-    assert "--train_dir: got images 23, expected 24 as in trained_models/broken/last.ckpt" in err
+    assert "--train_dir: got 23 images, expected 24 as in trained_models/broken/last.ckpt" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"classes": tuple(f"n{number}" for number in range(999))},
+            "--train_dir: got 1000 classes, expected 999 as in run/last.ckpt (number 8 is tench, expected n7); a run "
+            "resumes with the same images",
+        ),
+        (
+            {"classes": ("n0",)},
+            "--train_dir: got 1000 classes, expected 1 as in run/last.ckpt (number 2 is n1, expected none); "
+            "a run resumes with the same images",
+        ),
+        (
+            {"images": 8},
+            "--train_dir: got 9 images, expected 8 as in run/last.ckpt; a run resumes with the same images",
+        ),
+        (
+            {"norm": ((0.5,) * 900, (0.25,) * 900)},
+            "--train_dir: got 1800 means and stds, expected 1800 as in run/last.ckpt (number 901 is 0.5, expected "
+            "0.25); a run resumes with the same images",
+        ),
+        (
+            {"program": "Linear"},
+            "--resume_training_from: got program Pretrain, expected Linear as in run/last.ckpt; a run resumes with the "
+            "program that began it",
+        ),
+        (
+            {"schema": 2},
+            "--resume_training_from: got schema 1, expected 2 as in run/last.ckpt; a run resumes with the version of "
+            "cl that began it",
+        ),
+    ],
+)
+def test_what_differs_is_said_in_a_few_words(change: dict[str, Any], message: str) -> None:
+    names = tuple("tench" if number == 7 else f"n{number}" for number in range(1000))
+    norm = ((0.5,) * 900, (0.5,) * 900)
+    now: dict[str, Any] = {"program": "Pretrain", "schema": 1, "images": 9, "classes": names, "norm": norm}
+    with pytest.raises(UserError) as refused:
+        refuse_other_data(now | change, now, Path("run/last.ckpt"))
+    assert str(refused.value) == message
 
 
 def test_a_checkpoint_that_is_not_whole_is_passed_over(run: Run, broken: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,15 @@ from cl.data.images import Splits
 from cl.data.order.permutation import ORDER
 from cl.errors import UserError
 from cl.run.folder.checkpoint import checkpoint_metadata
+
+IMAGES = ("--train_dir", "the same images")
+KEPT = {  # what a run keeps -> the flag that may have changed it, and what the run resumes with
+    "program": (FLAG, "the program that began it"),
+    "schema": (FLAG, "the version of cl that began it"),
+    "images": IMAGES,
+    "classes": IMAGES,
+    "norm": IMAGES,
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Identity:
 def refuse_another_run(saved: Mapping[str, Any], weights: Collection[str], run: Identity, path: Path) -> None:
     """UserError unless the checkpoint `path` with the metadata `saved` and these weights is of `run`."""
     _refuse_other_order(saved, path)
-    _refuse_other_data(saved, run.metadata, path)
+    refuse_other_data(saved, run.metadata, path)
     _refuse_other_shares(Shares.of(saved), Shares.of(run.metadata), run, path)
     _refuse_other_flags(saved["config"], run.config, path)
     _refuse_other_weights(weights, run.weights, path)
@@ -104,17 +114,28 @@ def _refuse_other_shares(before: Shares, now: Shares, run: Identity, path: Path)
         )
 
 
-def _refuse_other_data(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
-    """UserError if the images, the processes or the program differ from those of the run."""
-    flags = {
-        "program": FLAG, "schema": FLAG, "images": "--train_dir", "classes": "--train_dir", "norm": "--train_dir",
-    }  # fmt: skip
-    for name, flag in flags.items():
-        if saved.get(name) != current[name]:
-            raise UserError(
-                f"{flag}: got {name} {current[name]}, expected {saved.get(name)} as in {path}; a run resumes with the "
-                "same images"
-            )
+def refuse_other_data(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
+    """UserError if the program, the version or the images differ from those of the run."""
+    for name, (flag, reason) in KEPT.items():
+        now = current[name]
+        before = saved.get(name)
+        if now != before:
+            raise UserError(f"{flag}: {_difference(name, now, before, f'as in {path}')}; a run resumes with {reason}")
+
+
+def _difference(name: str, now: Any, before: Any, where: str) -> str:
+    """What differs; of lists, which may be long, the lengths and the first items that differ."""
+    if name in ("program", "schema"):
+        return f"got {name} {now}, expected {before} {where}"
+    if name == "images":
+        return f"got {now} images, expected {before} {where}"
+    if name == "norm":
+        name = "means and stds"
+        now, before = (sum(each, ()) for each in (now, before))
+    pairs = enumerate(zip_longest(now, before, fillvalue="none"), start=1)
+    number, (got, expected) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    first = f"number {number} is {got}, expected {expected}"
+    return f"got {len(now)} {name}, expected {len(before)} {where} ({first})"
 
 
 def _refuse_other_order(saved: Mapping[str, Any], path: Path) -> None:
