@@ -18,7 +18,7 @@ from cl.run.start import batch_search, memory
 from cl.run.start.banner import row_lines
 from cl.run.start.batch_search import Trial, estimated_peak, largest_batch
 from cl.run.start.dry_run import count_flops, count_parameters, format_duration
-from cl.run.start.memory import available_memory
+from cl.run.start.memory import Peak, available_memory
 from tests.conftest import ROOT, TINY, Run
 from tests.test_methods import build
 
@@ -164,6 +164,30 @@ print(peak.bytes())
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout) == pytest.approx(2**27, rel=0.1)
+
+
+@pytest.mark.parametrize("file", ["STATUS", "CLEAR_REFS"])
+def test_a_peak_that_the_system_does_not_tell_is_not_measured(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sandboxes such as gVisor lack VmHWM, or do not let it be reset."""
+    (tmp_path / "status").write_text("Name: python\nVmRSS:   123 kB\n")
+    monkeypatch.setattr(memory, file, tmp_path / "status" if file == "STATUS" else tmp_path / "missing/clear_refs")
+    peak = Peak(torch.device("cpu"))
+    assert (peak.bytes(), str(peak)) == (None, "not measured on this system")
+
+
+def test_memory_that_the_system_does_not_tell_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\n")
+    monkeypatch.setattr(memory, "SYSTEM", tmp_path / "meminfo")
+    assert available_memory() is None
+
+
+def test_a_largest_batch_is_not_searched_where_memory_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_search, "available_memory", lambda: 1000)
+    monkeypatch.setattr(memory, "STATUS", Path("missing"))
+    with pytest.raises(UserError, match=r"--batch_size: got auto, expected an integer: .* a process's memory"):
+        largest_batch(lambda images: None, 10_000, CPU)
 
 
 def test_available_memory_respects_the_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,11 @@ def _try(step: Callable[[int], object], images: int, peak: Peak) -> Trial | None
         step(images)
     except torch.OutOfMemoryError:
         return None
-    return Trial(images, time.perf_counter() - start, peak.bytes() or 0)
+    seconds = time.perf_counter() - start
+    used = peak.bytes()
+    if used is None:
+        raise UserError("--batch_size: got auto, expected an integer: this system does not report a process's memory")
+    return Trial(images, seconds, used)
 
 
 def estimated_peak(trials: Sequence[Trial], images: int) -> float:

@@ -1,6 +1,7 @@
 """Memory use: on a GPU what torch allocates, on a CPU the resident memory of the process (Linux only)."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from cl.errors import format_bytes
 from cl.machine.cgroups import memory_left
 
 STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
 SYSTEM = Path("/proc/meminfo")
 SHARED_MEMORY = Path("/dev/shm")  # where batches lie between a worker and the training process
 
@@ -18,18 +20,20 @@ class Peak:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.baseline = 0
+        self.baseline: int | None = None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        elif STATUS.exists():
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak (proc(5))
+            return
+        with suppress(OSError):  # some sandboxes do not let it be reset
+            CLEAR_REFS.write_text("5")  # resets VmHWM, the peak (proc(5))
             self.baseline = _bytes(STATUS, "VmRSS")
 
     def bytes(self) -> int | None:
         """On a GPU the allocated total, on a CPU the growth of the process; None if it cannot be measured."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return _bytes(STATUS, "VmHWM") - self.baseline if STATUS.exists() else None
+        peak = _bytes(STATUS, "VmHWM")
+        return None if peak is None or self.baseline is None else peak - self.baseline
 
     def __str__(self) -> str:
         peak = self.bytes()
@@ -41,9 +45,9 @@ class Peak:
 
 def available_memory() -> int | None:
     """Bytes of RAM that are free on the machine, or in its job or container if that is less; None if unknown."""
-    if not SYSTEM.exists():
-        return None
     free = _bytes(SYSTEM, "MemAvailable")
+    if free is None:
+        return None
     allowed = memory_left()
     return free if allowed is None else min(free, allowed)
 
@@ -56,6 +60,9 @@ def free_bytes(folder: Path) -> int | None:
         return None
 
 
-def _bytes(file: Path, name: str) -> int:
-    """Read a line such as "VmRSS:   123 kB" of a file in /proc."""
-    return 1024 * int(file.read_text().split(f"{name}:")[1].split()[0])
+def _bytes(file: Path, name: str) -> int | None:
+    """Read a line such as "VmRSS:   123 kB" of a file in /proc; None if the system does not have it."""
+    try:
+        return 1024 * int(file.read_text().split(f"{name}:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return None
