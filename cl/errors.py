@@ -1,6 +1,7 @@
 """What users are told: errors, exit codes, and text from users that is shown to them."""
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -49,6 +50,11 @@ FORMULA = ("=", "+", "-", "@")  # with which a cell starts that a spreadsheet ru
 def one_line(text: str) -> str:
     """Text from users for a terminal, one line or one cell: what is not printable is escaped as in Python."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def warn(text: str) -> None:
+    """One line on stderr; the run goes on."""
+    print(one_line(f"warning: {text}"), file=sys.stderr, flush=True)
 
 
 def markdown_cell(text: str) -> str:

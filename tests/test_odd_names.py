@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import matplotlib
 import numpy as np
@@ -16,13 +17,17 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from cl.config.resume import Resume
 from cl.data.images import ArraySet
 from cl.data.sources.manifest import write_bad_images
-from cl.errors import csv_cell, markdown_cell, one_line
+from cl.errors import Stopped, csv_cell, markdown_cell, one_line
 from cl.evaluation.pictures.drawing import label
 from cl.evaluation.pictures.embedding_picture import save_embedding
 from cl.evaluation.pictures.neighbours_picture import save_neighbours
 from cl.report import _markdown, find_runs, report, rows_of
+from cl.run.folder import atomic_files
+from cl.run.folder.closing import closing_table
+from cl.run.folder.resume_point import find_resume_point
 from tests.conftest import TINY, Run
 from tests.pictures import write_classes
 
@@ -223,3 +228,19 @@ def test_a_grid_or_dry_run_whose_picture_fails_keeps_its_results(
     code, out, err = run(PRETRAIN, "digits", "resnet18", *TINY, "--dry_run")
     assert (code, err) == (0, "warning: views.png was not drawn (ValueError: x)\n")
     assert out.endswith("\nnothing was trained\n")
+
+
+def test_a_folder_with_any_name_is_one_plain_line_of_a_warning_or_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic_files, "PAUSE", 0)
+    folder = tmp_path / "new\nline \x1b[31mred"
+    with pytest.raises(Stopped):
+        atomic_files.write_or_stop(folder / "metrics.csv", lambda file: file.write(b""))
+    folder.mkdir()
+    (folder / "last.ckpt").write_bytes(b"damaged")
+    find_resume_point(Resume(folder, auto=True), Mock(), steps=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith("warning: ") for line in lines] == [True, True]
+    assert all(r"new\nline \x1b[31mred" in line for line in lines)
+    assert len(closing_table({}, {}, 1.0, folder).splitlines()) == 3

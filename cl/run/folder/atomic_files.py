@@ -2,13 +2,12 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cl.errors import NOT_WRITTEN, Stopped
+from cl.errors import NOT_WRITTEN, Stopped, warn
 
 PAUSE = 5  # seconds before the second attempt: another job may be moving its files off the disk
 Write = Callable[[BinaryIO], object]
@@ -39,7 +38,7 @@ def write_or_stop(path: Path, write: Write, before_replace: BeforeReplace = _acc
     try:
         return write_atomically(path, write, before_replace)
     except OSError as error:
-        print(f"warning: {path}: {_reason(error)}; trying again in {PAUSE} seconds", file=sys.stderr, flush=True)
+        warn(f"{path}: {_reason(error)}; trying again in {PAUSE} seconds")
     time.sleep(PAUSE)
     try:
         write_atomically(path, write, before_replace)

@@ -1,7 +1,6 @@
 """Checkpoints of tensors and plain Python, written atomically and verified; the last two are kept."""
 
 import os
-import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from cl.config.run import LATEST
 from cl.data.images import Splits
 from cl.data.order.permutation import ORDER
 from cl.distributed import on_any_rank, stop_together, world_size
-from cl.errors import NOT_FINITE, one_line
+from cl.errors import NOT_FINITE, warn
 from cl.nn.finite import describe_non_finite, non_finite
 from cl.run.folder.atomic_files import write_or_stop
 from cl.run.folder.run_folder import SCHEMA, point_latest
@@ -130,8 +129,7 @@ class SaveLast(Checkpoint):
             point_latest(self.path.parent)
         except OSError as error:
             if not self._warned:
-                reason = f"{self.path.parents[1] / LATEST} does not point to this run ({error.strerror})"
-                print(one_line(f"warning: {reason}"), file=sys.stderr, flush=True)
+                warn(f"{self.path.parents[1] / LATEST} does not point to this run ({error.strerror})")
             self._warned = True
 
     def _refuse_non_finite(self, trainer: Trainer) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from cl.cli import Resolved
 from cl.config.programs import Pretrain
 from cl.config.resume import SUMMARY
+from cl.errors import one_line
 from cl.evaluation.online.metrics import format_metric
 from cl.machine.started_as import command_of
 from cl.run.folder.atomic_files import as_json, write_or_stop
@@ -30,7 +31,7 @@ def closing_table(
     cells = {
         heading: format_metric(name, metrics[name]) if name in metrics else "-" for heading, name in columns.items()
     }
-    cells |= {"images/s": f"{images_per_second:.0f}", "run folder": str(folder)}
+    cells |= {"images/s": f"{images_per_second:.0f}", "run folder": one_line(str(folder))}
     widths = [max(len(heading), len(cell)) for heading, cell in cells.items()]
     rows = (cells.keys(), ["-" * width for width in widths], cells.values())
     return "\n".join(
@@ -46,7 +47,7 @@ def worth_command(folder: Path) -> str:
 def next_command(resolved: Resolved[Pretrain], folder: Path, labelled: bool) -> str:
     """What to do next; the command is one line, to be run from the current working directory."""
     if not labelled:
-        picture = folder / "neighbours.png"
+        picture = one_line(str(folder / "neighbours.png"))
         return f"Without labels there is no accuracy; {picture} shows which images the backbone finds similar."
     return "Next, linear evaluation of the frozen backbone:\n\n" + _linear_command(resolved, folder)
 

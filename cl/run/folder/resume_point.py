@@ -1,7 +1,6 @@
 """Find the checkpoint to resume from, and restore the run folder to its state."""
 
 import csv
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cl.config.resume import FLAG, LAST, PREVIOUS, Resume
-from cl.errors import UserError
+from cl.errors import UserError, warn
 from cl.nn.finite import describe_non_finite
 from cl.run.folder.checkpoint import diverged_weights, verify_checkpoint
 from cl.run.folder.same_run import Identity, change_of_shares, refuse_another_run
@@ -63,8 +62,8 @@ def find_resume_point(resume: Resume, run: Identity, steps: int) -> StartingPoin
     if diverged or not resume.auto:
         hint = "start a new run with a lower --lr" if diverged else "auto with --run_id starts a new run instead"
         raise UserError(
-            f"{FLAG}: got {resume.file or resume.folder}, expected a checkpoint to resume from; {'; '.join(skipped)}; "
-            f"{hint}"
+            f"{FLAG}: got {resume.file or resume.folder}, expected a checkpoint to resume from; "
+            + "; ".join([*skipped, hint])
         )
     _warn_skipped(skipped, "starting a new run")
     return StartingPoint(resume.folder)
@@ -83,7 +82,7 @@ def _read_checkpoint(path: Path) -> _Saved:
 
 def _warn_skipped(skipped: Sequence[str], action: str) -> None:
     if skipped:
-        print(f"warning: {'; '.join([*skipped, action])}", file=sys.stderr, flush=True)
+        warn("; ".join([*skipped, action]))
 
 
 def _step_of(row: Mapping[str, str]) -> int:

@@ -17,7 +17,7 @@ from cl.cli import Resolved
 from cl.config.views import sides
 from cl.data.datamodule import HALF_DTYPES, ImageData
 from cl.data.resident_images import free_memory
-from cl.errors import NOT_FINITE, Stopped, UserError, format_bytes
+from cl.errors import NOT_FINITE, Stopped, UserError, format_bytes, one_line
 from cl.evaluation.features import evaluating
 from cl.evaluation.pictures.drawing import draw
 from cl.evaluation.pictures.views_picture import save_views
@@ -66,7 +66,7 @@ def dry_run(resolved: Resolved[Any], plan: Plan, module: TrainedModule, data: Im
     picture = folder / "views.png"
     drawn = draw(picture, lambda: save_views(batch, data.splits.train, data.splits.norm, picture))
     lines = [line for name, text in rows.items() for line in row_lines(name, text)]
-    views = f"the views are in {picture}; " if drawn else ""
+    views = f"the views are in {one_line(str(picture))}; " if drawn else ""
     return "\n".join([*lines, result, f"{views}nothing was trained"])
 
 
@@ -175,7 +175,7 @@ def _resident_row(data: ImageData, device: torch.device) -> dict[str, str]:
     """What images that stay on the device take and leave there."""
     if not data.bytes_on_device:
         return {}
-    taken = f"{format_bytes(data.bytes_on_device)} on the {device.type.upper()}"
+    taken = f"{format_bytes(data.bytes_on_device)} on the {'GPU' if device.type == 'cuda' else 'CPU'}"
     if device.type == "cuda":
         free = free_memory(device) + torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
         taken += f", part of the memory above; {format_bytes(free)} are left"

@@ -1,6 +1,5 @@
 """metrics.csv: one row per epoch, without timings, which go to timing.csv. Other loggers may fail."""
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from cl.distributed import rank
-from cl.errors import one_line
+from cl.errors import warn
 from cl.machine.extras import how_to_install
 from cl.run.folder.tables import Table
 
@@ -61,5 +60,5 @@ class GuardedLog(RunLog):
             self._run = None
             advice = f"; {how_to_install(self._tool.lower())}" if isinstance(error, ModuleNotFoundError) else ""
             reason = f"{type(error).__name__}: {error}{advice}"
-            print(one_line(f"warning: {self._tool} is disabled for the rest of the run ({reason})"), file=sys.stderr)
+            warn(f"{self._tool} is disabled for the rest of the run ({reason})")
             return None

@@ -1,7 +1,6 @@
 """Skip optimizer steps with a non-finite loss or gradient."""
 
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch.optim import Optimizer
 
 from cl.batch import Batch
 from cl.distributed import everywhere, gather_dicts, rank, stop_together
-from cl.errors import NOT_FINITE
+from cl.errors import NOT_FINITE, warn
 from cl.evaluation.online.metrics import MeasuredModule
 from cl.methods.replicated import Replicated
 from cl.optim.undo import Undo, make_state, state_tensors
@@ -138,7 +137,7 @@ class SkipNonFinite(Callback):
         causes = gather_dicts({"cause": first_non_finite(step)})
         if rank() == 0:
             (_, cause) = min(per_rank["cause"] for per_rank in causes)
-            print(f"warning: epoch {step.epoch}, step {step.number} skipped: {cause}", file=sys.stderr, flush=True)
+            warn(f"epoch {step.epoch}, step {step.number} skipped: {cause}")
 
     def _flush(self) -> None:
         for step, was_taken in self._taken.due(everything=True):

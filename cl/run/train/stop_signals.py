@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cl.data.worker_processes import Waiting
 from cl.distributed import broadcast_from_rank_zero, on_any_rank, rank, stop_together, world_size
-from cl.errors import INTERRUPTED, RESUMABLE, Stopped
+from cl.errors import INTERRUPTED, RESUMABLE, Stopped, warn
 from cl.run.folder.checkpoint import SaveLast, within_epoch
 from cl.run.start.signal_forwarding import STOP_SIGNALS
 
@@ -138,7 +137,7 @@ def requeue() -> bool:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     result = subprocess.run([scontrol, "requeue", job], capture_output=True, text=True)
     if result.returncode:
-        print(f"warning: scontrol requeue {job}: {' '.join(result.stderr.split())}", file=sys.stderr, flush=True)
+        warn(f"scontrol requeue {job}: {' '.join(result.stderr.split())}")
     return result.returncode == 0
 
 
