@@ -1,19 +1,23 @@
-"""A web server on this machine that fails, stalls or cuts off one request in ten."""
+"""A web server on this machine that fails, stalls or cuts off one request in ten; it lists folders as S3 does."""
 
+import os
 import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+from xml.sax.saxutils import escape
 
 STALL = 3.0  # seconds, more than the clients of the tests wait
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the files of a folder, ranges of them too."""
+    """Serves the files of a folder, ranges of them too; folders in it are buckets."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -56,15 +60,23 @@ class Handler(BaseHTTPRequestHandler):
         if failure:
             way = number // server.every % 3 if server.every > 1 else 0
         server.failed += bool(failure)
-        path = server.root / self.path.lstrip("/")
+        url = urlsplit(self.path)
+        path = server.root / url.path.lstrip("/")
+        if "list-type" in parse_qs(url.query) and path.is_dir():
+            self._answer(200, _listing(path, parse_qs(url.query).get("prefix", [""])[0]))
+            return
         if way == 0 or not path.is_file():
-            self.send_response(404 if way is None else 503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._answer(404 if way is None else 503, b"")
             return
         if way == 1:
             time.sleep(STALL)
         self._send(path, with_body, cut_off=way == 2)
+
+    def _answer(self, code: int, content: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def _send(self, path: Path, with_body: bool, cut_off: bool) -> None:
         content = path.read_bytes()
@@ -79,10 +91,23 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
+        self.send_header("Last-Modified", formatdate(path.stat().st_mtime, usegmt=True))
         self.end_headers()
         if with_body:
             self.wfile.write(content[: len(content) // 2] if cut_off else content)
         self.close_connection = cut_off
+
+
+def _listing(bucket: Path, prefix: str) -> bytes:
+    """What S3 answers to ListObjectsV2."""
+    keys = sorted(str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file())
+    objects = "".join(
+        f"<Contents><Key>{escape(key)}</Key><Size>{os.path.getsize(bucket / key)}</Size>"
+        "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+        for key in keys
+        if key.startswith(prefix)
+    )
+    return f"<ListBucketResult><IsTruncated>false</IsTruncated>{objects}</ListBucketResult>".encode()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from cl.errors import UserError
 from tests.conftest import TINY, Run
 from tests.kills import write_images
 from tests.pictures import write_classes
-from tests.remote_server import serving
+from tests.remote_server import Server, serving
 from tests.shards import as_shards, contents, custom
 from tests.test_shard_runs import OF_FOLDER, Life, metrics
 
@@ -84,6 +84,29 @@ def test_a_store_that_stays_away_is_one_line(data: Path, run: Run) -> None:
         assert "000.tar, expected a readable shard (" in err
     with pytest.raises(UserError, match="expected a readable shard"):
         custom(f"tar/{server.url}/shards/000.tar")
+
+
+def at(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buckets of s3:// are the folders of a server."""
+    for name, value in {"ENDPOINT_URL": server.url, "SKIP_SIGNATURE": "true", "REGION": "local"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
+def test_shards_of_a_bucket_are_those_on_the_disk(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(data) as server:
+        at(server, monkeypatch)
+        assert shuffled_contents(custom("tar/s3://shards/*.tar")) == shuffled_contents(custom("tar/data/shards/*.tar"))
+
+
+def test_a_bucket_that_cannot_be_listed_is_one_line(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(folder) as server:
+        at(server, monkeypatch)
+        for train_dir in ("tar/s3://missing/*.tar", "tar/s3://buck*/000.tar", "tar/s3://*.tar"):
+            code, out, err = run("main_contrastive.py", "custom", "resnet18", *TINY, "--train_dir", train_dir)
+            assert (code, out, err.count("\n")) == (2, "", 1)
+            assert f"--train_dir: got {train_dir}, expected a bucket that can be listed (" in err
+    with pytest.raises(UserError, match=r"s3://bucket/\*.tar, expected a bucket that can be listed \("):
+        custom("tar/s3://bucket/*.tar")
 
 
 def test_what_cannot_be_listed_or_asked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

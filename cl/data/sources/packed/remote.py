@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from glob import has_magic
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,11 +102,15 @@ def remote_shards(pattern: str, argument: str) -> list[str]:
             f"{argument}: got tar/{pattern}, expected shards by number, such as {{000..127}}: a web server cannot be "
             "listed"
         )
-    bucket, _, path = rest.partition("/")
-    whole = path.split("/")
-    fixed = "/".join(whole[: next(number for number, part in enumerate(whole) if has_magic(part))])
-    found = ASKING.answer(ASKING.ask("list", f"{scheme}://{bucket}/{fixed}")).about["paths"]
-    return [f"{scheme}://{bucket}/{each}" for each in found if fnmatchcase(each, path)]
+    bucket, *parts = rest.split("/")
+    fixed = "/".join(takewhile(lambda part: not has_magic(part), parts))
+    try:
+        if has_magic(bucket):
+            raise Unreachable("the name of the bucket cannot be a glob")
+        found = ASKING.answer(ASKING.ask("list", f"{scheme}://{bucket}/{fixed}")).about["paths"]
+    except OSError as error:
+        raise UserError(f"{argument}: got tar/{pattern}, expected a bucket that can be listed ({error})") from None
+    return [f"{scheme}://{bucket}/{each}" for each in found if fnmatchcase(each, "/".join(parts))]
 
 
 def remote_stamp(url: str) -> tuple[int, int]:
