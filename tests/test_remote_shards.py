@@ -11,12 +11,13 @@ import pytest
 from cl.data.decoding.decode import BrokenFile
 from cl.data.images import Splits, expect
 from cl.data.sources.packed import block_cache, remote
+from cl.data.sources.packed.patterns import matching_shards
 from cl.errors import UserError
 from tests.conftest import TINY, Run
 from tests.kills import write_images
 from tests.pictures import write_classes
 from tests.remote_server import Server, serving
-from tests.shards import as_shards, contents, custom
+from tests.shards import as_shards, contents, custom, write_tar
 from tests.test_shard_runs import OF_FOLDER, Life, metrics
 
 pytest.importorskip("obstore")
@@ -90,6 +91,22 @@ def at(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The buckets of s3:// are the folders of a server."""
     for name, value in {"ENDPOINT_URL": server.url, "SKIP_SIGNATURE": "true", "REGION": "local"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
+
+
+GLOBS = [
+    *("data/*.tar", "data/*/*.tar", "data/**/*.tar", "data/**", "data/**.tar", "data/sub/**/e.tar", "**/d*/e.tar"),
+    *("d*/[ab].tar", "data/.?.tar", "data/.*/f.tar", "data/x[[]1].tar", "data/{a,sub/d}*"),
+]
+
+
+def test_a_glob_of_a_bucket_takes_what_it_would_take_of_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.tar", "b.tar", "c.txt", "sub/d.tar", "sub/deep/e.tar", ".hidden/f.tar", ".g.tar", "x[1].tar"):
+        write_tar(folder / "bucket/data" / name, [])
+    with serving(folder) as server:
+        at(server, monkeypatch)
+        for glob in GLOBS:
+            found = matching_shards(f"s3://bucket/{glob}", "--train_dir")
+            assert found == [f"s3://{path}" for path in matching_shards(f"bucket/{glob}", "--train_dir")], glob
 
 
 def test_shards_of_a_bucket_are_those_on_the_disk(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,18 @@ def remote_shards(pattern: str, argument: str) -> list[str]:
         found = ASKING.answer(ASKING.ask("list", f"{scheme}://{bucket}/{fixed}")).about["paths"]
     except OSError as error:
         raise UserError(f"{argument}: got tar/{pattern}, expected a bucket that can be listed ({error})") from None
-    return [f"{scheme}://{bucket}/{each}" for each in found if fnmatchcase(each, "/".join(parts))]
+    return [f"{scheme}://{bucket}/{each}" for each in found if _in_glob(each.split("/"), parts)]
+
+
+def _in_glob(path: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether a path matches a glob, part by part, as on a disk: `*` is within a part, and hidden names are typed."""
+    if not parts:
+        return not path
+    if parts[0] == "**" and _in_glob(path, parts[1:]):
+        return True
+    if not path or (path[0].startswith(".") and not parts[0].startswith(".")):
+        return False
+    return fnmatchcase(path[0], parts[0]) and _in_glob(path[1:], parts if parts[0] == "**" else parts[1:])
 
 
 def remote_stamp(url: str) -> tuple[int, int]:
