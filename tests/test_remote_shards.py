@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cl.data.cache import cached
 from cl.data.decoding.decode import BrokenFile
 from cl.data.images import Splits, expect
 from cl.data.sources.packed import block_cache, remote
@@ -70,6 +71,26 @@ def test_the_index_is_kept_and_a_shard_that_changed_is_noticed(data: Path) -> No
         (data / "shards/001.tar").unlink()
         with pytest.raises(BrokenFile, match=r"001.tar: the shard is missing"):
             pickle.loads(pickle.dumps(train)).read(9)
+
+
+def test_a_start_from_another_folder_reads_nothing_again_and_messages_have_the_url(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tar(data / "shards/003.tar", [("a/bad.jpg", b"bad"), ("a/bad.cls", b"a")])
+    with serving(data) as server:
+        pattern = f"tar/{server.url}/shards/{{000..003}}.tar"
+        norm = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "cache_dir": str(data / "copies")}
+        first = custom(pattern, **norm)
+        assert [str(path) for path in first.bad] == [f"{server.url}/shards/003.tar/a/bad.jpg"]
+        copies = cached(first.train, "raw256", str(data / "copies"), workers=0)
+        server.asked.clear()
+        monkeypatch.chdir(data)
+        again = custom(pattern, **norm)
+        assert again.bad == first.bad
+        assert cached(again.train, "raw256", str(data / "copies"), workers=0).fingerprint() == copies.fingerprint()
+        assert sorted(server.asked) == [f"/shards/{number:03d}.tar" for number in range(4)]  # one look at each
+        with pytest.raises(UserError, match=rf"--val_dir: got tar/{server.url}/shards/003.tar, expected readable"):
+            custom(f"tar/{server.url}/shards/000.tar", val_dir=f"tar/{server.url}/shards/003.tar")
 
 
 def test_a_store_that_stays_away_is_one_line(data: Path, run: Run) -> None:

@@ -81,6 +81,13 @@ def test_the_index_is_mapped_and_only_a_shard_that_changed_is_read_again(
     assert found.train.targets.tolist() == [0] * 8 + [1] * 9
 
 
+def test_images_are_not_checked_again_from_another_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(custom()).train.fingerprint()
+    monkeypatch.setattr(shards, "check_member", lambda *_, **__: pytest.fail("checked"))
+    monkeypatch.chdir(data)
+    assert load(custom("tar/shards/*.tar")).train.fingerprint() == first
+
+
 def test_an_index_that_was_interrupted_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     scan = shard_index._scan

@@ -11,6 +11,7 @@ import pytest
 
 from cl.data.decoding.decode import BrokenFile
 from cl.data.shard.__main__ import main as write_shards
+from cl.data.sources.packed import tables
 from cl.errors import UserError
 from tests.pictures import plain, write_classes
 from tests.shards import as_table, contents, custom
@@ -82,6 +83,15 @@ def test_bad_cells_are_listed_like_bad_files_and_a_table_becomes_shards(data: Pa
     assert contents(found) == [each for i, each in enumerate(expected) if i not in (3, 20)]
     write_shards(["hf/table.parquet", "shards"])
     assert contents(custom("tar/shards/*.tar")) == expected
+
+
+def test_rows_are_not_checked_again_from_another_folder(
+    data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = custom("hf/table.parquet").train.fingerprint()
+    monkeypatch.setattr(tables, "check_row", lambda *_, **__: pytest.fail("checked"))
+    monkeypatch.chdir(data)
+    assert custom("hf/../table.parquet").train.fingerprint() == first
 
 
 def test_a_table_that_changes_during_a_run_is_named(data: Path) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from cl.config.data import COLOURS
 from cl.data.decoding.decode import EncodedImage, LazyImage, as_ppm
 from cl.data.images import EncodedSet
+from cl.data.sources.places import absolute
 from cl.data.views.draws import Ints
 from cl.data.worker_processes import each
 from cl.errors import UserError
@@ -40,7 +41,7 @@ def cached(images: EncodedSet, kind: str, folder: str | None, workers: int) -> "
     parent = Path(folder) if folder is not None else cache_folder()
     if parent is None:
         raise UserError(f"--cache_dir: not given, and there is no home folder; expected a folder for the {kind} cache")
-    key = hashlib.sha256(os.fsencode(images.root.resolve()) + f" {kind} {images.channels}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(os.fsencode(absolute(images.root)) + f" {kind} {images.channels}".encode()).hexdigest()[:16]
     path = parent / f"{kind}-{key}"
     metadata = {"version": VERSION, "files": len(images), "state": images.fingerprint()}
     try:

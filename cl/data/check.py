@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     bad = place.bad(trusted=False)
     for row, reason in bad.items():
         path = place.path(row)
-        print(one_line(f"{path.relative_to(place.root) if is_folder else path}: {reason}"))
+        print(one_line(f"{os.path.relpath(path, place.root) if is_folder else path}: {reason}"))
     damaged = [one_line(each) for each in place.damaged()]
     for each in damaged:
         print(each)

@@ -29,6 +29,7 @@ from cl.data.decoding.modes import BadImage
 from cl.data.order.selection import class_counts, count_labelled, drawn_per_class, even_shares
 from cl.data.sources.index import open_index
 from cl.data.sources.names import FileNames
+from cl.data.sources.places import Name
 from cl.data.sources.walk import stamp
 from cl.data.views.draws import Ints, Labels
 from cl.data.views.spec import Norm
@@ -70,7 +71,7 @@ class Splits:
     norm_origin: str = ""  # who says so
     notes: tuple[str, ...] = ()  # warnings for the user
     left_out: tuple[str, ...] = ()  # what was not taken of the folders, and why
-    bad: Mapping[Path, str] = field(default_factory=dict)  # skipped files and the reason
+    bad: Mapping[Name, str] = field(default_factory=dict)  # skipped files and the reason
     held_out: tuple[str, ...] = ()  # files of --hold_out
 
     def labelled(self) -> "Splits":
@@ -119,7 +120,7 @@ class ArraySet:
 class EncodedSet(ABC):
     """Encoded images, decoded when they are read. A kind of place is a subclass."""
 
-    root: Path  # of all images, for messages
+    root: Name  # of all images
     targets: Labels  # [N]
     channels: int
 
@@ -127,7 +128,7 @@ class EncodedSet(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def path(self, index: int) -> Path:
+    def path(self, index: int) -> Name:
         """What names the image to a user."""
 
     @abstractmethod
@@ -185,7 +186,7 @@ class FileSet(EncodedSet):
     def __init__(
         self, root: Path, files: Sequence[str], targets: Labels, channels: int, index: Path | None = None
     ) -> None:
-        self.root = root
+        self.root: Path = root
         self.index = index  # the folder that names and targets are mapped from; None if they are in memory
         self.targets = targets
         self.channels = channels
@@ -227,7 +228,7 @@ class SharedFiles(NamedTuple):
 
 
 @contextmanager
-def _errors_name(path: Path) -> Iterator[None]:
+def _errors_name(path: Name) -> Iterator[None]:
     """Turn an unreadable image into a BrokenFile that names the file."""
     try:
         yield

@@ -27,7 +27,7 @@ class Folder(Place):
     """The files of a listing."""
 
     def __init__(self, listing: Listing, channels: int) -> None:
-        self.root = listing.root
+        self.root: Path = listing.root
         self.left_out = listing.left_out
         self.counts = Counter(listing.classes)
         self._listing = listing

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cl.data.sources.names import FileNames
+from cl.data.sources.places import absolute
 from cl.data.views.draws import Labels
 from cl.machine.home import cache_folder
 from cl.machine.kept_files import keep_folder
@@ -31,7 +32,7 @@ def mapped(root: Path, index: Index) -> Index:
     parent = cache_folder()
     if parent is None or not len(index.names):
         return index
-    series = f"index-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
+    series = f"index-{hashlib.sha256(os.fsencode(absolute(root))).hexdigest()[:16]}"
     folder = parent / f"{series}-{_digest(index)}"
     try:
         if not folder.is_dir():

@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from cl.config.data import DataConfig
 from cl.data.images import Splits
-from cl.data.sources.places import Place, open_place
+from cl.data.sources.places import Name, Place, open_place
 from cl.data.views.norm import measure_norm
 from cl.data.views.spec import Norm
 from cl.errors import UserError, mentioning
@@ -38,12 +37,12 @@ def _splits(
     config: DataConfig,
     norm: Norm | None,
     good: Mapping[str, Place],
-    bad: Mapping[Path, str],
+    bad: Mapping[Name, str],
     left_out: tuple[str, ...],
 ) -> Splits:
     for flag, place in good.items():
         if not place.counts:
-            raise UserError(f"--{flag}: got {place.root}, expected readable images; none of its files can be decoded")
+            raise UserError(f"--{flag}: got {place.typed}, expected readable images; none of its files can be decoded")
     train = good["train_dir"]
     val = good.get("val_dir")
     classes = class_names(train.counts)
@@ -64,7 +63,7 @@ def _splits(
     )
 
 
-def _bad_images_refused(bad: Mapping[Path, str]) -> UserError:
+def _bad_images_refused(bad: Mapping[Name, str]) -> UserError:
     file, reason = next(iter(bad.items()))
     others = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
     return UserError(
@@ -83,7 +82,7 @@ def _check_known(val: Place, classes: Sequence[str]) -> None:
     if unknown:
         names = ", ".join([*unknown[:5], "..."] if len(unknown) > 5 else unknown)
         raise UserError(
-            f"--val_dir: got {val.root} with class {names}, "
+            f"--val_dir: got {val.typed} with class {names}, "
             f"expected only the {len(classes)} classes of the training images"
         )
 
@@ -93,12 +92,12 @@ def _check_labelled_alike(val: Place, classes: Sequence[str]) -> None:
     labelled = any(name is not None for name in val.counts)
     if classes and not labelled:
         raise UserError(
-            f"--val_dir: got {val.root}, a flat folder without labels, expected the class folders of --train_dir: "
+            f"--val_dir: got {val.typed}, a flat folder without labels, expected the class folders of --train_dir: "
             "without labels there is no accuracy; `python -m cl.data.imagenet_val` sorts ImageNet's validation images"
         )
     if labelled and not classes:
         raise UserError(
-            f"--val_dir: got {val.root} with labels, expected a flat folder without: the training images have none"
+            f"--val_dir: got {val.typed} with labels, expected a flat folder without: the training images have none"
         )
 
 

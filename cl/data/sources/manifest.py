@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cl.data.decoding.decode import LASTING, MAX_BYTES, TooLittleMemory, patiently, read_image
 from cl.data.decoding.modes import BadImage
 from cl.data.sources.names import FileNames
+from cl.data.sources.places import Name, absolute
 from cl.data.sources.walk import stamp
 from cl.data.views.draws import Ints
 from cl.errors import Stopped, UserError, csv_cell
@@ -64,7 +65,7 @@ def bad_files(root: Path, files: Sequence[str], channels: int, stamps: Sequence[
 
 
 def bad_rows(
-    path: Path | None, root: Path, names: FileNames, stamps: Ints, checks: Callable[[Sequence[int]], Iterable[Check]]
+    path: Path | None, root: Name, names: FileNames, stamps: Ints, checks: Callable[[Sequence[int]], Iterable[Check]]
 ) -> dict[int, str]:
     """The rows of images that are not usable, ascending, and the reason; of those in `path` with the same stamp, as
     they are remembered, of the others by `checks`.
@@ -118,7 +119,7 @@ def _part(manifest: Manifest, rows: Ints) -> Manifest:
     return Manifest(names, manifest.stamps[rows], {position[row]: text for row, text in manifest.reasons.items()})
 
 
-def map_checks(check: Callable[[T], Check], images: Sequence[T], where: Path) -> Iterator[Check]:
+def map_checks(check: Callable[[T], Check], images: Sequence[T], where: Name) -> Iterator[Check]:
     """The check of each image in turn, by several processes if there are many."""
     if len(images) <= SERIAL_LIMIT:
         yield from map(check, images)
@@ -145,7 +146,7 @@ def check_file(path: Path, channels: int) -> Check:
     return checked(path, look)
 
 
-def checked(path: Path, look: Callable[[], Check]) -> Check:
+def checked(path: Name, look: Callable[[], Check]) -> Check:
     """What `look` says of the image at `path`, and what its errors mean."""
     try:
         with _silent_libraries():
@@ -178,10 +179,10 @@ def _silent_libraries() -> Iterator[None]:
         os.close(stderr)
 
 
-def manifest_path(root: Path, channels: int) -> Path | None:
+def manifest_path(root: Name, channels: int) -> Path | None:
     """Where the results of a check are remembered; None without a cache folder: then every run checks all files."""
     folder = cache_folder()
-    key = os.fsencode(root.resolve()) + f" {VERSION} {channels}".encode()
+    key = os.fsencode(absolute(root)) + f" {VERSION} {channels}".encode()
     return folder / f"manifest-{hashlib.sha256(key).hexdigest()[:16]}.npz" if folder is not None else None
 
 
@@ -199,12 +200,12 @@ def _load(path: Path | None) -> Manifest:
     return manifest if manifest.stamps.shape == (len(names), 2) else nothing
 
 
-def _save(path: Path | None, root: Path, manifest: Manifest) -> None:
+def _save(path: Path | None, root: Name, manifest: Manifest) -> None:
     """Remember the results; a cache folder that is not writable does not stop the run."""
     if path is None:
         return
     arrays = {
-        "folder": np.frombuffer(os.fsencode(root.resolve()), np.uint8),
+        "folder": np.frombuffer(os.fsencode(absolute(root)), np.uint8),
         "text": manifest.names.text,
         "ends": manifest.names.ends,
         "stamps": manifest.stamps,
@@ -223,7 +224,7 @@ def add_bad_image(path: Path, bad: str, reason: str) -> None:
             csv.writer(file).writerows([row] if rows else [("file", "reason"), row])
 
 
-def write_bad_images(path: Path, bad: Mapping[Path, str]) -> None:
+def write_bad_images(path: Path, bad: Mapping[Name, str]) -> None:
     """Write `bad_images.csv`: each skipped file once, with the reason; nothing if no file was skipped."""
     if not bad:
         return

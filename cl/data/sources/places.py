@@ -5,7 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from cl.config.data import DataConfig
 
@@ -18,17 +18,25 @@ PLACES: Mapping[str, str] = {  # by prefix, the function that opens a place; its
     "tar": "cl.data.sources.packed.shards:open_shards",
     "hf": "cl.data.sources.packed.tables:open_table",
 }
+SCHEMES = ("s3://", "gs://", "az://", "http://", "https://")
+Name = Path | str  # of a place or an image, for messages; str for URLs, since a Path would drop a slash
 
 
 class Place(ABC):
     """The images of one flag, in order, before they are checked and labelled."""
 
-    root: Path  # what messages call it
+    prefix: ClassVar[str] = ""  # of a path in the flags, with the slash
+    root: Name
     counts: Mapping[str | None, int]  # images by class; None: without a label
     left_out: tuple[str, ...]  # what was not taken, and why
 
+    @property
+    def typed(self) -> str:
+        """What a flag calls it."""
+        return f"{self.prefix}{self.root}"
+
     @abstractmethod
-    def path(self, row: int) -> Path:
+    def path(self, row: int) -> Name:
         """What names an image to a user."""
 
     @abstractmethod
@@ -49,6 +57,19 @@ class Place(ABC):
 
 
 OpenPlace = Callable[[str, str, DataConfig], Place]  # path without its prefix, name of the argument, other flags
+
+
+def is_remote(path: str) -> bool:
+    return path.startswith(SCHEMES)
+
+
+def named(path: str) -> Name:
+    return path if is_remote(path) else Path(path)
+
+
+def absolute(name: Name) -> str:
+    """The same from every working directory: what is remembered of a place or a file is found by it."""
+    return str(name) if is_remote(str(name)) else os.path.realpath(name)
 
 
 def full_path(config: DataConfig, path: str) -> Path:

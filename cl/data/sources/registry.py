@@ -4,7 +4,6 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 from cl.config.data import ASSUMED, DataConfig
@@ -12,6 +11,7 @@ from cl.data.images import EncodedSet, ImageSet, Shared, Splits, stratified
 from cl.data.sources.archives import archive
 from cl.data.sources.digits import digits
 from cl.data.sources.labelling import places
+from cl.data.sources.places import Name
 from cl.data.splitting.hold_out import hold_out
 from cl.data.views.norm import NORM_IMAGES
 from cl.data.views.spec import Norm
@@ -41,7 +41,7 @@ class SharedSplits(NamedTuple):
     norm_origin: str
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
-    bad: Mapping[Path, str]
+    bad: Mapping[Name, str]
 
 
 def load(config: DataConfig, norm_origin: str = "typed") -> Splits:

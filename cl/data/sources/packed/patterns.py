@@ -5,7 +5,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from cl.data.sources.packed.remote import is_remote, remote_shards
+from cl.data.sources.packed.remote import remote_shards
+from cl.data.sources.places import is_remote
 from cl.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lzma")

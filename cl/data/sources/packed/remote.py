@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from cl.data.sources.packed.block_cache import BLOCK, BlockCache, CacheLimit, block_cache
 from cl.errors import UserError
 
-SCHEMES = ("s3://", "gs://", "az://", "http://", "https://")
 TIMEOUT = 30.0  # seconds for one request
 PAUSES = (0.2, 1.0, 4.0, 15.0, 60.0)  # seconds between attempts
 BUFFER = 1 << 20  # bytes that indexing asks for at a time
@@ -31,10 +30,6 @@ class Unreachable(OSError):
 class Answer(NamedTuple):
     about: dict[str, Any]
     content: bytes
-
-
-def is_remote(path: str) -> bool:
-    return path.startswith(SCHEMES)
 
 
 class Asking:

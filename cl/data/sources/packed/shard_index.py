@@ -23,7 +23,8 @@ from tqdm import tqdm
 from cl.data.sources.index import map_array, unlabelled
 from cl.data.sources.names import FileNames
 from cl.data.sources.packed.members import BadShard, Members, read_members
-from cl.data.sources.packed.remote import RemoteFile, is_remote
+from cl.data.sources.packed.remote import RemoteFile
+from cl.data.sources.places import absolute, is_remote
 from cl.data.views.draws import Ints, Labels
 from cl.errors import Stopped
 from cl.machine.children import MEMORY, end_with_parent
@@ -80,7 +81,7 @@ def indexed(root: str, shards: Sequence[Shard], scanning: Scanning) -> ShardInde
     parent = cache_folder()
     if parent is None:
         return _joined(shards, list(_scanned(root, shards, scanning, None)))
-    series = f"shards-{_digest(_absolute(root), scanning)}"
+    series = f"shards-{_digest(absolute(root), scanning)}"
     folder = parent / f"{series}-{_digest(VERSION, *shards)}"
     with suppress(OSError, ValueError, KeyError):
         return open_shard_index(folder)
@@ -108,10 +109,6 @@ def open_shard_index(folder: Path) -> ShardIndex:
         left_out=tuple((kind, count, first) for kind, count, first in about["left_out"]),
         folder=folder,
     )
-
-
-def _absolute(path: str) -> str:
-    return path if is_remote(path) else os.path.abspath(path)
 
 
 def _digest(*parts: object) -> str:
@@ -205,7 +202,7 @@ def _scan(shard: Shard, scanning: Scanning) -> Members:
 
 
 def _kept_path(parent: Path | None, shard: Shard, scanning: Scanning) -> Path | None:
-    key = _digest(VERSION, _absolute(shard.path), scanning)
+    key = _digest(VERSION, absolute(shard.path), scanning)
     return parent / "shards" / f"{key}.npz" if parent is not None else None
 
 

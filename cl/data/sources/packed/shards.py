@@ -21,7 +21,7 @@ from cl.data.sources.packed.checksums import damage
 from cl.data.sources.packed.local_files import LocalFiles
 from cl.data.sources.packed.members import Compressed
 from cl.data.sources.packed.patterns import compressed_shard, matching_shards
-from cl.data.sources.packed.remote import RemoteFiles, is_remote, remote_stamp
+from cl.data.sources.packed.remote import RemoteFiles, remote_stamp
 from cl.data.sources.packed.shard_index import (
     Scanning,
     Shard,
@@ -30,7 +30,7 @@ from cl.data.sources.packed.shard_index import (
     indexed,
     open_shard_index,
 )
-from cl.data.sources.places import Place
+from cl.data.sources.places import Name, Place, absolute, is_remote, named
 from cl.data.views.draws import Ints, Labels
 from cl.errors import UserError, mentioning
 from cl.machine.home import cache_folder
@@ -66,10 +66,10 @@ def _limit(config: DataConfig) -> CacheLimit | None:
 def _usable(shards: "Shards", argument: str, config: DataConfig) -> "Shards":
     with mentioning(shards.left_out):
         if not len(shards.index.shard):
-            raise UserError(f"{argument}: got tar/{shards.root}, expected members such as KEY.jpg; there are none")
+            raise UserError(f"{argument}: got {shards.typed}, expected members such as KEY.jpg; there are none")
         if config.label_column is not None and not shards.index.classes:
             raise UserError(
-                f"--label_column: got {config.label_column}, expected a field of KEY.json in tar/{shards.root}; no "
+                f"--label_column: got {config.label_column}, expected a field of KEY.json in {shards.typed}; no "
                 "image has it"
             )
     return shards
@@ -88,15 +88,17 @@ def _stamped(path: str, argument: str) -> Shard:
 class Shards(Place):
     """The images of an index."""
 
+    prefix = "tar/"
+
     def __init__(self, root: str, index: ShardIndex, channels: int, limit: CacheLimit | None) -> None:
-        self.root = Path(root)
+        self.root = named(root)
         self.index = index
         self.counts = dict(index.counts)
         self.left_out = tuple(_notes(root, index))
         self._channels = channels
         self._limit = limit
 
-    def path(self, row: int) -> Path:
+    def path(self, row: int) -> Name:
         return _path(self.index, row)
 
     def bad(self, trusted: bool) -> dict[int, str]:
@@ -156,13 +158,18 @@ def _notes(root: str, index: ShardIndex) -> Iterator[str]:
         yield f"tar/{root}: {missing} of {len(index.shard)} images have no label"
 
 
-def _path(index: ShardIndex, row: int) -> Path:
-    return Path(index.shards[index.shard[row]].path, index.names[row].removeprefix("/"))
+def _path(index: ShardIndex, row: int) -> Name:
+    return named(f"{index.shards[index.shard[row]].path}/{index.names[row].removeprefix('/')}")
+
+
+def _identities(index: ShardIndex) -> list[Shard]:
+    """The shards, called the same from every working directory."""
+    return [shard._replace(path=absolute(shard.path)) for shard in index.shards]
 
 
 def _stamps(index: ShardIndex) -> Ints:
     """[N, 2] of each image: its shard, and its place in it."""
-    digests = [hashlib.sha256(os.fsencode(str(shard))).digest()[:8] for shard in index.shards]
+    digests = [hashlib.sha256(os.fsencode(str(shard))).digest()[:8] for shard in _identities(index)]
     of_shard = np.frombuffer(b"".join(digests), np.int64)
     return np.stack([of_shard[index.shard], index.offsets], axis=1)
 
@@ -170,7 +177,7 @@ def _stamps(index: ShardIndex) -> Ints:
 class Member(NamedTuple):
     """An image, and where it lies."""
 
-    path: Path
+    path: Name
     shard: Shard
     offset: int
     length: int
@@ -204,7 +211,7 @@ class ShardSet(EncodedSet):
     """Images in shards."""
 
     def __init__(
-        self, root: Path, index: ShardIndex, targets: Labels, channels: int, limit: CacheLimit | None = None
+        self, root: Name, index: ShardIndex, targets: Labels, channels: int, limit: CacheLimit | None = None
     ) -> None:
         self.root = root
         self.index = index
@@ -216,7 +223,7 @@ class ShardSet(EncodedSet):
     def __len__(self) -> int:
         return len(self.index.shard)
 
-    def path(self, index: int) -> Path:
+    def path(self, index: int) -> Name:
         return _path(self.index, index)
 
     def name(self, index: int) -> str:
@@ -236,7 +243,7 @@ class ShardSet(EncodedSet):
 
     def fingerprint(self) -> str:
         """Of name, size and time of every shard, and of the images that are taken of it."""
-        digest = hashlib.sha256(f"{self.channels} {self.index.shards}\n".encode(errors="surrogateescape"))
+        digest = hashlib.sha256(f"{self.channels} {_identities(self.index)}\n".encode(errors="surrogateescape"))
         for array in (self.index.shard, self.index.offsets, self.index.lengths):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
@@ -272,7 +279,7 @@ class ShardSet(EncodedSet):
 class SharedShards(NamedTuple):
     """A ShardSet with an index in the user's cache."""
 
-    root: Path
+    root: Name
     folder: Path
     targets: Labels | None  # None: the codes of the index
     channels: int

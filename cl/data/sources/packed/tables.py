@@ -17,7 +17,7 @@ from cl.data.decoding.formats import HEAD, NPY, kind_of
 from cl.data.images import EncodedSet, Shared
 from cl.data.sources.manifest import Check, bad_rows, checked, manifest_path, map_checks
 from cl.data.sources.names import FileNames
-from cl.data.sources.places import Place
+from cl.data.sources.places import Place, absolute
 from cl.data.views.draws import Ints, Labels
 from cl.errors import UserError
 
@@ -92,8 +92,10 @@ def _class_label(metadata: Mapping[bytes, bytes], label: str) -> list[str]:
 class Table(Place):
     """Some rows of a table."""
 
+    prefix = "hf/"
+
     def __init__(self, root: str, rows: "Rows", chosen: Ints, classes: Sequence[str | None], channels: int) -> None:
-        self.root = Path(root)
+        self.root: Path = Path(root)
         self.counts = Counter(classes)
         missing = self.counts[None]
         self.left_out = (
@@ -115,13 +117,12 @@ class Table(Place):
             check = partial(check_row, table=self._rows, channels=self._channels)
             return map_checks(check, self._chosen[list(rows)].tolist(), self.root)
 
-        names = FileNames.of([str(self.path(row)) for row in range(len(self._chosen))])
+        names = FileNames.of([str(row) for row in self._chosen.tolist()])
         return bad_rows(manifest_path(self.root, self._channels), self.root, names, self._stamps(), checks)
 
     def _stamps(self) -> Ints:
         """[N, 2] of each image: its file and the column, and its row."""
-        keys = [f"{file.path} {file.stamp} {self._rows.column}" for file in self._rows.files]
-        digests = [hashlib.sha256(os.fsencode(key)).digest()[:8] for key in keys]
+        digests = [hashlib.sha256(os.fsencode(key)).digest()[:8] for key in _identities(self._rows)]
         of_file = np.frombuffer(b"".join(digests), np.int64)
         file = [self._rows.place(row)[0] for row in self._chosen.tolist()]
         return np.stack([of_file[file], self._chosen], axis=1)
@@ -140,6 +141,11 @@ class Table(Place):
 def _path(rows: "Rows", row: int) -> Path:
     number, row_of_file = rows.place(row)
     return Path(rows.files[number].path, f"row {row_of_file}")
+
+
+def _identities(rows: "Rows") -> list[str]:
+    """The columns of the files, called the same from every working directory."""
+    return [f"{absolute(file.path)} {file.stamp} {rows.column}" for file in rows.files]
 
 
 def check_row(row: int, table: "Rows", channels: int) -> Check:
@@ -178,7 +184,7 @@ class TableSet(EncodedSet):
         return self._rows.data(int(self._chosen[index]))
 
     def fingerprint(self) -> str:
-        about = f"{self.channels} {self._rows.files} {self._rows.column}\n"
+        about = f"{self.channels} {_identities(self._rows)}\n"
         return hashlib.sha256(about.encode(errors="surrogateescape") + self._chosen.tobytes()).hexdigest()
 
     def group_ends(self) -> Ints:
