@@ -77,6 +77,10 @@ def test_a_cache_is_rebuilt_only_when_an_image_or_the_cache_has_changed(
     pixels.write_bytes(pixels.read_bytes()[:-1])
     cached(images, kind, str(tmp_path / "cache"), workers=0)
     assert len(written) == 3
+    for number, name in enumerate(("index.npy", "about.json")):
+        (pixels.parent / name).write_bytes(b"")  # as a loss of power may leave it
+        cached(images, kind, str(tmp_path / "cache"), workers=0)
+        assert len(written) == 4 + number
 
 
 def build(root: Path, folder: Path, count: int) -> None:

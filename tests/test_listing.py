@@ -12,6 +12,7 @@ from cl.data.sources import manifest
 from cl.data.sources.listing import list_images
 from cl.data.sources.names import FileNames
 from cl.data.sources.registry import load
+from cl.machine.kept_files import keep_folder
 from tests.pictures import write_classes
 
 
@@ -121,6 +122,31 @@ def test_names_and_labels_are_mapped_from_an_index_that_a_later_start_finds(data
     assert isinstance(changed, FileSet)
     assert [path.name for path in first.index.parent.glob("index-*")] == [changed.index.name]  # type: ignore[union-attr]
     assert first.path(0) == Path("data/ant/000.jpg")  # still mapped
+
+
+@pytest.mark.parametrize("file", ["text.npy", "ends.npy", "targets.npy"])
+def test_a_damaged_index_is_made_anew(file: str, data: Path) -> None:
+    config = DataConfig(dataset="imagenet", train_dir="data")
+    for size in (0, 5, 100, 130):  # of what a loss of power may leave
+        first = load(config).train
+        assert isinstance(first, FileSet)
+        assert first.index is not None
+        path = first.index / file
+        content = path.read_bytes()
+        path.unlink()  # `first` maps it
+        path.write_bytes(content[:size])
+        again = load(config).train
+        assert isinstance(again, FileSet)
+        assert again.index == first.index
+        assert path.read_bytes() == content
+        assert list(again.targets) == list(first.targets)
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{file}"))))
+    keep_folder(tmp_path / "kept-1", "kept", lambda folder: (folder / "file").write_bytes(b"content"))
+    assert synced == ["file", f"kept-1.{os.getpid()}"]
 
 
 def test_images_without_labels_have_no_array_of_labels(data: Path) -> None:

@@ -88,6 +88,23 @@ def test_images_are_not_checked_again_from_another_folder(data: Path, monkeypatc
     assert load(custom("tar/shards/*.tar")).train.fingerprint() == first
 
 
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_a_damaged_index_is_no_error_but_made_anew(content: bytes | None, data: Path) -> None:
+    expected = load(custom())
+    assert isinstance(expected.train, shards.ShardSet)
+    folder = expected.train.index.folder
+    assert folder is not None
+    for path in (folder / "about.json", folder / "text.npy", folder / "codes.npy"):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(OSError, match=r"."):
+            shard_index.open_shard_index(folder)
+        found = load(custom()).train
+        assert isinstance(found, shards.ShardSet)
+        assert (found.index.folder, found.targets.tolist()) == (folder, expected.train.targets.tolist())
+
+
 def test_an_index_that_was_interrupted_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     scan = shard_index._scan

@@ -29,6 +29,7 @@ from cl.data.views.draws import Ints
 from cl.data.worker_processes import each
 from cl.errors import UserError
 from cl.machine.home import cache_folder
+from cl.machine.kept_files import reading, sync_folder
 
 SHORT_SIDE = 256  # pixels; smaller images are not resized
 QUALITY = 92  # JPEG quality of jpeg256
@@ -68,10 +69,11 @@ def _locked(lock: Path) -> Iterator[None]:
 
 def _is_current(path: Path, metadata: dict[str, Any]) -> bool:
     try:
-        index = np.load(path / "index.npy")
-        complete = int(index[-1, :2].sum()) == (path / "pixels").stat().st_size
-        return complete and json.loads((path / "about.json").read_text()) == metadata
-    except (OSError, ValueError):
+        with reading(path):
+            index = np.load(path / "index.npy")
+            complete = int(index[-1, :2].sum()) == (path / "pixels").stat().st_size
+            return complete and json.loads((path / "about.json").read_text()) == metadata
+    except OSError:
         return False
 
 
@@ -83,6 +85,7 @@ def _write(images: EncodedSet, kind: str, path: Path, metadata: dict[str, Any], 
     try:
         _write_images(images, kind, partial, workers)
         (partial / "about.json").write_text(json.dumps(metadata))
+        sync_folder(partial)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     except OSError:
@@ -99,8 +102,6 @@ def _write_images(images: EncodedSet, kind: str, folder: Path, workers: int) -> 
             file.write(image.data)
             index.append((offset, len(image.data), image.height, image.width))
             offset += len(image.data)
-        file.flush()
-        os.fsync(file.fileno())
     np.save(folder / "index.npy", np.array(index, np.int64))
 
 

@@ -177,7 +177,7 @@ class Shared(Protocol):
     """A set of images that other processes can open; small, and pickled."""
 
     def open(self) -> EncodedSet:
-        """OSError or ValueError if its index is no longer there."""
+        """OSError if its index is no longer there."""
 
 
 class FileSet(EncodedSet):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cl.data.views.draws import Ints
 from cl.distributed import on_any_rank
-from cl.machine.kept_files import keep_file
+from cl.machine.kept_files import keep_file, reading
 
 BLOCK = 8192  # images: what a killed run computes again, at most
 Features = NDArray[np.float32]
@@ -39,8 +39,9 @@ def _load(path: Path | None, images: int) -> Features | None:
     if path is None:
         return None
     try:
-        block: Features = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        with reading(path):
+            block: Features = np.load(path, mmap_mode="r")
+    except OSError:
         return None
     return block if block.ndim == 2 and len(block) == images and block.dtype == np.float32 else None
 

@@ -2,10 +2,41 @@
 
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise OSError, as for a missing file, whatever a reader makes of a damaged one: zipfile and NumPy have many."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+
+
+def kept_folder(
+    folder: Path, series: str, read: Callable[[Path], T], make: Callable[[], T], write: Callable[[T, Path], object]
+) -> T:
+    """What `read` makes of a folder, which is made and written if it is missing or damaged.
+
+    Where nothing can be written it is as it was made.
+    """
+    with suppress(OSError):
+        return read(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    made = make()
+    try:
+        keep_folder(folder, series, lambda temporary: write(made, temporary))
+        return read(folder)
+    except OSError:
+        return made
 
 
 def keep_file(path: Path, write: Callable[[BinaryIO], object]) -> bool:
@@ -35,6 +66,7 @@ def keep_folder(folder: Path, series: str, write: Callable[[Path], object]) -> N
     try:
         temporary.mkdir(parents=True)
         write(temporary)
+        sync_folder(temporary)
         os.replace(temporary, folder)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -43,3 +75,13 @@ def keep_folder(folder: Path, series: str, write: Callable[[Path], object]) -> N
     for former in folder.parent.glob(f"{series}-*"):
         if former != folder:
             shutil.rmtree(former, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the files of a folder, and their names, are on the disk: a loss of power could leave them empty."""
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

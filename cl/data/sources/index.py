@@ -5,7 +5,6 @@ It is written under a temporary name and renamed, and its own name has a digest 
 
 import hashlib
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from cl.data.sources.names import FileNames
 from cl.data.sources.places import absolute
 from cl.data.views.draws import Labels
 from cl.machine.home import cache_folder
-from cl.machine.kept_files import keep_folder
+from cl.machine.kept_files import kept_folder, reading
 
 
 class Index(NamedTuple):
@@ -34,20 +33,16 @@ def mapped(root: Path, index: Index) -> Index:
         return index
     series = f"index-{hashlib.sha256(os.fsencode(absolute(root))).hexdigest()[:16]}"
     folder = parent / f"{series}-{_digest(index)}"
-    try:
-        if not folder.is_dir():
-            keep_folder(folder, series, partial(_write, index))
-        return open_index(folder)
-    except (OSError, ValueError):
-        return index
+    return kept_folder(folder, series, open_index, lambda: index, _write)
 
 
 def open_index(folder: Path) -> Index:
-    """Map an index; nothing is read. OSError or ValueError if it is not there."""
-    names = FileNames(map_array(folder / "text.npy"), map_array(folder / "ends.npy"))
-    if (folder / "targets.npy").exists():
-        return Index(names, map_array(folder / "targets.npy"), folder)
-    return Index(names, unlabelled(len(names)), folder)
+    """Map an index; nothing is read. OSError if it is not there, or damaged."""
+    with reading(folder):
+        names = FileNames(map_array(folder / "text.npy"), map_array(folder / "ends.npy"))
+        if (folder / "targets.npy").exists():
+            return Index(names, map_array(folder / "targets.npy"), folder)
+        return Index(names, unlabelled(len(names)), folder)
 
 
 def unlabelled(images: int) -> Labels:

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +27,7 @@ from cl.errors import Stopped, UserError, csv_cell
 from cl.machine.children import MEMORY, end_with_parent
 from cl.machine.cores import usable_cores
 from cl.machine.home import cache_folder
-from cl.machine.kept_files import keep_file
+from cl.machine.kept_files import keep_file, reading
 
 T = TypeVar("T")
 VERSION = 2  # of what counts as a usable image
@@ -191,11 +190,11 @@ def _load(path: Path | None) -> Manifest:
     if path is None:
         return nothing
     try:
-        with np.load(path) as arrays:
+        with reading(path), np.load(path) as arrays:
             names = FileNames(arrays["text"], arrays["ends"])
             reasons = json.loads(arrays["reasons"].tobytes())
             manifest = Manifest(names, arrays["stamps"], {int(row): reason for row, reason in reasons.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+    except OSError:
         return nothing  # missing or damaged: all files are checked again
     return manifest if manifest.stamps.shape == (len(names), 2) else nothing
 

@@ -127,7 +127,7 @@ def _opened(shared: SharedSplits) -> Splits | None:
     try:
         train = shared.train.open()
         val = shared.val.open() if shared.val is not None else None
-    except (OSError, ValueError):  # replaced by that of another run in the meantime
+    except OSError:  # replaced by that of another run in the meantime
         return None
     return Splits(train, val, *shared[2:])
 

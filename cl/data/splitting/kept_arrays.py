@@ -1,6 +1,5 @@
 """Arrays that take long to compute, kept in a file that can be deleted at any time."""
 
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cl.machine.kept_files import keep_file
+from cl.machine.kept_files import keep_file, reading
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -18,9 +17,9 @@ def kept(path: Path | None, compute: Callable[[], Arrays]) -> Arrays:
     if path is None:
         return compute()
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        with reading(path), np.load(path, allow_pickle=False) as saved:
             return {name: saved[name] for name in saved.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except OSError:
         arrays = compute()
     keep_file(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     return arrays

@@ -8,11 +8,9 @@ import hashlib
 import json
 import os
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +28,7 @@ from cl.errors import Stopped
 from cl.machine.children import MEMORY, end_with_parent
 from cl.machine.cores import usable_cores
 from cl.machine.home import cache_folder
-from cl.machine.kept_files import keep_file, keep_folder
+from cl.machine.kept_files import keep_file, kept_folder, reading
 
 VERSION = 1  # of what an index holds
 SERIAL_BYTES = 1 << 28  # up to so many bytes of shards, one process is faster than starting others
@@ -83,18 +81,20 @@ def indexed(root: str, shards: Sequence[Shard], scanning: Scanning) -> ShardInde
         return _joined(shards, list(_scanned(root, shards, scanning, None)))
     series = f"shards-{_digest(absolute(root), scanning)}"
     folder = parent / f"{series}-{_digest(VERSION, *shards)}"
-    with suppress(OSError, ValueError, KeyError):
-        return open_shard_index(folder)
-    index = _joined(shards, list(_scanned(root, shards, scanning, parent)))
-    try:
-        keep_folder(folder, series, partial(_write, index))
-        return open_shard_index(folder)
-    except (OSError, ValueError):
-        return index
+
+    def joined() -> ShardIndex:
+        return _joined(shards, list(_scanned(root, shards, scanning, parent)))
+
+    return kept_folder(folder, series, open_shard_index, joined, _write)
 
 
 def open_shard_index(folder: Path) -> ShardIndex:
-    """Map an index; OSError, ValueError or KeyError if it is not there."""
+    """Map an index; OSError if it is not there, or damaged."""
+    with reading(folder):
+        return _mapped(folder)
+
+
+def _mapped(folder: Path) -> ShardIndex:
     about = json.loads((folder / "about.json").read_text(errors="surrogateescape"))
     arrays = {name: map_array(folder / f"{name}.npy") for name in ARRAYS if (folder / f"{name}.npy").exists()}
     return ShardIndex(
@@ -226,12 +226,12 @@ def _load(path: Path | None, shard: Shard) -> Members | None:
     if path is None:
         return None
     try:
-        with np.load(path) as saved:
+        with reading(path), np.load(path) as saved:
             about = json.loads(saved["about"].tobytes())
             if tuple(about["shard"]) != shard[1:]:
                 return None
             names = FileNames(saved["text"], saved["ends"])
             left_out = {kind: (count, first) for kind, (count, first) in about["left_out"].items()}
             return Members(names, saved["offsets"], saved["lengths"], saved["codes"], tuple(about["classes"]), left_out)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except OSError:
         return None
