@@ -43,7 +43,8 @@ class Row:
         """The flags that may distinguish this row from others."""
         flags = {name: value for run in self.pretrained[:1] for name, value in run.flags.items()}
         flags |= {f"linear {name}": value for run in self.evaluated[:1] for name, value in run.flags.items()}
-        return {name: value for name, value in flags.items() if name.removeprefix("linear ") not in LOCATION_FLAGS}
+        flags = {name: value for name, value in flags.items() if name.removeprefix("linear ") not in LOCATION_FLAGS}
+        return flags if self.pretrained else {"evaluates": self.evaluated[0].evaluates, **flags}
 
     def differences(self, rows: Sequence["Row"]) -> str:
         """The evaluation protocol, and the flags that differ from those of `rows` with the same facts."""
@@ -69,7 +70,7 @@ def _percent(runs: Sequence[Run], columns: Mapping[str, Sequence[str]]) -> dict[
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
     """Group runs that differ only in their seed into rows; of two runs with the same seed the newer one counts."""
-    by_name = {run.folder.name: run for run in runs if not run.evaluates}
+    pretrainings = {run.folder.resolve(): run for run in runs if not run.evaluates}
     pretrained: dict[str, dict[int, Run]] = {}
     evaluated: dict[str, dict[str, dict[tuple[int, int], Run]]] = {}  # pretraining kind -> evaluation kind -> seeds
     for run in sorted(runs, key=lambda run: (run.ended, run.folder.name)):
@@ -77,7 +78,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
         if not run.evaluates:
             pretrained.setdefault(run.kind, {})[seed] = run
             continue
-        source = by_name.get(run.evaluates)
+        source = _evaluated_by(run, pretrainings)
         kind = source.kind if source else run.evaluates
         source_seed = source.flags["seed"] if source else 0
         evaluated.setdefault(kind, {}).setdefault(run.kind, {})[source_seed, seed] = run
@@ -87,6 +88,15 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
         for seeds in evaluated.get(kind, {"": {}}).values()
     ]
     return sorted(rows, key=lambda row: (*row.facts.values(), row.runs[0].folder.name))
+
+
+def _evaluated_by(run: Run, pretrainings: Mapping[Path, Run]) -> Run | None:
+    """The pretraining in the folder that `run` evaluates, else, as it may have been moved, the only one of its name."""
+    path = Path(run.evaluates)
+    if path in pretrainings:
+        return pretrainings[path]
+    named = [pretraining for folder, pretraining in pretrainings.items() if folder.name == path.name]
+    return named[0] if len(named) == 1 else None
 
 
 def _by_seed(runs: Mapping[Any, Run]) -> list[Run]:

@@ -124,6 +124,35 @@ def test_an_evaluation_of_external_weights_has_its_own_row(tmp_path: Path) -> No
     assert (row["method"], row["backbone"], row["batch"], row["offline"]) == ("of moco.pth", "resnet18", "", "60.0 %")
 
 
+@pytest.mark.parametrize("file", ["", "/last.ckpt", "/previous.ckpt", "/backbone.safetensors"])
+def test_an_evaluation_of_any_file_of_a_run_is_in_the_row_of_the_run(tmp_path: Path, file: str) -> None:
+    for name, lr, accuracy in (("a", 0.1, 0.6), ("b", 0.2, 0.7)):
+        write(tmp_path / name, PRETRAIN, metrics_of(0.9, 0.5), lr=lr)
+        write_linear(tmp_path / f"of_{name}", f"/somewhere/trained_models/{name}{file}", accuracy)
+    assert [(row["run"], row["offline"]) for row in table(tmp_path)] == [("a + 1", "60.0 %"), ("b + 1", "70.0 %")]
+
+
+def test_files_of_the_same_name_in_two_folders_are_two_rows_that_name_their_paths(tmp_path: Path) -> None:
+    for method, accuracy in (("byol", 0.6), ("dino", 0.7)):
+        for seed in (0, 1):
+            write_linear(tmp_path / f"{method}{seed}", f"/w/{method}/checkpoint.pth", accuracy, seed)
+    assert [(row["method"], row["also"], row["offline"]) for row in table(tmp_path)] == [
+        ("of checkpoint.pth", "evaluates /w/byol/checkpoint.pth", "60.0 +- 0.0 % (2)"),
+        ("of checkpoint.pth", "evaluates /w/dino/checkpoint.pth", "70.0 +- 0.0 % (2)"),
+    ]
+
+
+def test_of_two_runs_of_one_name_the_one_that_was_evaluated_has_the_evaluation(tmp_path: Path) -> None:
+    for folder, lr in (("one", 0.1), ("two", 0.2)):
+        write(tmp_path / folder / "run", PRETRAIN, metrics_of(0.9, 0.5), lr=lr)
+        write_linear(tmp_path / folder / "linear", str(tmp_path / folder / "run"), lr)
+    lines = [line for line in report([tmp_path / "one", tmp_path / "two"]).splitlines() if "resnet18" in line]
+    assert [("lr 0.1" in line, "10.0 %" in line, "20.0 %" in line) for line in lines] == [
+        (True, True, False),
+        (False, False, True),
+    ]
+
+
 def test_the_newer_of_two_runs_with_the_same_flags_and_seed_counts(tmp_path: Path) -> None:
     write(tmp_path / "z", PRETRAIN, metrics_of(0.5, 0.5))
     write(tmp_path / "a", PRETRAIN, metrics_of(0.9, 0.5))

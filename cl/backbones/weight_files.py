@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import safe_open
 
-from cl.config.resume import LAST
+from cl.config.resume import EXPORT, LAST
 from cl.errors import UserError
-
-EXPORT = "backbone.safetensors"  # written at the end of a run
 
 
 class _Placeholder:

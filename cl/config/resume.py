@@ -13,6 +13,7 @@ from cl.errors import UserError
 
 LAST = "last.ckpt"  # the newest checkpoint of a run folder
 PREVIOUS = "previous.ckpt"  # the one before it
+EXPORT = "backbone.safetensors"  # the backbone alone, written at the end of a pretraining
 SUMMARY = "summary.json"  # written last: its presence marks a finished run
 AUTO = "auto"
 FLAG = "--resume_training_from"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cl.config.flags import as_typed
-from cl.config.resume import SUMMARY
+from cl.config.resume import EXPORT, LAST, PREVIOUS, SUMMARY
 from cl.errors import UserError, one_line
 from cl.report_page.own_files import own_text
 
@@ -16,6 +16,7 @@ LOCATION_FLAGS = {  # flags that only locate or name a run; all others define it
     "seed", "seeds", "name", "run_id", "output_dir", "project", "wandb", "tensorboard", "verbose",
     "pretrained_feature_extractor",
 }  # fmt: skip
+FILES_OF_A_RUN = (LAST, PREVIOUS, EXPORT)  # that can be evaluated
 Flags = Mapping[str, Any]
 
 
@@ -27,7 +28,7 @@ class Run:
     flags: Flags
     metrics: Mapping[str, float]
     ended: float  # time of its end; 0 if it has not ended
-    evaluates: str  # name of the run folder or file whose backbone it evaluates; "" for a pretraining
+    evaluates: str  # path of the run folder or other file whose backbone it evaluates; "" for a pretraining
     protocol: tuple[str, ...]  # typed flags of the evaluation protocol
 
     @classmethod
@@ -45,7 +46,7 @@ class Run:
         protocol: list[str] = []
         if "linear" in config:
             path = Path(contents["pretrained"])
-            evaluates = (path.parent if path.name == "last.ckpt" else path).name
+            evaluates = str(path.parent if path.name in FILES_OF_A_RUN else path)
             typed = [name for name, entry in config["linear"].items() if entry["origin"] == "typed"]
             protocol = [name for name in typed if name not in LOCATION_FLAGS]
         return cls(folder, flags, metrics, ended, evaluates=evaluates, protocol=tuple(protocol))
@@ -60,7 +61,8 @@ class Run:
         """The columns of the recipe table."""
         if not self.evaluates:
             return {name: fact(self.flags) for name, fact in FACTS.items()}
-        facts = {"method": f"of {self.evaluates}", "backbone": self.flags["encoder"], "data": self.flags["dataset"]}
+        name = Path(self.evaluates).name
+        facts = {"method": f"of {name}", "backbone": self.flags["encoder"], "data": self.flags["dataset"]}
         return {name: facts.get(name, "") for name in FACTS}
 
 

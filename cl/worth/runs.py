@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cl.backbones.weight_files import EXPORT
 from cl.config.data import DataConfig
 from cl.config.flags import as_typed
 from cl.config.methods import METHODS
 from cl.config.programs import Pretrain, config_parts
+from cl.config.resume import EXPORT
 from cl.data.sources.places import full_path
 from cl.errors import UserError
 from cl.run.weights.load import LoadedBackbone, load_backbone

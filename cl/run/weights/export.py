@@ -6,7 +6,7 @@ from safetensors.torch import save
 
 from cl.backbones import Backbone
 from cl.backbones.card import Card
-from cl.backbones.weight_files import EXPORT
+from cl.config.resume import EXPORT
 from cl.run.folder.atomic_files import write_or_stop
 
 
