@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cl.cli import parse
+from cl.config.programs import Pretrain
 from cl.run.start import seeds
-from cl.run.start.seeds import without_seeds
+from cl.run.start.seeds import with_seed
 from tests.conftest import ROOT, TINY, Run
 
 SHORT = ["--max_steps", "2", "--limit_eval", "50"]
@@ -90,9 +93,25 @@ def test_sigterm_reaches_the_running_seed(tmp_path: Path) -> None:
         os.kill(int(lines[2]), 0)
 
 
-def test_only_the_seeds_are_removed_from_the_command() -> None:
-    argv = ["digits", "--seeds", "0", "1", "--lr", "0.1", "resnet18", "--seeds=5", "--gpus", "0"]
-    assert without_seeds(argv) == ["digits", "--lr", "0.1", "resnet18", "--gpus", "0"]
+@pytest.mark.parametrize(
+    "words",
+    [
+        "digits resnet18 --seeds 0 1 --lr 0.1",
+        "--seeds=0 digits resnet18 --lr 0.1",
+        "digits --seeds=0 resnet18 --lr 0.1",
+        "--lr 0.1 --seeds 0 1 -- digits resnet18",
+        "--gpus 0 --seeds=0 digits resnet18 --lr 0.1",
+        "digits resnet18 --seeds 0 1 --lr 0.1 --seeds=5",
+        "--seeds 0 --lr 0.1 --gpus 0 --seeds=1 digits resnet18",
+        "--seeds 0 1 --lr=0.1 digits resnet18",
+    ],
+)
+def test_the_command_of_a_seed_differs_in_nothing_else_whatever_the_order_of_the_words(words: str) -> None:
+    given = parse(Pretrain, words.split())
+    one = parse(Pretrain, with_seed(given.argv, 7, "x-seed7"))
+    assert (one.config.run.seed, one.config.run.run_id, one.config.run.seeds) == (7, "x-seed7", ())
+    run = replace(one.config.run, seed=given.config.run.seed, run_id=None, seeds=given.config.run.seeds)
+    assert replace(one.config, run=run) == given.config
 
 
 def test_a_launcher_with_seeds_is_refused(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,7 @@ def run_each_seed(
     folders = [Path(run.output_dir) / f"{name}-seed{seed}" for seed in seeds]
     for number, (seed, folder) in enumerate(zip(seeds, folders, strict=True), start=1):
         print(f"seed {seed}, run {number} of {len(seeds)}\n", flush=True)
-        flags = [*without_seeds(resolved.argv), "--seed", str(seed), "--run_id", folder.name]
-        code = _run([*this_command(), *flags])
+        code = _run([*this_command(), *with_seed(resolved.argv, seed, folder.name)])
         if code:
             not_started = f"; not started: {as_typed(seeds[number:])}" if number < len(seeds) else ""
             print(f"seed {seed} ended with exit code {code}{not_started}", file=sys.stderr)
@@ -52,15 +51,18 @@ def _print_report(folders: Sequence[Path], report: Callable[[Sequence[Path]], st
         print(f"warning: the runs were not tabulated ({reason}); {shown('report')} tries again", file=sys.stderr)
 
 
-def without_seeds(argv: Sequence[str]) -> list[str]:
-    """`argv` without --seeds and its values."""
-    remaining = []
+def with_seed(argv: Sequence[str], seed: int, run_id: str) -> list[str]:
+    """`argv` with the flags of one run in the place of --seeds, which may end the values of another flag."""
+    words = []
     in_seeds = False
     for word in argv:
-        in_seeds = word.split("=")[0] == "--seeds" or (in_seeds and not word.startswith("-"))
-        if not in_seeds:
-            remaining.append(word)
-    return remaining
+        in_seeds = in_seeds and not word.startswith("-")
+        if word == "--seeds" or word.startswith("--seeds="):
+            words += ["--seed", str(seed), "--run_id", run_id]
+            in_seeds = word == "--seeds"  # --seeds=0 takes no further words
+        elif not in_seeds:
+            words.append(word)
+    return words
 
 
 def _run(command: Sequence[str]) -> int:
