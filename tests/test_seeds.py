@@ -114,6 +114,21 @@ def test_the_command_of_a_seed_differs_in_nothing_else_whatever_the_order_of_the
     assert replace(one.config, run=run) == given.config
 
 
+def test_a_name_that_leaves_no_room_for_data_set_time_and_seed_is_refused_before_anything_is_started(
+    run: Run, folder: Path, started_commands: list[list[str]]
+) -> None:
+    code, out, err = run("main_contrastive.py", *TWO_SEEDS, "10", "--name", "n" * 100)
+    assert (code, out, err.count("\n"), started_commands) == (2, "", 1, [])
+    longest = int(err.split("expected at most ")[1].split()[0])
+    assert err.startswith(f"error: --name: got {'n' * 100} with --seeds 3 4 10, expected at most {longest} characters")
+    assert run("main_contrastive.py", *TWO_SEEDS, "10", "--name", "n" * (longest + 1))[0] == 2
+    assert started_commands == []
+    assert run("main_contrastive.py", *TWO_SEEDS, "10", "--name", "n" * longest)[0] == 3
+    (command,) = started_commands
+    assert parse(Pretrain, command[2:]).config.run.run_id == command[command.index("--run_id") + 1]
+    assert list(folder.iterdir()) == []
+
+
 def test_a_launcher_with_seeds_is_refused(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     code, out, err = run("main_contrastive.py", *TWO_SEEDS)

@@ -7,7 +7,8 @@ from cl.config.flags import Config, Flag, as_typed
 from cl.errors import UserError
 
 LATEST, DRY_RUN = RESERVED = ("latest", "dry_run")  # names that the program uses itself inside --output_dir
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LONGEST = 100  # characters of a name or run id
+_PLAIN = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class RunConfig(Config):
         for name, value in (("name", self.name), ("run_id", self.run_id)):
             if value is not None and (not _PLAIN.fullmatch(value) or value in RESERVED):
                 raise UserError(
-                    f"--{name}: got {value}, expected at most 100 letters, digits and . _ -, a letter or digit first, "
-                    f"and not {' or '.join(RESERVED)}"
+                    f"--{name}: got {value}, expected at most {LONGEST} letters, digits and . _ -, a letter or digit "
+                    f"first, and not {' or '.join(RESERVED)}"
                 )
         if len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"--seeds: got {as_typed(self.seeds)}, expected each seed once")

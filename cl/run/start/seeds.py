@@ -9,6 +9,7 @@ from pathlib import Path
 from cl.cli import Resolved
 from cl.config.flags import as_typed
 from cl.config.programs import Linear, Pretrain
+from cl.config.run import LONGEST
 from cl.errors import UserError, one_line
 from cl.machine import launcher
 from cl.machine.started_as import shown, this_command
@@ -29,6 +30,12 @@ def run_each_seed(
         )
     name = run.new_id(kind, resolved.config.data.dataset)
     folders = [Path(run.output_dir) / f"{name}-seed{seed}" for seed in seeds]
+    excess = max(len(folder.name) for folder in folders) - LONGEST
+    if run.name and excess > 0:
+        raise UserError(
+            f"--name: got {run.name} with --seeds {as_typed(run.seeds)}, expected at most {len(run.name) - excess} "
+            "characters: data set, time and seed follow it in the name of each run folder"
+        )
     for number, (seed, folder) in enumerate(zip(seeds, folders, strict=True), start=1):
         print(f"seed {seed}, run {number} of {len(seeds)}\n", flush=True)
         code = _run([*this_command(), *with_seed(resolved.argv, seed, folder.name)])
