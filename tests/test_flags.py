@@ -15,7 +15,7 @@ from cl.config import presets
 from cl.config.data import DATASETS
 from cl.config.flags import Config, Field, fields_of
 from cl.config.methods import METHODS
-from cl.config.programs import Linear, Pretrain, config_parts
+from cl.config.programs import Linear, Pretrain, config_parts, preset_layers, resolve_values
 from cl.errors import UserError
 
 CONFIGS = {config for method in METHODS for config in config_parts(Pretrain, method).values()} | set(
@@ -129,6 +129,17 @@ def test_a_typed_optimizer_sets_its_preset_rates_unless_they_are_typed() -> None
     assert (resolved.config.optim.lr, resolved.origins["lr"]) == (1e-3, "adamw preset")
     assert (resolved.config.optim.classifier_lr, resolved.origins["classifier_lr"]) == (0.5, "typed")
     assert parse(Pretrain, ["cifar10", "resnet18", "--optimizer", "sgd"]).origins["lr"] == "cifar10 preset"
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_typing_the_optimizer_that_holds_already_changes_nothing(method: str) -> None:
+    optim = {"optim": config_parts(Pretrain, method)["optim"]}
+    for dataset in DATASETS:
+        for start in ({"encoder": "resnet18"}, {"encoder": "timm/vit_tiny"}, {"init_from": "weights.pth"}):
+            typed = {"dataset": dataset, **start}
+            untyped, _ = resolve_values(optim, preset_layers(Pretrain, typed, method))
+            typed["optimizer"] = untyped["optim"]["optimizer"]
+            assert resolve_values(optim, preset_layers(Pretrain, typed, method))[0] == untyped, typed
 
 
 def test_every_preset_sets_a_declared_field_to_an_allowed_value() -> None:

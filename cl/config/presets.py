@@ -1,8 +1,8 @@
 """Defaults that depend on the data set or on another flag, by field name; a method's presets are in its own config.
 
 Precedence, highest first: the typed flag; the preset of more than three channels, of a transformer with the method, of
-a transformer, of a run that starts from weights, of a typed optimizer, of data set and method together, of the data
-set, of a flag, of the method; the field's default.
+a transformer, of a run that starts from weights, of a typed optimizer that the following do not have, of data set and
+method together, of the data set, of a flag, of the method; the field's default.
 """
 
 from collections.abc import Mapping

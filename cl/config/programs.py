@@ -1,7 +1,7 @@
 """The configs of each program, and how their values are resolved from typed flags and presets."""
 
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -139,21 +139,30 @@ def _linear_layers(typed: Preset) -> dict[str, Preset]:
 
 def _pretrain_layers(typed: Preset, method: str) -> dict[str, Preset]:
     dataset = typed.get("dataset", "")
-    optimizer = typed.get("optimizer", "")
     config = METHODS[method]
+    of_dataset = {
+        f"{dataset} {method} preset": config.dataset_presets.get(dataset, {}),
+        f"{dataset} preset": PRETRAIN_DATASETS.get(dataset, {}),
+    }
     stronger = {
         "typed": typed,
         "in_channels preset": PRETRAIN_MULTICHANNEL if typed.get("in_channels", COLOURS) > COLOURS else {},
         **_transformer_layers(typed, method),
         **_continued_layers(typed),
-        f"{optimizer} preset": PRETRAIN_OPTIMIZERS.get(optimizer, {}),
-        f"{dataset} {method} preset": config.dataset_presets.get(dataset, {}),
-        f"{dataset} preset": PRETRAIN_DATASETS.get(dataset, {}),
+        **_optimizer_layer(typed, [*of_dataset.values(), config.preset]),
+        **of_dataset,
     }
     weaker = {f"{method} preset": config.preset}
     values = ChainMap(*map(dict, (stronger | weaker).values()))  # the first layer that has a flag wins
     by_flag = {f"{flag} preset": preset for flag, preset in PRETRAIN_FLAGS.items() if values.get(flag)}
     return stronger | by_flag | weaker
+
+
+def _optimizer_layer(typed: Preset, weaker: Sequence[Preset]) -> dict[str, Preset]:
+    """The preset of a typed optimizer; not of the one for which the rates of the weaker presets are."""
+    optimizer = typed.get("optimizer", "")
+    same = optimizer in [preset["optimizer"] for preset in weaker if "optimizer" in preset][:1]
+    return {} if same else {f"{optimizer} preset": PRETRAIN_OPTIMIZERS.get(optimizer, {})}
 
 
 def _transformer_layers(typed: Preset, method: str) -> dict[str, Preset]:
