@@ -82,7 +82,7 @@ class LinearOptimConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        several = len(self.grid) > 1
+        several = len(set(self.lr)) * len(set(self.weight_decay)) > 1
         if several and self.scheduler == "reduce":
             raise UserError(
                 "--scheduler: got reduce with a grid of rates, expected a schedule that all rates can share"
@@ -91,6 +91,7 @@ class LinearOptimConfig(ScheduleConfig):
             raise UserError(
                 f"--min_lr: got {self.min_lr:g} with a grid of rates, expected 0: all rates share one schedule"
             )
+        self.grid  # noqa: B018  # checks its only point
 
     @property
     def grid(self) -> tuple[OptimConfig, ...]:

@@ -56,10 +56,11 @@ class TrainSampler:
         self.shards = shards
         global_batch = batch_size * rank_slice.world_size * accumulate
         if global_batch > images:
-            accumulated = f" with --accumulate {accumulate}" if accumulate > 1 else ""
+            batches = accumulate * parts  # `batch_size` and `accumulate` are not those of the flags if there are parts
+            accumulated = f" with --accumulate {batches}" if batches > 1 else ""
             raise UserError(
-                f"--batch_size: got {batch_size} on {rank_slice.world_size} process(es){accumulated}, "
-                f"expected a global batch of at most the {images} training images"
+                f"--batch_size: got {batch_size // parts} on {rank_slice.world_size} process(es){accumulated}, "
+                f"{global_batch} images a step, expected a global batch of at most the {images} training images"
             )
         steps = -(-images // global_batch) if fill else images // global_batch  # rounded up or down
         self.batches = accumulate * steps
