@@ -12,7 +12,7 @@ from cl.config.programs import MOST_USED, Linear, Pretrain
 from cl.data.worker_processes import Deliveries
 from cl.optim.schedules import Budget
 from cl.run.folder.resume_point import StartingPoint
-from cl.run.start.banner import LINES, banner
+from cl.run.start.banner import LINES, banner, banner_warnings
 from cl.run.start.devices import Devices
 from cl.run.start.plan import Plan
 from tests.conftest import Run
@@ -73,6 +73,24 @@ def test_verbose_shows_every_value_and_its_origin() -> None:
         assert value in shown, value
     assert "(--verbose)" not in text
     assert len(lines_of("digits resnet18 --verbose")) > LINES
+
+
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [
+        ("--dali_device cpu", "--dali_device has no effect without --loader dali"),
+        ("--shuffle_window 4", "--shuffle_window has no effect without --shuffle shards"),
+        ("--exact_negatives", "--exact_negatives has no effect without --accumulate"),
+        ("--exact_negatives --method byol --accumulate 2", "--exact_negatives has no effect with --method byol"),
+        ("--exact_negatives --accumulate 2", ""),
+        ("--no_exact_negatives --loader dali --dali_device cpu --shuffle shards --shuffle_window 4", ""),
+    ],
+)
+def test_a_flag_that_another_one_makes_idle_is_warned_of(words: str, warning: str) -> None:
+    resolved = parse(Pretrain, ["imagenet", "resnet18", *words.split()])
+    idle = [text for text in banner_warnings(resolved, PLANNED) if "no effect" in text]
+    assert len(idle) == bool(warning)
+    assert warning in " ".join(idle)
 
 
 def test_an_evaluation_has_a_short_banner_too() -> None:

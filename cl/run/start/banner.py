@@ -27,6 +27,7 @@ REQUIRED_SWITCH = {  # flag -> the switch without which it has no effect
     "backbone_lr_factor": "finetune", "queue_start_epoch": "queue_size",
     "clip_each_parameter": "clip_grad", "teacher_temperature_start": "teacher_temperature_warmup_epochs",
 }  # fmt: skip
+REQUIRED_VALUE = {"dali_device": ("loader", "dali"), "shuffle_window": ("shuffle", "shards")}  # likewise
 
 
 def banner(resolved: Resolved[Any], plan: Plan, start: StartingPoint, weights: str = "") -> str:
@@ -240,3 +241,17 @@ def _without_effect(resolved: Resolved[Any]) -> Iterator[str]:
     for flag, switch in REQUIRED_SWITCH.items():
         if flag in typed and switch in values and not values[switch]:
             yield f"--{flag} has no effect without --{switch}"
+    for flag, (other, value) in REQUIRED_VALUE.items():
+        if flag in typed and values[other] != value:
+            yield f"--{flag} has no effect without --{other} {value}"
+    if isinstance(config, Pretrain):
+        yield from _inexact_negatives(config)
+
+
+def _inexact_negatives(config: Pretrain) -> Iterator[str]:
+    if not config.optim.exact_negatives:
+        return
+    if not config.method.compares_images:
+        yield f"--exact_negatives has no effect with --method {config.method.method}, whose loss is per image"
+    elif config.optim.accumulate == 1:
+        yield "--exact_negatives has no effect without --accumulate"
