@@ -191,8 +191,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.accelerator == "gpu" and not torch.cuda.is_available():
-        print("error: --accelerator: got gpu, but torch finds no GPU on this machine", file=sys.stderr)
-        return 2
+        raise UserError("--accelerator: got gpu, but torch finds no GPU on this machine")
     if args.part is not None:
         _run_rank(args.part, args.accelerator)
         return 0
