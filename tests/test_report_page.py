@@ -85,6 +85,12 @@ def test_seeds_share_a_row_and_each_has_its_command_and_versions(tmp_path: Path)
     assert "python main_contrastive.py digits resnet18 --name s1" in page.texts
 
 
+def test_the_installed_command_shows_installed_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "runs/s1", 0)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/cl-report"])
+    assert "cl-pretrain digits resnet18 --name s1" in page_of(tmp_path / "runs").texts
+
+
 def test_only_flags_in_which_runs_differ_are_listed(tmp_path: Path) -> None:
     write_run(tmp_path / "runs/a", 0, lr=0.1)
     write_run(tmp_path / "runs/b", 1, lr=0.2)

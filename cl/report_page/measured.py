@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cl.machine.started_as import shown
 from cl.report_page.own_files import own_text_if_any
 from cl.report_page.runs import Run
 
@@ -97,10 +98,11 @@ def thinned(rows: Sequence[Mapping[str, Cell]]) -> Epochs:
 
 
 def command(run: Run) -> str:
-    """The command line that started the run."""
-    program = "main_linear.py" if run.evaluates else "main_contrastive.py"
+    """The command line that started the run, with the program as one would start it from here."""
+    program = shown("linear" if run.evaluates else "pretrain")
+    start = f"python {program}" if program.endswith(".py") else program
     argv = str(_config(run.folder).get("argv", ""))
-    return f"python {program} {argv}".strip() if argv else ""
+    return f"{start} {argv}" if argv else ""
 
 
 def made_with(folder: Path) -> dict[str, str]:
