@@ -103,9 +103,9 @@ def _by_seed(runs: Mapping[Any, Run]) -> list[Run]:
     return [runs[seed] for seed in sorted(runs)]
 
 
-def report(folders: Sequence[Path], file: Path | None = None) -> str:
-    """The runs in `folders` as `tabulate` has them."""
-    return tabulate(find_runs(folders), file)
+def report(folders: Sequence[Path]) -> str:
+    """The table of the runs in `folders`."""
+    return tabulate(find_runs(folders), None)
 
 
 def tabulate(runs: Sequence[Run], file: Path | None) -> str:

@@ -19,7 +19,7 @@ from cl.config.backbone import BackboneConfig
 from cl.errors import UserError
 from cl.evaluation.online.metrics import MeasuredModule
 from cl.nn.finite import measurable, non_finite
-from cl.report import report
+from cl.report import find_runs, report, tabulate
 from cl.run.weights.export import export
 from tests.conftest import TINY, Run, leave_out_pictures
 
@@ -236,7 +236,7 @@ def test_a_report_shows_no_number_of_a_run_that_diverged(run: Run, trained: Path
         (copy / "summary.json").write_text(
             json.dumps(summary | {"online_linear/val_top1": value, "knn/val_top1": value})
         )
-    table = report([tmp_path / "runs"], tmp_path / "table.csv")
+    table = tabulate(find_runs([tmp_path / "runs"]), tmp_path / "table.csv")
     assert "| 50.0 %, 1 not finite | 50.0 %, 1 not finite |" in table
     assert "nan" not in table.lower()
     assert "nan" not in (tmp_path / "table.csv").read_text().lower()

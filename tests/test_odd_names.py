@@ -24,7 +24,7 @@ from cl.errors import Stopped, csv_cell, markdown_cell, one_line
 from cl.evaluation.pictures.drawing import label
 from cl.evaluation.pictures.embedding_picture import save_embedding
 from cl.evaluation.pictures.neighbours_picture import save_neighbours
-from cl.report import _markdown, find_runs, report, rows_of
+from cl.report import _markdown, find_runs, rows_of, tabulate
 from cl.run.folder import atomic_files
 from cl.run.folder.closing import closing_table
 from cl.run.folder.resume_point import find_resume_point
@@ -134,7 +134,7 @@ def test_bad_images_csv_has_a_line_per_file(tmp_path: Path) -> None:
 def test_a_report_has_a_cell_for_a_folder_of_any_name(run: Run, folder: Path) -> None:
     assert run(PRETRAIN, "digits", "resnet18", *TINY, "--max_steps", "1", "--run_id", "run")[0] == 0
     (folder / "trained_models/run").rename(folder / "trained_models/=a|b\n<i>_$x$")
-    table = report([folder / "trained_models"], folder / "table.csv")
+    table = tabulate(find_runs([folder / "trained_models"]), folder / "table.csv")
     assert r"| =a\|b\\n\<i\>\_\$x\$ |" in table
     assert table == _markdown(rows_of(find_runs([folder / "trained_models"])))
     with (folder / "table.csv").open(newline="") as file:

@@ -88,7 +88,7 @@ def test_seeds_and_their_evaluations_are_one_row_with_mean_and_sample_deviation(
 def test_the_csv_has_one_number_per_cell_and_lists_every_run(tmp_path: Path) -> None:
     for seed, online in enumerate((0.90, 0.92, 0.97)):
         write(tmp_path / f"runs/s{seed}", PRETRAIN, metrics_of(online, 0.5), seed)
-    report([tmp_path / "runs"], tmp_path / "table.csv")
+    main([str(tmp_path / "runs"), "--csv", str(tmp_path / "table.csv")])
     with (tmp_path / "table.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     numbers = {name: row[name] for name in ("online", "online_std", "online_n", "offline", "offline_n", "runs")}

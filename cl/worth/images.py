@@ -28,10 +28,6 @@ class Images:
     classes: tuple[str, ...]
     source: str  # of the test images, a clause
 
-    @property
-    def labelled(self) -> bool:
-        return self.bank is not None
-
 
 def images_of(runs: Sequence[Run], config: DataConfig, use_labels: bool) -> Images:
     """The runs' validation images, else those that they held out, else a part of their training images."""

@@ -27,10 +27,6 @@ class Interval(NamedTuple):
     def half_width(self) -> float:
         return (self.high - self.low) / 2
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 def over_images_and_draws(d: Differences) -> Interval:
     """The mean of d [R, n], with R and n at least 2, for other images and other draws of the labels.
