@@ -39,8 +39,9 @@ import main_linear
 from cl.backbones.backbone import Backbone
 from cl.cli import parse
 from cl.config.programs import Linear
-from cl.data.datamodule import ImageData, LoaderSettings
+from cl.data.datamodule import ImageData
 from cl.data.sampler import RankSlice
+from cl.data.settings import LoaderSettings
 from cl.data.sources.registry import load
 from cl.data.views.spec import linear_views
 from cl.evaluation.offline.cached_protocol import evaluate_cached

@@ -29,9 +29,9 @@ from cl.data.cache import cached
 from cl.data.executors.base import Executor
 from cl.data.executors.dali import DaliExecutor
 from cl.data.executors.resident import ResidentExecutor
+from cl.data.executors.resident_images import load_into_memory
 from cl.data.executors.workers import WorkerExecutor
 from cl.data.images import ArraySet, FileSet, ImageSet
-from cl.data.resident_images import load_into_memory
 from cl.data.views.rows import RandomViews
 from cl.data.views.spec import Norm, Views, ViewSpec
 

@@ -33,8 +33,9 @@ from torch import nn
 from cl.cli import parse
 from cl.config.optim import OptimConfig
 from cl.config.programs import Linear
-from cl.data.datamodule import ImageData, LoaderSettings
+from cl.data.datamodule import ImageData
 from cl.data.sampler import RankSlice, TrainSampler
+from cl.data.settings import LoaderSettings
 from cl.data.sources.registry import load
 from cl.data.views.spec import linear_views
 from cl.evaluation.features import Labelled, extract_features

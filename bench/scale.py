@@ -25,9 +25,10 @@ from PIL import Image
 
 from cl.cli import parse
 from cl.config.programs import Pretrain
-from cl.data.datamodule import ImageData, pretrain_settings
+from cl.data.datamodule import ImageData
 from cl.data.images import FileSet, Splits
 from cl.data.sampler import RankSlice
+from cl.data.settings import pretrain_settings
 from cl.data.sources.index import open_index
 from cl.data.sources.registry import IMAGENET, load
 from cl.run.start.devices import choose_devices

@@ -23,8 +23,9 @@ import torch
 from bench.scale import jpeg
 from cl.cli import parse
 from cl.config.programs import Pretrain
-from cl.data.datamodule import ImageData, pretrain_settings
+from cl.data.datamodule import ImageData
 from cl.data.sampler import RankSlice
+from cl.data.settings import pretrain_settings
 from cl.data.shard.__main__ import main as write_shards
 from cl.data.sources.registry import load
 

@@ -17,8 +17,9 @@ from watched import DEVICE, GPU
 
 from cl.cli import parse
 from cl.config.programs import Pretrain
-from cl.data.datamodule import ImageData, LoaderSettings
+from cl.data.datamodule import ImageData
 from cl.data.sampler import RankSlice
+from cl.data.settings import LoaderSettings
 from cl.data.sources.registry import load
 from cl.data.views.spec import pretrain_views
 from cl.losses import barlow_twins_loss, negative_cosine_similarity, nt_xent_loss

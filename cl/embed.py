@@ -24,9 +24,10 @@ from cl.config.data import COLOURS, DataConfig
 from cl.config.flags import as_typed, convert, fields_of, typed_path
 from cl.config.run import DeviceConfig
 from cl.config.views import Size, ViewsConfig, in_pixels
-from cl.data.datamodule import LoaderSettings, evaluation_only
+from cl.data.datamodule import evaluation_only
 from cl.data.images import EncodedSet, FileSet
 from cl.data.sampler import RankSlice
+from cl.data.settings import LoaderSettings
 from cl.data.sources.listing import unlistable
 from cl.data.sources.manifest import bad_files
 from cl.data.sources.places import FOLDER, open_place, prefix_of

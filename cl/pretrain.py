@@ -28,7 +28,8 @@ def main(argv: Sequence[str]) -> None:
     import torch
 
     from cl.backbones.timm import check_encoder
-    from cl.data.datamodule import ImageData, pretrain_settings
+    from cl.data.datamodule import ImageData
+    from cl.data.settings import pretrain_settings
     from cl.data.sources.registry import load_on_all_ranks
     from cl.distributed import disconnect
     from cl.methods import build_method

@@ -13,9 +13,10 @@ import cl
 from cl.batch import Batch
 from cl.cli import parse
 from cl.config.programs import Pretrain
-from cl.data.datamodule import ImageData, pretrain_settings
+from cl.data.datamodule import ImageData
 from cl.data.images import ArraySet, FileSet, Splits
 from cl.data.sampler import RankSlice
+from cl.data.settings import pretrain_settings
 from cl.evaluation import feature_blocks
 from cl.evaluation.feature_blocks import remembered
 from cl.methods.targets import FeatureTable, TeacherNetwork

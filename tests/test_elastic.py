@@ -11,8 +11,9 @@ import torch
 from cl.cli import parse
 from cl.config.methods import METHODS
 from cl.config.programs import Pretrain
-from cl.data.datamodule import CPU, ImageData, pretrain_settings
+from cl.data.datamodule import ImageData
 from cl.data.sampler import RankSlice
+from cl.data.settings import CPU, pretrain_settings
 from cl.data.sources.registry import load
 from cl.run.folder.tables import Table
 from tests.conftest import Run

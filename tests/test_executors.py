@@ -16,10 +16,10 @@ from cl.data.executors.base import Executor
 from cl.data.executors.dali import DaliExecutor
 from cl.data.executors.device import apply_colours_, augment
 from cl.data.executors.resident import ResidentExecutor, crop_views
+from cl.data.executors.resident_images import SMALL_SIDE, is_resident, load_into_memory
 from cl.data.executors.torchvision import TorchvisionExecutor, normalize
 from cl.data.executors.workers import WorkerExecutor, crop_view
 from cl.data.images import ArraySet, FileSet, ImageSet, stratified
-from cl.data.resident_images import SMALL_SIDE, is_resident, load_into_memory
 from cl.data.views.draws import draw
 from cl.data.views.rows import CentreView, Colours, Crops, RandomViews, Rows, ViewPlanner
 from cl.data.views.spec import EvalSpec, Norm, Views, ViewSpec

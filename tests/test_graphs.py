@@ -17,8 +17,8 @@ from cl.batch import Batch
 from cl.cli import parse
 from cl.config.methods import METHODS
 from cl.config.programs import Pretrain
-from cl.data.datamodule import pretrain_settings
 from cl.data.sampler import RankSlice
+from cl.data.settings import pretrain_settings
 from cl.distributed import rank
 from cl.errors import UserError
 from cl.methods import ContrastiveModule

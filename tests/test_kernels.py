@@ -19,14 +19,15 @@ from torchvision.transforms.v2 import functional as F
 
 from cl.config.data import DataConfig
 from cl.config.views import Size
-from cl.data.datamodule import ImageData, LoaderSettings
+from cl.data.datamodule import ImageData
 from cl.data.executors.packing import Packed
 from cl.data.executors.resident import ResidentExecutor
+from cl.data.executors.resident_images import ResidentSet, is_resident, onto_device
 from cl.data.executors.workers import WorkerExecutor, crop_view
 from cl.data.images import ArraySet, ImageSet, Splits, Subset
 from cl.data.kernels import attempt, obstacle
-from cl.data.resident_images import ResidentSet, is_resident, onto_device
 from cl.data.sampler import RankSlice
+from cl.data.settings import LoaderSettings
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
 from cl.data.views.spec import EvalSpec, Norm, Views, ViewSpec
 from cl.errors import UserError

@@ -14,8 +14,9 @@ from cl.batch import Batch
 from cl.cli import parse
 from cl.config.data import DataConfig
 from cl.config.programs import Pretrain
-from cl.data.datamodule import ImageData, LoaderSettings
+from cl.data.datamodule import ImageData
 from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
+from cl.data.settings import LoaderSettings
 from cl.data.sources.digits import digits
 from cl.data.sources.registry import load
 from cl.data.views.spec import pretrain_views

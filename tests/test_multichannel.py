@@ -16,16 +16,17 @@ from cl import cli, embed
 from cl.config.data import DataConfig
 from cl.config.views import ViewsConfig
 from cl.data.cache import cached, shrink
-from cl.data.datamodule import ImageData, LoaderSettings
+from cl.data.datamodule import ImageData
 from cl.data.decoding.decode import decode
 from cl.data.decoding.modes import BadImage
 from cl.data.executors.device import apply_colours_
 from cl.data.executors.resident import ResidentExecutor
+from cl.data.executors.resident_images import load_into_memory
 from cl.data.executors.torchvision import TorchvisionExecutor
 from cl.data.executors.workers import WorkerExecutor
 from cl.data.images import FileSet
-from cl.data.resident_images import load_into_memory
 from cl.data.sampler import RankSlice
+from cl.data.settings import LoaderSettings
 from cl.data.sources.labelling import places
 from cl.data.sources.manifest import bad_files
 from cl.data.views.norm import measure_norm

@@ -1,28 +1,20 @@
 """The data loaders of a run, by role. All of them yield `Batch`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 
-from cl.config.data import COLOURS, DataConfig
-from cl.config.programs import Pretrain
-from cl.config.run import DeviceConfig
+from cl.config.data import COLOURS
 from cl.config.views import sides
 from cl.data.cache import SHORT_SIDE, cached
 from cl.data.decoding.decode import BrokenFile
 from cl.data.executors.base import Executor
-from cl.data.executors.dali import DaliExecutor, check_dali
-from cl.data.executors.resident import ResidentExecutor
-from cl.data.executors.torchvision import TorchvisionExecutor
-from cl.data.executors.workers import WorkerExecutor
-from cl.data.images import ArraySet, EncodedSet, ImageSet, Splits, Subset, stratified_labelled
-from cl.data.kernels import obstacle
-from cl.data.loader import BrokenFiles, EvalLoader, TrainLoader, Unchecked
-from cl.data.order.grouped import shard_order
-from cl.data.resident_images import (
+from cl.data.executors.choose import executor_of
+from cl.data.executors.dali import check_dali
+from cl.data.executors.resident_images import (
     DoesNotFit,
     device_bytes,
     free_memory,
@@ -30,63 +22,21 @@ from cl.data.resident_images import (
     load_into_memory,
     onto_device,
 )
-from cl.data.sampler import EvalSampler, RankSlice, TrainSampler
+from cl.data.images import ArraySet, EncodedSet, ImageSet, Splits, Subset, stratified_labelled
+from cl.data.kernels import obstacle
+from cl.data.loader import BrokenFiles, EvalLoader, TrainLoader, Unchecked
+from cl.data.order.grouped import shard_order
+from cl.data.sampler import EvalSampler, TrainSampler
+from cl.data.settings import LoaderSettings
 from cl.data.views.rows import CentreView, RandomViews, ViewPlanner
-from cl.data.views.spec import EvalSpec, Norm, Views, evaluation_view, pretrain_views
+from cl.data.views.spec import EvalSpec, Norm
 from cl.data.worker_processes import PREFETCHED
 from cl.distributed import on_any_rank
 from cl.errors import UserError, mentioning
-from cl.machine.cores import cores_per_process
 
 L = TypeVar("L", TrainLoader, EvalLoader)
-CPU = torch.device("cpu")
-HALF_DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 SHARE = 0.5  # of a GPU's free memory that images take by themselves: the other half is left for the training
 RESERVE = 2 << 30  # bytes that --resident on leaves
-
-
-@dataclass(frozen=True)
-class LoaderSettings:
-    """How a data set is loaded: flags, training views, seed, rank, device and batches per step."""
-
-    data: DataConfig
-    views: Views
-    seed: int
-    rank_slice: RankSlice
-    device: torch.device = CPU
-    accumulate: int = 1  # batches per optimizer step
-    batches_per_loss: int = 1  # how many of them the loader joins into one Batch
-    dtype: torch.dtype = torch.float32  # of the views
-    step_dtype: torch.dtype = torch.float32  # that the first layer of a training step casts the views to
-    evaluated: EvalSpec | None = None  # the view of evaluation; by default that of the size of the training views
-    reads_once: bool = False  # whether each image is read once, so that keeping it gains nothing
-
-    @property
-    def losses_per_step(self) -> int:
-        return self.accumulate // self.batches_per_loss
-
-
-def pretrain_settings(config: Pretrain, rank_slice: RankSlice, device: torch.device) -> LoaderSettings:
-    return LoaderSettings(
-        data=config.data,
-        views=pretrain_views(config.views),
-        evaluated=evaluation_view(config.views),
-        seed=config.run.seed,
-        rank_slice=rank_slice,
-        device=device,
-        accumulate=config.optim.accumulate,
-        batches_per_loss=config.batches_per_loss,
-        dtype=view_dtype(config.device),
-        step_dtype=step_dtype(config.device),
-    )
-
-
-def view_dtype(config: DeviceConfig) -> torch.dtype:
-    return torch.float64 if config.precision == "64" else torch.float32
-
-
-def step_dtype(config: DeviceConfig) -> torch.dtype:
-    return HALF_DTYPES.get(config.precision, view_dtype(config))
 
 
 class ImageData(LightningDataModule):
@@ -133,7 +83,7 @@ class ImageData(LightningDataModule):
         data = self.settings.data
         workers = "1 worker" if data.workers() == 1 else f"{data.workers()} workers"
         if data.loader == "dali":
-            way = f"dali, decoding on the {_name_of(self._dali_device())}"
+            way = f"dali, decoding on the {_name_of(self.settings.dali_device)}"
         elif self._stays(self.splits.train):
             way = f"fast: all images lie on the {_name_of(self.settings.device)}, no workers"
         else:
@@ -256,32 +206,8 @@ class ImageData(LightningDataModule):
         return cached(images, data.cache, data.cache_dir, data.workers())
 
     def _executor(self, images: ImageSet, planner: ViewPlanner) -> Executor:
-        executor = self._make_executor(images, planner)
-        executor.dtype = self.settings.dtype
-        return executor
-
-    def _make_executor(self, images: ImageSet, planner: ViewPlanner) -> Executor:
-        data = self.settings.data
-        norm = self.splits.norm
-        device = self.settings.device
-        if data.loader == "torchvision":
-            return TorchvisionExecutor(images, planner, norm, device)
-        threads = min(max(1, data.workers()), cores_per_process())
-        by_dali = data.loader == "dali" and planner.interpolation == "bilinear"  # the only one matched to torch's
-        if self.no_kernels:
-            if by_dali:
-                return DaliExecutor(images, planner, norm, device, self._dali_device(), threads)
-            kind = ResidentExecutor if self._stays(images) else WorkerExecutor
-            return kind(images, planner, norm, device)
-        from cl.data.executors.fused import FusedDali, FusedResident, FusedWorkers  # imports Triton
-
-        if by_dali:
-            return FusedDali(images, planner, norm, device, self._dali_device(), threads)
-        fused = FusedResident if self._stays(images) else FusedWorkers
-        return fused(images, planner, norm, device)
-
-    def _dali_device(self) -> torch.device:
-        return CPU if self.settings.data.dali_device == "cpu" else self.settings.device
+        kernels = not self.no_kernels
+        return executor_of(images, planner, self.splits.norm, self.settings, kernels=kernels, stays=self._stays(images))
 
     def _unchecked(self, images: ImageSet) -> Unchecked | None:
         trusted = self.settings.data.bad_images == "trust" and not is_resident(images)

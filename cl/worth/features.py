@@ -13,10 +13,11 @@ from tqdm import tqdm
 from cl.batch import Batch
 from cl.config.data import DataConfig
 from cl.config.views import ViewsConfig
-from cl.data.datamodule import ImageData, LoaderSettings, evaluation_only
+from cl.data.datamodule import ImageData, evaluation_only
 from cl.data.images import ImageSet
 from cl.data.loader import EvalLoader
 from cl.data.sampler import RankSlice
+from cl.data.settings import LoaderSettings
 from cl.data.splitting.kept_arrays import Arrays, kept
 from cl.data.views.spec import Views, linear_views
 from cl.evaluation.features import extract_features

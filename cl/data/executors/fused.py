@@ -11,13 +11,13 @@ from cl.batch import Batch
 from cl.data.executors.base import Executor
 from cl.data.executors.dali import DaliExecutor, EncodedBatch
 from cl.data.executors.packing import Packed, pack
+from cl.data.executors.resident_images import DeviceImages, on_device
 from cl.data.executors.workers import WorkerExecutor, crop_images
 from cl.data.images import ImageSet
 from cl.data.kernels.augment import augment
 from cl.data.kernels.cut import cut
 from cl.data.kernels.numbers import ColourNumbers, CropNumbers, Pairs, colour_numbers, crop_numbers, pairs_of
 from cl.data.kernels.weights import Tables, tables
-from cl.data.resident_images import DeviceImages, on_device
 from cl.data.sampler import SampleKey
 from cl.data.views.rows import ViewPlanner
 from cl.data.views.spec import Norm

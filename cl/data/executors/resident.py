@@ -10,8 +10,8 @@ from cl.batch import Batch
 from cl.config.views import Size, sides
 from cl.data.executors.base import Executor
 from cl.data.executors.device import Pixels, make_batch, to_device
+from cl.data.executors.resident_images import array_on_device
 from cl.data.images import ImageSet
-from cl.data.resident_images import array_on_device
 from cl.data.sampler import SampleKey
 from cl.data.views.draws import Ints
 from cl.data.views.filters import FILTERS

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 
 from cl.config.programs import Linear
-from cl.data.datamodule import ImageData, LoaderSettings, step_dtype, view_dtype
+from cl.data.datamodule import ImageData
 from cl.data.images import ImageSet, Splits, Subset, stratified
 from cl.data.loader import EvalLoader
 from cl.data.order.grouped import shard_order
 from cl.data.order.selection import class_counts, drawn_per_class
 from cl.data.sampler import RankSlice, TrainSampler
+from cl.data.settings import LoaderSettings, step_dtype, view_dtype
 from cl.data.views.draws import Ints, Labels
 from cl.data.views.spec import evaluation_view, linear_views
 from cl.errors import UserError, mentioning

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from cl.batch import Batch
 from cl.cli import Resolved
 from cl.config.views import sides
-from cl.data.datamodule import HALF_DTYPES, ImageData
-from cl.data.resident_images import free_memory
+from cl.data.datamodule import ImageData
+from cl.data.executors.resident_images import free_memory
+from cl.data.settings import HALF_DTYPES
 from cl.errors import NOT_FINITE, Stopped, UserError, format_bytes, one_line
 from cl.evaluation.features import evaluating
 from cl.evaluation.pictures.drawing import draw

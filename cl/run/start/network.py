@@ -12,7 +12,7 @@ from cl.batch import Batch
 from cl.config.programs import Pretrain
 from cl.config.run import DeviceConfig
 from cl.config.views import sides
-from cl.data.datamodule import HALF_DTYPES, LoaderSettings
+from cl.data.settings import HALF_DTYPES, LoaderSettings
 from cl.errors import UserError
 from cl.evaluation.offline.linear_evaluation import LinearEvaluation
 from cl.methods import ContrastiveModule
