@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from cl.batch import Batch
 from cl.data.prefetch import prefetch
 from cl.data.sampler import SampleKey
+from cl.data.views.draws import Ints
 
 
 class Executor(ABC):
@@ -38,6 +40,11 @@ class Executor(ABC):
     def batches(self, reads: Iterable[Any]) -> Iterator[Batch]:
         for batch in prefetch(self.submit(reads), self.to_batch, self.device):
             yield batch.to_dtype(self.dtype)
+
+
+def epoch_and_index(keys: list[SampleKey]) -> tuple[int, Ints]:
+    """The epoch of a batch, and the indices [B] of its images."""
+    return keys[0][0], np.array([index for _, index in keys])
 
 
 def _tensors(read: Any) -> Iterator[torch.Tensor]:

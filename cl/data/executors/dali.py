@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cl.batch import Batch
 from cl.config.views import Size, sides
-from cl.data.executors.base import Executor
+from cl.data.executors.base import Executor, epoch_and_index
 from cl.data.executors.device import make_batch
 from cl.data.images import ImageSet, expect
 from cl.data.sampler import SampleKey
@@ -79,8 +79,7 @@ class DaliExecutor(Executor):
         self._in_flight: deque[EncodedBatch] = deque()  # pulled, not yet yielded
 
     def read(self, keys: list[SampleKey]) -> EncodedBatch:
-        epoch = keys[0][0]
-        index = np.array([i for _, i in keys])
+        epoch, index = epoch_and_index(keys)
         expect(self.images, index.tolist())
         images = [self.images.encoded(i) for i in index.tolist()]
         rows = self.planner.rows(epoch, index, np.array([[image.height, image.width] for image in images]))

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from cl.batch import Batch
-from cl.data.executors.base import Executor
+from cl.data.executors.base import Executor, epoch_and_index
 from cl.data.executors.dali import DaliExecutor, EncodedBatch
 from cl.data.executors.packing import Packed, pack
 from cl.data.executors.resident_images import DeviceImages, on_device
@@ -37,8 +37,7 @@ class FusedResident(Executor):
         self.pairs = pairs_of(planner, self.images.sizes)
 
     def read(self, keys: list[SampleKey]) -> Packed:
-        epoch = keys[0][0]
-        index = np.array([i for _, i in keys])
+        epoch, index = epoch_and_index(keys)
         sizes = self.images.sizes[index]
         begins = self.images.begins[index]
         resolutions = self.planner.rows(epoch, index, sizes)

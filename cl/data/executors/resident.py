@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cl.batch import Batch
 from cl.config.views import Size, sides
-from cl.data.executors.base import Executor
+from cl.data.executors.base import Executor, epoch_and_index
 from cl.data.executors.device import Pixels, make_batch, to_device
 from cl.data.executors.resident_images import array_on_device
 from cl.data.images import ImageSet
@@ -42,8 +42,7 @@ class ResidentExecutor(Executor):
         self.pixels, self.positions = array_on_device(images, device)
 
     def read(self, keys: list[SampleKey]) -> PlannedBatch:
-        epoch = keys[0][0]
-        index = np.array([i for _, i in keys])
+        epoch, index = epoch_and_index(keys)
         rows = self.planner.rows(epoch, index, np.tile(np.array(self.pixels.shape[2:]), (len(index), 1)))
         return PlannedBatch(
             index=torch.from_numpy(index),

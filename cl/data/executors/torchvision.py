@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from cl.batch import Batch
 from cl.config.data import COLOURS
 from cl.config.views import sides
-from cl.data.executors.base import Executor
+from cl.data.executors.base import Executor, epoch_and_index
 from cl.data.images import ImageSet, expect
 from cl.data.sampler import SampleKey
 from cl.data.views.draws import Ints, ViewParams, crop_boxes, draw
@@ -29,8 +29,7 @@ class TorchvisionExecutor(Executor):
         self.device = device
 
     def read(self, keys: list[SampleKey]) -> Batch:
-        epoch = keys[0][0]
-        index = np.array([i for _, i in keys])
+        epoch, index = epoch_and_index(keys)
         expect(self.images, index.tolist())
         images = [self.images.read(i) for i in index.tolist()]
         if isinstance(self.planner, RandomViews):

@@ -16,7 +16,7 @@ from torch import Tensor
 from cl.batch import Batch
 from cl.config.views import Size, sides
 from cl.data.decoding.decode import LazyImage, dtype_of
-from cl.data.executors.base import Executor
+from cl.data.executors.base import Executor, epoch_and_index
 from cl.data.executors.device import make_batch
 from cl.data.images import ImageSet, expect
 from cl.data.sampler import SampleKey
@@ -71,8 +71,7 @@ class WorkerExecutor(Executor):
 
     def open(self, keys: list[SampleKey]) -> tuple[Ints, list[LazyImage], tuple[Rows, ...]]:
         """Indices [B], images and planned views of a batch."""
-        epoch = keys[0][0]
-        index = np.array([i for _, i in keys])
+        epoch, index = epoch_and_index(keys)
         expect(self.images, index.tolist())
         images = [self.images.open(i) for i in index.tolist()]
         sizes = np.array([[image.height, image.width] for image in images])
