@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cl.data.views.spec import ViewSpec
+from cl.data.views.spec import SIGMA, ViewSpec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -82,7 +82,7 @@ def draw(spec: ViewSpec, seed: int, epoch: int, index: Ints, view: int) -> ViewP
         order=JITTER_ORDERS[(other[:, 6] * len(JITTER_ORDERS)).astype(np.int64)],
         grey=other[:, 7] < spec.grey_prob,
         blur=other[:, 8] < spec.blur_prob,
-        sigma=spec.sigma[0] + (spec.sigma[1] - spec.sigma[0]) * other[:, 9],
+        sigma=SIGMA[0] + (SIGMA[1] - SIGMA[0]) * other[:, 9],
         solarize=other[:, 10] < spec.solarize_prob,
     )
 

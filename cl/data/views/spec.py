@@ -6,6 +6,9 @@ from cl.config.views import PretrainViewsConfig, Size, ViewsConfig, sides
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per channel, of pixels in [0, 1]
 
+DISTORTION = (3 / 4, 4 / 3)  # width : height of a crop, where 1 has the shape of the view
+SIGMA = (0.1, 2.0)  # of blur, in pixels
+
 
 @dataclass(frozen=True)
 class ViewSpec:
@@ -13,7 +16,6 @@ class ViewSpec:
 
     size: Size
     scale: tuple[float, float] = (0.08, 1.0)  # fraction of the area
-    distortion: tuple[float, float] = (3 / 4, 4 / 3)  # width : height of a crop, where 1 has the shape of the view
     flip_prob: float = 0.5
     jitter_prob: float = 0.0
     brightness: float = 0.0
@@ -22,14 +24,13 @@ class ViewSpec:
     hue: float = 0.0
     grey_prob: float = 0.0
     blur_prob: float = 0.0
-    sigma: tuple[float, float] = (0.1, 2.0)
     solarize_prob: float = 0.0
 
     @property
     def ratio(self) -> tuple[float, float]:
         """Smallest and largest width : height of a crop."""
         height, width = sides(self.size)
-        return self.distortion[0] * (width / height), self.distortion[1] * (width / height)
+        return DISTORTION[0] * (width / height), DISTORTION[1] * (width / height)
 
     @property
     def blur_kernel(self) -> int:
