@@ -116,6 +116,16 @@ def test_imagenet100_is_linked_from_imagenet(tmp_path: Path, capsys: pytest.Capt
     assert "100 classes linked" in capsys.readouterr().out
     with pytest.raises(UserError, match="expected class folders; 200 are missing"):
         imagenet100.main([str(tmp_path), str(tmp_path / "out")])
+    link = tmp_path / "out/train" / imagenet100.CLASSES[7]
+    link.unlink()
+    (tmp_path / "out/file").write_text("")
+    for make in (link.mkdir, lambda: link.symlink_to(tmp_path), lambda: link.symlink_to(tmp_path / "missing")):
+        make()
+        with pytest.raises(UserError, match=f"OUT: got .*, expected a new folder.* it has train/{link.name}$"):
+            imagenet100.main([str(tmp_path / "imagenet"), str(tmp_path / "out")])
+        link.unlink() if link.is_symlink() else link.rmdir()
+    with pytest.raises(UserError, match=r"OUT: got .*, where no links can be made \(Not a directory\)"):
+        imagenet100.main([str(tmp_path / "imagenet"), str(tmp_path / "out/file")])
 
 
 KAGGLE = "ImageId,PredictionString\n" + "".join(f"val_{i},n0{i % 2} 85 1 499 272 \n" for i in (1, 2, 3))
@@ -141,6 +151,10 @@ def test_imagenets_flat_validation_images_are_sorted(
     (folder / "other.csv").write_text(labels.replace("n01", "n02"))
     with pytest.raises(UserError, match="OUT: got sorted, expected a new folder"):
         imagenet_val.main(["val", "other.csv", "sorted"])
+    (folder / "sorted/n01/val_1.JPEG").unlink()
+    (folder / "sorted/n01/val_1.JPEG").symlink_to(folder / "val/val_2.JPEG")  # a link to another image
+    with pytest.raises(UserError, match="OUT: got sorted, expected a new folder"):
+        imagenet_val.main(["val", "labels.csv", "sorted"])
     (folder / "val/one_more.JPEG").touch()
     with pytest.raises(UserError, match="1 have none: one_more"):
         imagenet_val.main(["val", "labels.csv", "sorted"])

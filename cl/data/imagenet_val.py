@@ -12,7 +12,7 @@ from pathlib import Path
 from cl.cli import run
 from cl.data.sources.listing import list_images
 from cl.data.sources.walk import is_hidden
-from cl.errors import UserError
+from cl.errors import UserError, one_line
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 
@@ -40,7 +40,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"LABELS: got {args.labels}, expected classes that can name a folder; there is {odd[0]}")
     wanted = {args.out / class_of[Path(name).stem] / name: args.val / name for name in listing.files}
     try:
-        others = [path for path in args.out.rglob("*") if not path.is_dir() and path not in wanted]
+        links = [path for path in args.out.rglob("*") if path.is_symlink() or not path.is_dir()]
+        others = [path for path in links if path not in wanted or path.resolve() != wanted[path].resolve()]
         if others or args.out.resolve() == args.val.resolve():
             raise UserError(f"OUT: got {args.out}, expected a new folder, or one with the links of this table alone")
         for link, image in wanted.items():
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     except OSError as error:
         raise UserError(f"OUT: got {args.out}, where no links can be made ({error.strerror})") from None
     classes = len({class_of[Path(name).stem] for name in listing.files})
-    print(f"{len(listing.files)} images linked into {classes} class folders of {args.out}")
+    print(one_line(f"{len(listing.files)} images linked into {classes} class folders of {args.out}"))
 
 
 def _read_labels(labels: Path, files: Sequence[str]) -> Mapping[str, str]:
