@@ -99,6 +99,18 @@ def test_a_class_with_one_image_is_a_warning(data: Path) -> None:
     assert "no validation images of class zebra" in splits.notes
 
 
+def test_a_note_names_five_classes_and_counts_the_others(folder: Path) -> None:
+    write_classes(folder / "data/train", {f"{number:02d}": 1 for number in range(30)})
+    write_classes(folder / "data/val", {"00": 1})
+    train, val = "data/train", "data/val"
+    assert load(DataConfig("custom", train_dir=train, val_dir=val)).notes == (
+        "no validation images of class 01, 02, 03, 04, 05 and 24 more",
+        "only one training image of class 00, 01, 02, 03, 04 and 25 more",
+    )
+    with pytest.raises(UserError, match="with class 01, 02, 03, 04, 05 and 24 more, expected only the 1 classes"):
+        load(DataConfig("custom", train_dir=val, val_dir=train))
+
+
 def test_nested_folders_belong_to_their_top_folder_and_links_are_followed(data: Path) -> None:
     (data / "train/ant/deep/deeper").mkdir(parents=True)
     plain(1).save(data / "train/ant/deep/deeper/one.png")

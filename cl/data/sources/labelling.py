@@ -80,11 +80,16 @@ def _check_known(val: Place, classes: Sequence[str]) -> None:
     """Raise UserError for a class that the training images lack."""
     unknown = class_names(val.counts.keys() - {*classes})
     if unknown:
-        names = ", ".join([*unknown[:5], "..."] if len(unknown) > 5 else unknown)
         raise UserError(
-            f"--val_dir: got {val.typed} with class {names}, "
+            f"--val_dir: got {val.typed} with class {_some(unknown)}, "
             f"expected only the {len(classes)} classes of the training images"
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first five, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def _check_labelled_alike(val: Place, classes: Sequence[str]) -> None:
@@ -104,8 +109,8 @@ def _check_labelled_alike(val: Place, classes: Sequence[str]) -> None:
 def _class_notes(train: Place, val: Place, classes: Sequence[str]) -> list[str]:
     """Warnings about classes without validation images, and about classes of a single training image."""
     missing = [name for name in classes if name not in val.counts]
-    notes = [f"no validation images of class {', '.join(missing)}"] if missing and any(val.counts) else []
+    notes = [f"no validation images of class {_some(missing)}"] if missing and any(val.counts) else []
     single = [name for name, count in train.counts.items() if count == 1 and name is not None]
     if single:
-        notes.append(f"only one training image of class {', '.join(single)}")
+        notes.append(f"only one training image of class {_some(single)}")
     return notes
