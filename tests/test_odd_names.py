@@ -1,6 +1,7 @@
 """Text from users is never markup, and a picture or table that fails costs a warning, never the result."""
 
 import csv
+import multiprocessing
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from matplotlib.text import Text
 
 from cl.config.resume import Resume
 from cl.data.images import ArraySet
+from cl.data.loader import BrokenFiles
 from cl.data.sources.manifest import write_bad_images
 from cl.errors import Stopped, csv_cell, markdown_cell, one_line
 from cl.evaluation.pictures.drawing import label
@@ -129,6 +131,26 @@ def test_bad_images_csv_has_a_line_per_file(tmp_path: Path) -> None:
     assert len(lines) == len(NAMES) + 1
     with (tmp_path / "bad.csv").open(newline="") as file:
         assert all(cell[0] not in "=+-@" for row in csv.reader(file) for cell in row)
+
+
+def test_bad_images_csv_has_one_heading_and_each_row_once_whoever_writes(tmp_path: Path) -> None:
+    def write() -> None:
+        for number in range(50):
+            write_bad_images(tmp_path / "bad.csv", {str(number): "not an image"})
+
+    processes = [multiprocessing.get_context("fork").Process(target=write) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    write_bad_images(tmp_path / "bad.csv", {Path("7"): "not an image", Path("new"): "empty file"})
+    rows = (tmp_path / "bad.csv").read_text().splitlines()
+    assert rows == ["file,reason", *(f"{number},not an image" for number in range(50)), "new,empty file"]
+
+
+def test_a_broken_file_is_one_line_whatever_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    BrokenFiles().add("a\x1b[2J\n.jpg", "no\timage")
+    assert capsys.readouterr().err.startswith(r"warning: a\x1b[2J\n.jpg: no\timage; the next image takes its place")
 
 
 def test_a_report_has_a_cell_for_a_folder_of_any_name(run: Run, folder: Path) -> None:

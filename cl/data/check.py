@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     count = sum(place.counts.values())
     results = manifest_path(place.root, config.in_channels)
     remembered = f"; the results are in {results}" if results is not None and results.exists() else ""
-    print(f"{count - len(bad)} of {count} images are good{remembered}")
+    print(one_line(f"{count - len(bad)} of {count} images are good{remembered}"))
     sys.exit(1 if bad or damaged else 0)
 
 

@@ -13,8 +13,9 @@ from cl.data.decoding.decode import BrokenFile
 from cl.data.executors.base import Executor
 from cl.data.images import ImageSet
 from cl.data.sampler import EvalSampler, SampleKey, TrainSampler
-from cl.data.sources.manifest import add_bad_image
+from cl.data.sources.manifest import write_bad_images
 from cl.data.worker_processes import Deliveries
+from cl.errors import one_line
 
 
 class EvalLoader:
@@ -91,9 +92,10 @@ class BrokenFiles:
         if path in self.met:  # another worker met it
             return
         self.met.add(path)
-        print(f"warning: {path}: {reason}; the next image takes its place ({len(self.met)} so far)", file=sys.stderr)
+        warning = f"warning: {path}: {reason}; the next image takes its place ({len(self.met)} so far)"
+        print(one_line(warning), file=sys.stderr)
         if self.file is not None:
-            add_bad_image(self.file, path, reason)
+            write_bad_images(self.file, {path: reason})
 
 
 @dataclass(frozen=True)

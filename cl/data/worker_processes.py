@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from cl.data.decoding.decode import BrokenFile
-from cl.errors import Stopped
+from cl.errors import Stopped, one_line
 from cl.machine.children import advice, end_with_parent, lost_worker
 
 # Workers are children of the run, whose SIGTERM they obey: with "forkserver", Python 3.14's default, they would not be.
@@ -113,7 +113,7 @@ def each(function: Callable[[int], T], count: int, workers: int, description: st
     """`function` of 0 to `count` - 1 in order, called in workers, with a progress bar."""
     positions = [range(first, min(first + at_once, count)) for first in range(0, count, at_once)]
     results = chain.from_iterable(Deliveries(_Results(function), positions, workers))
-    yield from tqdm(results, description, total=count, leave=False, disable=not sys.stderr.isatty())
+    yield from tqdm(results, one_line(description), total=count, leave=False, disable=not sys.stderr.isatty())
 
 
 class _Results(Dataset[Any]):

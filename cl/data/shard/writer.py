@@ -15,7 +15,7 @@ from tqdm import tqdm
 from cl.data.images import EncodedSet
 from cl.data.sources.packed.checksums import checksum_path
 from cl.data.sources.packed.members import UNLABELLED, read_members
-from cl.errors import UserError
+from cl.errors import UserError, one_line
 
 ABOUT = "shards.json"  # what the shards of a folder are made of
 BLOCK = 512  # bytes: a member takes a block for its header, and its content fills whole blocks
@@ -53,7 +53,7 @@ def _write(images: EncodedSet, classes: Sequence[str], out: Path, size: int) -> 
     number = 0
     row = 0
     hidden = not sys.stderr.isatty()
-    with tqdm(desc=f"writing {out}", total=len(images), unit="image", leave=False, disable=hidden) as bar:
+    with tqdm(desc=one_line(f"writing {out}"), total=len(images), unit="image", leave=False, disable=hidden) as bar:
         while row < len(images):
             path = out / f"shard-{number:06d}.tar"
             count = _count(path, images.channels) if path.exists() else 0

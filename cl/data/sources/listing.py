@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cl.config.data import COLOURS, DataConfig
 from cl.data.sources.places import FOLDER, full_path, prefix_of
 from cl.data.sources.walk import Found, add_files, left_out, walk
-from cl.errors import UserError, mentioning
+from cl.errors import UserError, mentioning, one_line
 
 BUILT_IN = ("digits",)
 ARCHIVES = ("cifar10", "cifar100", "stl10")  # from torchvision; class folders work as well
@@ -141,7 +141,7 @@ def _walk_classes(root: Path, argument: str, channels: int) -> tuple[Found, dict
     by_class = {}
     hidden = not sys.stderr.isatty()
     try:
-        with tqdm(desc=f"listing {root}", leave=False, unit="image", disable=hidden) as bar:
+        with tqdm(desc=one_line(f"listing {root}"), leave=False, unit="image", disable=hidden) as bar:
             for name in add_files(flat, root, "", channels):
                 by_class[name] = walk(root, name, channels)
                 bar.update(len(by_class[name].images))

@@ -1,6 +1,7 @@
 """Which files of a folder are usable images: checked once, and again only when a file changes."""
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -23,7 +24,7 @@ from cl.data.sources.names import FileNames
 from cl.data.sources.places import Name, absolute
 from cl.data.sources.walk import stamp
 from cl.data.views.draws import Ints
-from cl.errors import Stopped, UserError, csv_cell
+from cl.errors import Stopped, UserError, csv_cell, one_line
 from cl.machine.children import MEMORY, end_with_parent
 from cl.machine.cores import usable_cores
 from cl.machine.home import cache_folder
@@ -83,14 +84,14 @@ def bad_rows(
     reasons = {i: known.reasons[row[i]] for i in known_bad}
     unread: dict[int, str] = {}
     read = row >= 0
+    title = one_line(f"checking {root}")
     hidden = not sys.stderr.isatty()
     try:
-        with tqdm(desc=f"checking {root}", total=len(new), leave=False, unit="image", disable=hidden) as bar:
-            for i, check in zip(new, checks(new) if new else (), strict=True):
-                read[i] = check.was_read
-                if check.reason:
-                    (reasons if check.was_read else unread)[i] = check.reason
-                bar.update()
+        found = tqdm(checks(new) if new else (), title, len(new), leave=False, unit="image", disable=hidden)
+        for i, check in zip(new, found, strict=True):
+            read[i] = check.was_read
+            if check.reason:
+                (reasons if check.was_read else unread)[i] = check.reason
     finally:
         if new:
             _save(path, root, _part(Manifest(names, stamps, reasons), np.flatnonzero(read)))
@@ -213,20 +214,15 @@ def _save(path: Path | None, root: Name, manifest: Manifest) -> None:
     keep_file(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
-def add_bad_image(path: Path, bad: str, reason: str) -> None:
-    """Add a file that was met while training to `bad_images.csv`, unless it is there."""
-    row = [csv_cell(bad), csv_cell(reason)]
-    with path.open("a+", newline="", errors="backslashreplace") as file:
-        file.seek(0)
-        rows = list(csv.reader(file))
-        if row not in rows:
-            csv.writer(file).writerows([row] if rows else [("file", "reason"), row])
-
-
 def write_bad_images(path: Path, bad: Mapping[Name, str]) -> None:
-    """Write `bad_images.csv`: each skipped file once, with the reason; nothing if no file was skipped."""
+    """Add skipped files to `bad_images.csv`, each once, with the reason; all processes of a run may do so at a time."""
     if not bad:
         return
-    with path.open("w", newline="", errors="backslashreplace") as file:
-        rows = [(csv_cell(str(name)), csv_cell(reason)) for name, reason in bad.items()]
-        csv.writer(file).writerows([("file", "reason"), *rows])
+    rows = [(csv_cell(str(name)), csv_cell(reason)) for name, reason in bad.items()]
+    with path.open("a+", newline="", errors="backslashreplace") as file:  # closed, and so unlocked, once it is written
+        with suppress(OSError):  # some file systems have no locks; a row may then be there twice
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        known = set(map(tuple, csv.reader(file)))
+        new = [row for row in rows if row not in known]
+        csv.writer(file).writerows(new if known else [("file", "reason"), *new])

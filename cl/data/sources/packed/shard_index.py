@@ -24,7 +24,7 @@ from cl.data.sources.packed.members import BadShard, Members, read_members
 from cl.data.sources.packed.remote import RemoteFile
 from cl.data.sources.places import absolute, is_remote
 from cl.data.views.draws import Ints, Labels
-from cl.errors import Stopped
+from cl.errors import Stopped, one_line
 from cl.machine.children import MEMORY, end_with_parent
 from cl.machine.cores import usable_cores
 from cl.machine.home import cache_folder
@@ -165,7 +165,7 @@ def _scanned(root: str, shards: Sequence[Shard], scanning: Scanning, parent: Pat
     hidden = not sys.stderr.isatty()
     for path, shard, members in tqdm(
         zip(kept, shards, known, strict=True),
-        f"indexing {root}",
+        one_line(f"indexing {root}"),
         len(shards),
         unit="shard",
         leave=False,
