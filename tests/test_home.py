@@ -105,6 +105,12 @@ def test_selfcheck_names_tmpdir_if_there_is_no_temporary_folder(monkeypatch: pyt
         selfcheck.main([])
 
 
+def test_selfcheck_refuses_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--accelerator: got gpu, but torch finds no GPU on this machine"):
+        selfcheck.main(["--accelerator", "gpu"])
+
+
 def test_a_check_that_cannot_be_remembered_is_still_right(
     no_passwd: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
