@@ -196,6 +196,13 @@ def test_validation_images_without_a_label_are_not_counted() -> None:
     assert feature_scores(bank, queries, few_shot=False) == expected
 
 
+def test_with_one_class_few_labels_give_the_only_answer_as_knn_does() -> None:
+    bank = Labelled(FEATURES[:60, 0], torch.zeros(60, dtype=torch.int64))
+    scores = feature_scores(bank, Labelled(bank.features[:10], bank.targets[:10]), few_shot=True)
+    assert {value for name, value in scores.items() if name.endswith("top1")} == {1.0}
+    assert scores["few_shot_1/val_top1_std"] == 0
+
+
 def test_mirror_features_are_those_of_the_image_and_its_mirror() -> None:
     backbone = build_backbone(BackboneConfig("resnet18", width=4), 8).eval()
     images = torch.randn(3, 3, 8, 8)

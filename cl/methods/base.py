@@ -81,7 +81,7 @@ class ContrastiveModule(FreezingModule, Generic[M]):
         self.online_head = linear_head(self.backbone.num_features, classes) if classes else None
         self.predictor: nn.Module | None = None  # set by a method that has one
         self.prototypes: nn.Module | None = None  # likewise
-        self.frozen_steps = 0  # optimizer steps before the prototypes start to learn
+        self.frozen_prototypes_steps = 0  # optimizer steps before the prototypes start to learn
         self.last_lr = 0.0  # of the last optimizer step
         self.replays = Replays()  # of networks that were captured, on a GPU
 
@@ -214,7 +214,7 @@ class ContrastiveModule(FreezingModule, Generic[M]):
     def configure_optimizers(self) -> Any:
         optim = self.config.optim
         parts = Parts(self.backbone, self.predictor, self.prototypes, self.online_head)
-        frozen = self.frozen_backbone_steps, self.frozen_steps
+        frozen = self.frozen_backbone_steps, self.frozen_prototypes_steps
         groups = learning_groups(self.config, self.budget.global_batch, parts, self._learned(), frozen)
         optimizer = build_optimizer(optim, groups, self.config.device.scales_gradients)
         return with_schedule(optimizer, Schedule.of(optim, self.budget))

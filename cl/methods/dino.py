@@ -28,7 +28,7 @@ class DINO(ContrastiveModule[DINOConfig]):
         dims = features, method.proj_hidden_dim, method.proj_output_dim
         self.projector = dino_projector(*dims, batch_norm=method.head_batch_norm)
         self.prototypes = NormalisedPrototypes(method.proj_output_dim, method.prototypes)
-        self.frozen_steps = round(method.freeze_last_layer_epochs * budget.steps_per_epoch)
+        self.frozen_prototypes_steps = round(method.freeze_last_layer_epochs * budget.steps_per_epoch)
         self.teacher = Teacher(self.backbone, self.projector, self.prototypes)
         self.centre = Centre(method.prototypes, method.centre_momentum)
         self.momentum = CosineRamp(method.teacher_momentum, method.teacher_momentum_end, budget.steps)

@@ -24,7 +24,7 @@ class SwAV(ContrastiveModule[SwAVConfig]):
         size, dim = self.method.queue_size, self.method.proj_output_dim
         self.projector = swav_projector(self.backbone.num_features, self.method.proj_hidden_dim, dim)
         self.prototypes = Prototypes(dim, self.method.prototypes)
-        self.frozen_steps = self.method.freeze_prototypes_epochs * budget.steps_per_epoch
+        self.frozen_prototypes_steps = self.method.freeze_prototypes_epochs * budget.steps_per_epoch
         # A queue of each full-size view's projections. It is filled, then used, from steps that the host knows.
         self.queue = Queue(torch.zeros(size, config.views.n_crops, dim)) if size else None
         self.queue_start = self.method.queue_start_epoch * budget.steps_per_epoch
@@ -55,7 +55,7 @@ class SwAV(ContrastiveModule[SwAVConfig]):
         return sinkhorn(rows, self.method.sinkhorn_epsilon, counts=counts)[:, share.shape[1] :]
 
     def after_step(self, taken: Tensor) -> None:
-        if self.step_index >= self.frozen_steps:
+        if self.step_index >= self.frozen_prototypes_steps:
             self.prototypes.normalise(taken)
         if self.queue is not None and self.step_index >= self.queue_start:
             self.queue.commit(taken)

@@ -43,6 +43,9 @@ def few_labels_answers(bank: Tensor, labels: Tensor, queries: Tensor, targets: T
 
     x, y = bank.cpu().numpy(), labels.cpu().numpy()
     x_val, y_val = queries.cpu().numpy(), targets.cpu().numpy()
+    classes = np.unique(y)
+    if len(classes) == 1:  # scikit-learn refuses it; the answer is always this class, as with kNN
+        return np.tile(y_val == classes, (DRAWS, 1))
     right = np.empty((DRAWS, len(y_val)), np.bool_)
     for draw in range(DRAWS):
         chosen = sample_per_class(y, count, draw)
