@@ -67,6 +67,12 @@ def csv_cell(text: str) -> str:
     return f"'{one_line(text)}" if text.startswith(FORMULA) else one_line(text)
 
 
+def count_of(count: int, noun: str) -> str:
+    """`1 node`, `2 processes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
 def format_bytes(count: float) -> str:
     if count >= 2**30:
         return f"{count / 2**30:.1f} GiB"

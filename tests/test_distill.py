@@ -153,7 +153,7 @@ def test_a_run_names_its_teacher_and_goes_on_with_no_other(
     flags = [*FLAGS, "teacher", "--batch_size", "64", "--run_id", "run", "--knn_every", "1"]
     code, out, err = run(PRETRAIN, *flags, "--distill_licence", "CC-BY-NC-4.0", "--max_steps", "4")
     assert (code, err) == (0, "")
-    assert "CC-BY-NC-4.0: that of the teacher, which may bind" in " ".join(out.split())
+    assert "CC-BY-NC-4.0: that of the teacher; its terms may also apply to the student" in " ".join(out.split())
     card = json.loads(Path("trained_models/run/backbone.json").read_text())
     assert card["teacher"]["source"] == "teacher"
     assert card["teacher"]["licence"] == "CC-BY-NC-4.0"

@@ -56,7 +56,7 @@ REFUSED = {  # what is wrong: variables, flags, parts of the line
     "a local rank beyond the devices": (TORCHRUN | {"LOCAL_RANK": "2"}, TWO, ["LOCAL_RANK: got 2", "2 of --devices"]),
     "a port in words": (TORCHRUN | {"MASTER_PORT": "http"}, TWO, ["MASTER_PORT: got http"]),
     "a port that no machine has": (TORCHRUN | {"MASTER_PORT": "70000"}, TWO, ["MASTER_PORT: got 70000", "65535"]),
-    "one process of two": (TORCHRUN, ONE, ["--devices: got 1 on 1 node(s), expected the 2 processes"]),
+    "one process of two": (TORCHRUN, ONE, ["--devices: got 1 on 1 node, expected the 2 processes"]),
     "salloc without srun": (SALLOC, TWO, ["--devices: got 2 in a SLURM job of 2 tasks", "expected srun"]),
     "sbatch without srun": (SBATCH, TWO, ["--devices: got 2 in a SLURM job of 2 tasks", "expected srun"]),
     "the shell of salloc": (SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, TWO, ["SLURM job of 2 tasks", "expected srun"]),

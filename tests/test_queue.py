@@ -129,14 +129,14 @@ def test_a_queue_that_outlasts_an_epoch_is_warned_of_with_a_size(
     found = list(config.warnings(images, global_batch))
     assert len(found) == (named is not None)
     if named is not None:
-        assert f"; --queue_size {named} rarely does" in found[0]
+        assert f"; --queue_size {named} avoids most of this" in found[0]
         assert not list(METHODS["nnclr"](queue_size=named).warnings(images, global_batch))
 
 
 def test_the_banner_shows_the_warning_and_the_presets_have_none(run: Run, folder: Path) -> None:
     flags = ["digits", "resnet18", *TINY, "--method", "nnclr", "--fast_dev_run"]
-    assert "holds older views" not in run(PRETRAIN, *flags)[1]
-    assert "--queue_size 1400 holds older views of the images" in run(PRETRAIN, *flags, "--queue_size", "1400")[1]
+    assert "holds an earlier view" not in run(PRETRAIN, *flags)[1]
+    assert "--queue_size 1400: with 1437 images the queue often" in run(PRETRAIN, *flags, "--queue_size", "1400")[1]
     for name in NAMES:
         config = parse(Pretrain, ["cifar10", "resnet18", "--method", name]).config.method
         assert not list(config.warnings(50_000, 256))

@@ -271,7 +271,7 @@ def refusal_where_rank_1_may_not_read_a_file(folder: str) -> str:
 def test_a_file_that_one_node_cannot_read_is_refused_on_all(pools: dict[int, Ranks], tmp_path: Path) -> None:
     write_classes(tmp_path / "data", {"ant": 3})
     for message in pools[2].run(refusal_where_rank_1_may_not_read_a_file, str(tmp_path / "data")):
-        assert "process 1 can read {'training': 2, 'validation': 0} images" in message
+        assert "process 1 reads 2 training and 0 validation images, process 0 " in message
 
 
 def files_where_rank_0_alone_lists(folder: str, cache: str, keep: bool) -> tuple[list[str], list[int], int]:

@@ -156,7 +156,7 @@ def test_a_launcher_with_a_different_number_of_processes_is_refused(
     for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(variable, value)
     flags = [*DIGITS, "--devices", "2", "--accelerator", "cpu"]
-    assert_refused(run(PRETRAIN, *flags), ["--devices: got 2 on 1 node(s), expected the 3 processes"], folder)
+    assert_refused(run(PRETRAIN, *flags), ["--devices: got 2 on 1 node, expected the 3 processes"], folder)
 
 
 REACHED_ELSEWHERE = {  # modules with refusals that the cases here do not reach, and the tests that do

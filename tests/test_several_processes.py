@@ -153,7 +153,7 @@ def test_a_launcher_with_a_different_number_of_processes_is_refused(images: Path
     flags = [*PRETRAIN, "--devices", "2", "--batch_size", "6"]
     done = run_program(images, "main_contrastive.py", *flags, environment=variables)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --devices: got 2 on 1 node(s), expected the 4 processes")
+    assert done.stderr.startswith("error: --devices: got 2 on 1 node, expected the 4 processes")
 
 
 @pytest.mark.slow

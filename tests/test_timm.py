@@ -84,10 +84,10 @@ def test_weights_of_timm_are_loaded_completely(name: str) -> None:
 
 def test_weights_for_another_image_size_or_a_deeper_network_are_refused() -> None:
     weights = timm.create_model(VIT).state_dict()
-    with pytest.raises(UserError, match=r"1 have a different shape \(pos_embed\); try another --crop_size"):
+    with pytest.raises(UserError, match=r"of another shape: 1 \(pos_embed\); try another --crop_size"):
         load_all_weights(build_timm(VIT, 32), weights, "--x: got x", f"timm/{VIT}")
     deeper = timm.create_model(VIT, img_size=32, depth=13).state_dict()
-    with pytest.raises(UserError, match=r"12 belong to layers that it lacks \(blocks.12"):
+    with pytest.raises(UserError, match=r"of layers that the encoder does not have: 12 \(blocks.12"):
         load_all_weights(build_timm(VIT, 32), deeper, "--x: got x", f"timm/{VIT}")
 
 

@@ -202,7 +202,7 @@ def test_lightlys_own_resnet_computes_what_it_does_in_lightly_or_is_refused(tmp_
         assert torch.allclose(
             load_for_evaluation(tmp_path / "named.ckpt").backbone.eval()(images), theirs(images), atol=1e-6
         )
-    with pytest.raises(UserError, match="are missing"):
+    with pytest.raises(UserError, match="; missing: "):
         load_for_evaluation(tmp_path / "numbered.ckpt")
 
 
@@ -243,12 +243,12 @@ def test_objects_of_missing_packages_are_skipped(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("kind", "encoder", "flags", "message"),
     [
-        ("resnet34", "resnet18", [], "belong to layers that it lacks (layer1.2.conv1.weight, "),
-        ("numbered resnet34", "resnet18", [], "belong to layers that it lacks (layer1.2.conv1.weight, "),
-        ("resnet18", "resnet50", [], "are missing (layer1.0.conv3.weight, "),
+        ("resnet34", "resnet18", [], "of layers that the encoder does not have: 96 (layer1.2.conv1.weight, "),
+        ("numbered resnet34", "resnet18", [], "of layers that the encoder does not have: 96 (layer1.2.conv1.weight, "),
+        ("resnet18", "resnet50", [], "missing: 165 (layer1.0.conv3.weight, "),
         ("resnet18", "resnet18", ["--in_channels", "1"], "takes 3 channels, expected --in_channels 3"),
-        ("resnet18", "timm/resnet50", [], "are missing (layer1.0.conv3.weight, "),
-        ("nothing", "resnet18", [], "100 are missing (conv1.weight, bn1.weight, bn1.bias, ...)"),
+        ("resnet18", "timm/resnet50", [], "missing: 165 (layer1.0.conv3.weight, "),
+        ("nothing", "resnet18", [], "missing: 100 (conv1.weight, bn1.weight, bn1.bias, ...)"),
     ],
 )
 def test_weights_of_less_or_more_than_the_backbone_are_refused(
@@ -322,8 +322,8 @@ def test_any_other_file_is_refused_in_one_line(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"error: {FLAGS[program][-1]}: got {source}")
     message = {
-        "missing key.pth": "1 are missing",
-        "other shape.pth": "1 have a different shape",
+        "missing key.pth": "; missing: 1 (",
+        "other shape.pth": "of another shape: 1 (",
         "empty folder": "there is no",
     }
     assert message.get(kind, "cannot be read as weights") in err

@@ -144,7 +144,7 @@ def test_a_refusal_lists_what_the_file_has(tmp_path: Path) -> None:
 def test_a_damaged_network_is_refused_although_the_file_has_a_whole_one(tmp_path: Path) -> None:
     damaged = {key: value for key, value in W.items() if key != "layer4.1.conv2.weight"}
     for content in ({"student": OTHER, "teacher": damaged}, under("encoder_q.", damaged) | under("encoder_k.", OTHER)):
-        assert "; 1 are missing (layer4.1.conv2.weight)" in refusal(content, file=tmp_path / "file.pth")
+        assert "; missing: 1 (layer4.1.conv2.weight)" in refusal(content, file=tmp_path / "file.pth")
     message = refusal({"student": OTHER, "teacher": damaged}, file=tmp_path / "file.pth")
     assert "; taken: teacher of student, teacher (--weights_key); the file has student (122), teacher (121)" in message
 

@@ -105,8 +105,8 @@ def check_features(backbone: Backbone, size: Size, channels: int, given: str) ->
 
 def _describe_problems(missing: Sequence[str], misshapen: Sequence[str], extra: Sequence[str]) -> str:
     """Each kind of problem with its number of keys and the first of them."""
-    kinds = {"are missing": missing, "have a different shape": misshapen, "belong to layers that it lacks": extra}
-    return ", ".join(f"{len(keys)} {problem} ({_first(keys)})" for problem, keys in kinds.items() if keys)
+    kinds = {"missing": missing, "of another shape": misshapen, "of layers that the encoder does not have": extra}
+    return "; ".join(f"{kind}: {len(keys)} ({_first(keys)})" for kind, keys in kinds.items() if keys)
 
 
 def _first(keys: Sequence[str]) -> str:

@@ -47,8 +47,8 @@ class DataConfig(Config):
     hold_out: Annotated[
         float | None,
         Flag(
-            "validate on training images that are held out before training: a fraction below 1 or a number, at least "
-            "300 where there are 600; near duplicates stay together",
+            "hold out this fraction (below 1) or number of training images for validation; at least 300 if there are "
+            "600 or more, at most half; near duplicates stay together",
             above=0,
         ),
     ] = None
@@ -102,8 +102,8 @@ class DataConfig(Config):
     shuffle: Annotated[
         str,
         Flag(
-            "order of the training images: any after any (images); or, for disks that seek slowly, shards in random "
-            "order, of which --shuffle_window are mixed (shards)",
+            "order of the training images; images: fully random; shards: shards in random order, --shuffle_window of "
+            "them mixed (for slow disks)",
             choices=("images", "shards"),
         ),
     ] = "images"
@@ -143,7 +143,7 @@ class DataConfig(Config):
             self._check_hold_out(self.hold_out)
         for name, values, other in (("mean", self.mean, self.std), ("std", self.std, self.mean)):
             if values is None and other is not None:
-                raise UserError(f"--{name}: not given, expected it too: --mean and --std go together")
+                raise UserError(f"--{name}: not given, expected it too: --mean and --std must be given together")
             if values is not None and len(values) != self.in_channels:
                 raise UserError(
                     f"--{name}: got {as_typed(values)}, expected {self.in_channels} numbers, one per input channel"

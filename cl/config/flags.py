@@ -60,7 +60,9 @@ class Field:
         flag = self.flag
         if flag.choices:
             return "one of " + ", ".join(flag.choices)
-        noun = _SEVERAL[self.kind] if self.many else _ONE[self.kind] + " or two" * self.pair
+        if self.pair:
+            return f"one or two integers from {flag.low:.10g} to {flag.high:.10g}"
+        noun = _SEVERAL[self.kind] if self.many else _ONE[self.kind]
         bounds = [f"at least {flag.low:.10g}"] if flag.low > -math.inf else []
         bounds += [f"above {flag.above:.10g}"] if flag.above > -math.inf else []
         bounds += [f"at most {flag.high:.10g}"] if flag.high < math.inf else []

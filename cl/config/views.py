@@ -44,7 +44,9 @@ class ViewsConfig(Config):
             high=8192,
         ),
     ] = None
-    eval_interpolation: Annotated[str, Flag("of that resize", choices=("bilinear", "bicubic"))] = "bilinear"
+    eval_interpolation: Annotated[
+        str, Flag("interpolation of the resize in evaluation", choices=("bilinear", "bicubic"))
+    ] = "bilinear"
 
     def __post_init__(self) -> None:
         super().__post_init__()

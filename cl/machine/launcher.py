@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cl.errors import LauncherError, Stopped, UserError
@@ -42,11 +42,15 @@ def check_meeting_point() -> None:
 def _require(*names: str) -> None:
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
-        present = ", ".join(name for name in TORCHRUN if os.environ.get(name))
+        present = [name for name in TORCHRUN if os.environ.get(name)]
         raise LauncherError(
-            f"{missing[0]}: not set beside {present}; expected all of {', '.join(TORCHRUN)}, as torchrun sets them, "
-            "or none"
+            f"{missing[0]}: not set, although {_listed(present)}; expected all of "
+            f"{', '.join(TORCHRUN)}, as torchrun sets them, or none"
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{' and '.join(filter(None, [', '.join(names[:-1]), *names[-1:]]))} {'is' if len(names) == 1 else 'are'}"
 
 
 def refuse_mpi() -> None:

@@ -33,6 +33,6 @@ class QueueConfig(MethodConfig):
             half = max(1, longest // 2)
             size = max(global_batch, 2 ** (half.bit_length() - 1))
             yield (
-                f"--queue_size {self.queue_size} holds older views of the images of a batch, for there are {images} "
-                f"images; --queue_size {size} rarely does"
+                f"--queue_size {self.queue_size}: with {images} images the queue often holds an earlier view of an "
+                f"image in the batch; --queue_size {size} avoids most of this"
             )

@@ -72,5 +72,5 @@ class SwAVConfig(QueueConfig):
         if self.prototypes < classes:
             yield (
                 f"--prototypes {self.prototypes} are fewer than the {classes} classes, so that some share one; "
-                f"--prototypes {PER_CLASS * classes} are {PER_CLASS} a class"
+                f"--prototypes {PER_CLASS * classes} is {PER_CLASS} per class"
             )

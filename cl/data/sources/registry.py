@@ -76,13 +76,13 @@ def load_on_all_ranks(config: DataConfig, norm_origin: str = "typed") -> Splits:
     """`load` on every rank, on rank 0 first; UserError if a rank could not read the files that rank 0 read."""
     splits = _read_once_per_machine(config, norm_origin) if world_size() > 1 else _read(config, norm_origin)
     splits = _divided(config, splits)
-    counts = {"training": len(splits.train), "validation": len(splits.val or ())}
+    counts = f"{len(splits.train)} training and {len(splits.val or ())}"
     of_ranks = gather_dicts({"counts": counts, "bad": sorted(map(str, splits.bad))})
     for number, found in enumerate(of_ranks):
         if found != of_ranks[0]:
             raise UserError(
-                f"--train_dir: process {number} can read {found['counts']} images, expected {of_ranks[0]['counts']} as "
-                "process 0, and the same files; all of them must be readable on every node"
+                f"--train_dir: process {number} reads {found['counts']} validation images, process 0 "
+                f"{of_ranks[0]['counts']}; expected the same files on every node"
             )
     return splits
 

@@ -151,7 +151,7 @@ def _grid(grid: Sequence[OptimConfig], global_batch: int) -> str:
         return f"{first.lr:g} per 256 images, {first.scaled_lr(global_batch):g} after scaling"
     return (
         f"{len(grid)} pairs of rates {first.lr:g} to {last.lr:g} per 256 images and decays {first.weight_decay:g} to "
-        f"{last.weight_decay:g}; a tenth of the training images chooses"
+        f"{last.weight_decay:g}; the best pair on a tenth of the training images is kept"
     )
 
 

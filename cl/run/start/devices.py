@@ -9,7 +9,7 @@ import torch
 from cl.cli import Resolved
 from cl.config.programs import Linear, Pretrain
 from cl.config.run import DeviceConfig
-from cl.errors import UserError
+from cl.errors import UserError, count_of
 from cl.machine.cores import cores_per_process
 
 P = TypeVar("P", Pretrain, Linear)
@@ -107,7 +107,7 @@ def choose_devices(config: DeviceConfig) -> Devices:
     accelerator = "gpu" if present and config.accelerator != "cpu" else "cpu"
     count = config.devices or 1
     if accelerator == "gpu" and count > present:
-        raise UserError(f"--devices: got {count}, expected at most the {present} GPU(s) of this machine")
+        raise UserError(f"--devices: got {count}, expected at most the {count_of(present, 'GPU')} of this machine")
     return Devices(accelerator, count, config.num_nodes)
 
 

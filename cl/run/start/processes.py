@@ -13,7 +13,7 @@ import torch
 from cl.config.programs import Linear, Pretrain
 from cl.data.sampler import RankSlice
 from cl.distributed import connect, rank, world_size
-from cl.errors import INTERRUPTED, NOT_FINITE, RESUMABLE, LauncherError, UserError
+from cl.errors import INTERRUPTED, NOT_FINITE, RESUMABLE, LauncherError, UserError, count_of
 from cl.machine import launcher
 from cl.machine.children import end_with_parent
 from cl.machine.cores import usable_cores
@@ -40,8 +40,8 @@ def must_start_processes(config: Pretrain | Linear, devices: Devices) -> bool:
         return several
     if place.world_size != devices.processes:
         raise UserError(
-            f"--{_flag(config)}: got {devices.count} on {devices.nodes} node(s), expected the {place.world_size} "
-            "processes that the launcher started; --num_nodes and --devices must match"
+            f"--{_flag(config)}: got {devices.count} on {count_of(devices.nodes, 'node')}, expected the "
+            f"{count_of(place.world_size, 'process')} that the launcher started; --num_nodes and --devices must match"
         )
     if place.local_rank >= devices.count:
         raise LauncherError(

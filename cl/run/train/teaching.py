@@ -101,7 +101,8 @@ def give_targets(
     rows = {
         "teacher": f"{module.method.distill_from} ({card.encoder}), {features} features of views of "
         f"{in_pixels(card.crop_size)}, SHA-256 {teacher.sha256[:16]}",
-        "licence": f"{module.method.distill_licence or 'unknown'}: that of the teacher, which may bind what it teaches",
+        "licence": f"{module.method.distill_licence or 'unknown'}: "
+        "that of the teacher; its terms may also apply to the student",
     }
     if config.run.dry_run:
         module.make_up_targets()

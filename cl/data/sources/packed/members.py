@@ -112,7 +112,7 @@ def _add(scan: _Scan, member: tarfile.TarInfo, file: BinaryIO, suffixes: frozens
             raise BadShard(f"it has two labels of one key, {name}")
         scan.labels[key] = _label(scan, member, file)
     elif field == "json":
-        scan.leave_out("named KEY.json, of which --label_column names no field,", name)
+        scan.leave_out("named KEY.json, which only --label_column reads,", name)
     else:
         scan.leave_out("with other names", name)
 
