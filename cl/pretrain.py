@@ -58,7 +58,6 @@ def main(argv: Sequence[str]) -> None:
     announce_rows(give_targets(method, teacher, data, config))
     if config.run.dry_run:
         return print(dry_run(resolved, plan, method, data, start.folder))
-
     prepare_network(method, config.device, devices, config.data.batch_size)
     save = SaveLast(start.folder, config, data.splits)
     progress = Progress(start.folder)
