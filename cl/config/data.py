@@ -6,7 +6,8 @@ from cl.errors import UserError
 from cl.machine.cores import cores_per_process
 
 DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom")
-WITHOUT_FOLDERS = ("digits", "cifar10", "cifar100", "stl10")  # have images, and validation images, without flags
+BUILT_IN = ("digits",)  # with validation images, like the archives
+ARCHIVES = ("cifar10", "cifar100", "stl10")  # from torchvision; class folders work as well
 COLOURS = 3  # channels; images of more are read by other decoders, as floats, and have no hue
 ASSUMED = "assumed to suit the weights, which do not say theirs"  # the origin of mean and std that nobody gives
 
@@ -155,7 +156,7 @@ class DataConfig(Config):
         if self.val_dir is not None:
             raise UserError(f"--hold_out: got {wanted:g} with --val_dir {self.val_dir}, expected one of the two")
         if self.train_dir is None:
-            reason = f": {self.dataset} has validation images" if self.dataset in WITHOUT_FOLDERS else ""
+            reason = f": {self.dataset} has validation images" if self.dataset in BUILT_IN + ARCHIVES else ""
             raise UserError(f"--hold_out: got {wanted:g} without --train_dir, expected both{reason}")
 
     @property

@@ -1,14 +1,13 @@
 """How a data set is loaded, from the flags and the place of the process in the run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from cl.config.data import DataConfig
-from cl.config.programs import Pretrain
-from cl.config.run import DeviceConfig
+from cl.config.programs import Linear, Pretrain
 from cl.data.sampler import RankSlice
-from cl.data.views.spec import EvalSpec, Views, evaluation_view, pretrain_views
+from cl.data.views.spec import EvalSpec, Views, evaluation_view, linear_views, pretrain_views
 
 CPU = torch.device("cpu")
 HALF_DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
@@ -41,23 +40,32 @@ class LoaderSettings:
 
 
 def pretrain_settings(config: Pretrain, rank_slice: RankSlice, device: torch.device) -> LoaderSettings:
+    return replace(
+        _run_settings(config, pretrain_views(config.views), rank_slice, device),
+        accumulate=config.optim.accumulate,
+        batches_per_loss=config.batches_per_loss,
+    )
+
+
+def linear_settings(config: Linear, rank_slice: RankSlice, device: torch.device) -> LoaderSettings:
+    return replace(
+        _run_settings(config, linear_views(config.views), rank_slice, device),
+        reads_once=config.linear.protocol == "cached",
+    )
+
+
+def _run_settings(
+    config: Pretrain | Linear, views: Views, rank_slice: RankSlice, device: torch.device
+) -> LoaderSettings:
+    """What both programs have in common."""
+    view_dtype = torch.float64 if config.device.precision == "64" else torch.float32
     return LoaderSettings(
         data=config.data,
-        views=pretrain_views(config.views),
+        views=views,
         evaluated=evaluation_view(config.views),
         seed=config.run.seed,
         rank_slice=rank_slice,
         device=device,
-        accumulate=config.optim.accumulate,
-        batches_per_loss=config.batches_per_loss,
-        dtype=view_dtype(config.device),
-        step_dtype=step_dtype(config.device),
+        dtype=view_dtype,
+        step_dtype=HALF_DTYPES.get(config.device.precision, view_dtype),
     )
-
-
-def view_dtype(config: DeviceConfig) -> torch.dtype:
-    return torch.float64 if config.precision == "64" else torch.float32
-
-
-def step_dtype(config: DeviceConfig) -> torch.dtype:
-    return HALF_DTYPES.get(config.precision, view_dtype(config))

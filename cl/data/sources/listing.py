@@ -10,13 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cl.config.data import COLOURS, DataConfig
+from cl.config.data import ARCHIVES, BUILT_IN, COLOURS, DataConfig
 from cl.data.sources.places import FOLDER, full_path, prefix_of
 from cl.data.sources.walk import Found, add_files, left_out, walk
 from cl.errors import UserError, mentioning, one_line
 
-BUILT_IN = ("digits",)
-ARCHIVES = ("cifar10", "cifar100", "stl10")  # from torchvision; class folders work as well
 UNLABELLED = ("", "-1")  # in a file of labels
 
 

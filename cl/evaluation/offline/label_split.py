@@ -12,9 +12,8 @@ from cl.data.loader import EvalLoader
 from cl.data.order.grouped import shard_order
 from cl.data.order.selection import class_counts, drawn_per_class
 from cl.data.sampler import RankSlice, TrainSampler
-from cl.data.settings import LoaderSettings, step_dtype, view_dtype
+from cl.data.settings import LoaderSettings, linear_settings
 from cl.data.views.draws import Ints, Labels
-from cl.data.views.spec import evaluation_view, linear_views
 from cl.errors import UserError, mentioning
 
 HELD_OUT = 0.1  # of the training images choose the best point of a grid; the same images in every run
@@ -85,17 +84,7 @@ class GridData(ImageData):
 
 def evaluation_data(splits: Splits, config: Linear, rank_slice: RankSlice, device: torch.device) -> ImageData:
     """The loaders of an evaluation; for a grid with the held-out tenth."""
-    settings = LoaderSettings(
-        data=config.data,
-        views=linear_views(config.views),
-        evaluated=evaluation_view(config.views),
-        seed=config.run.seed,
-        rank_slice=rank_slice,
-        device=device,
-        dtype=view_dtype(config.device),
-        step_dtype=step_dtype(config.device),
-        reads_once=config.linear.protocol == "cached",
-    )
+    settings = linear_settings(config, rank_slice, device)
     return GridData(splits, settings) if config.holds_out else ImageData(splits, settings)
 
 

@@ -42,9 +42,10 @@ class Identity:
 
 def refuse_another_run(saved: Mapping[str, Any], weights: Collection[str], run: Identity, path: Path) -> None:
     """UserError unless the checkpoint `path` with the metadata `saved` and these weights is of `run`."""
+    current = run.metadata
     _refuse_other_order(saved, path)
-    refuse_other_data(saved, run.metadata, path)
-    _refuse_other_shares(Shares.of(saved), Shares.of(run.metadata), run, path)
+    refuse_other_data(saved, current, path)
+    _refuse_other_shares(Shares.of(saved), Shares.of(current), run, path)
     _refuse_other_flags(saved["config"], run.config, path)
     _refuse_other_weights(weights, run.weights, path)
 

@@ -1,6 +1,7 @@
 """The card of a backbone, from a file that has one, from a run, or for a network that another toolkit trained."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import cl
@@ -40,30 +41,19 @@ def make_card(metadata: Mapping[str, Any], metrics: Mapping[str, float | None]) 
     size = as_size(views["crop_size"])
     cover = views.get("eval_resize")
     view = EvalSpec(size, as_size(cover) if cover else None, views.get("eval_interpolation", "bilinear"))
-    stem = "small" if backbone.small_stem(size) else "large"
-    is_timm = backbone.timm_name is not None
-    return Card(
-        encoder=backbone.encoder,
-        stem=None if is_timm else stem,
-        width=None if is_timm else backbone.width,
+    norm = tuple(map(float, mean)), tuple(map(float, std))
+    return replace(
+        network_card(backbone, view, norm, metadata.get("norm_origin", "")),
         in_channels=int(config["data"]["in_channels"]),
-        crop_size=size,
-        resize=view.resize,
-        mean=tuple(map(float, mean)),
-        std=tuple(map(float, std)),
         classes=tuple(metadata["classes"]),
         method=config["method"]["method"],
         metrics=metrics,
-        cl=cl.__version__,
-        patch_size=backbone.patch_size,
         teacher=teacher_of(config["method"]),
-        norm_origin=metadata.get("norm_origin", ""),
-        interpolation=view.interpolation,
     )
 
 
-def foreign_card(built: BackboneConfig, view: EvalSpec, norm: Norm, norm_origin: str) -> Card:
-    """The card of a network that another toolkit trained."""
+def network_card(built: BackboneConfig, view: EvalSpec, norm: Norm, norm_origin: str) -> Card:
+    """The card of a network, without anything of the run that trained it."""
     (mean, std) = norm
     is_timm = built.timm_name is not None
     return Card(

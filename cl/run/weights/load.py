@@ -24,7 +24,7 @@ from cl.data.decoding.modes import to_8_bits
 from cl.data.executors.torchvision import apply_eval, normalize
 from cl.data.views.spec import Norm
 from cl.errors import UserError
-from cl.run.weights.cards import foreign_card, read_card
+from cl.run.weights.cards import network_card, read_card
 from cl.run.weights.inputs import inputs_of_card, published_inputs
 
 
@@ -165,7 +165,7 @@ def _card_without(weights: Weights, encoder: EncoderConfig, typed: Norm | None, 
         )
     view = known.view(crop_size or known.size or ViewsConfig().crop_size)
     norm = typed or known.norm
-    return foreign_card(_inferred(weights, encoder, view.size, len(norm[0])), view, norm, known.origin)
+    return network_card(_inferred(weights, encoder, view.size, len(norm[0])), view, norm, known.origin)
 
 
 def load_published(source: str, argument: str, channels: int, crop_size: Size | None = None) -> LoadedBackbone:
@@ -178,7 +178,7 @@ def load_published(source: str, argument: str, channels: int, crop_size: Size | 
     config = BackboneConfig(source, init_from=source)
     view = known.view(crop_size or known.size or ViewsConfig().crop_size)
     return _loaded(
-        foreign_card(config, view, known.norm, known.origin),
+        network_card(config, view, known.norm, known.origin),
         lambda backbone: load_init_from(backbone, config, view.size, channels),
     )
 
